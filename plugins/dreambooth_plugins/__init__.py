@@ -1,0 +1,1 @@
+"""The default plugins; the core reaches them through entry points only, like anybody else's."""

@@ -1,0 +1,184 @@
+"""Instance images from a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth.component import JobPath, Problem
+from dreambooth.errors import JobError
+from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dreambooth.interfaces import Context, ModelInfo
+    from dreambooth.job import Job
+    from dreambooth_plugins.data.captions import Captions
+
+DECODER = 1
+"""Raised when decoding or resizing changes pixels, so that cached latents are made anew."""
+
+
+class Folder(DataSource):
+    """A folder of pictures, with captions beside them or one prompt for all."""
+
+    kind: Literal["folder"] = "folder"
+    path: JobPath
+    """Folder that holds the pictures; relative paths start at the job file's folder."""
+    recursive: bool = False
+    """Also take the pictures of folders inside it (hidden ones excepted)."""
+    crop: Literal["center", "random"] = "center"
+    """Which part of a picture is used where its shape is not the training size's. `random`
+    draws a new crop each step, so latents cannot be cached."""
+    flip: bool = False
+    """Also train on each picture mirrored. Leave off where left and right matter (text, logos,
+    faces)."""
+    broken: Literal["quarantine", "refuse"] = "quarantine"
+    """A damaged or unsuitable picture is left out and reported (`quarantine`), or stops the run
+    (`refuse`). Files are never moved or changed."""
+    captions: Literal["auto", "none", "txt", "caption", "metadata"] = "auto"
+    """Where captions come from: files beside the pictures (`01.txt` or `01.caption` for
+    `01.jpg`), `metadata.jsonl` (lines with file_name and text), whichever is there (`auto`), or
+    nowhere. `{identifier}` and `{class_noun}` in them are filled in; a picture without a caption
+    trains with `prompt`."""
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
+        """Look at the folder and the prompt, without decoding anything."""
+        from dreambooth_plugins.data import formats, scanning
+
+        reason, hint = scanning.folder_problem(self.path)
+        if reason:
+            yield Problem(("data", "path"), reason, hint)
+        else:
+            names = scanning.list_files(self.path, self.recursive)
+            if not any(formats.looks_like_image(self.path / name) for name in names):
+                rows = [Rejected(n, self._glance(n)) for n in names]
+                error = scanning.nothing_usable(self.path, rows, self.recursive)
+                message = error.message.removeprefix("data.path: ")
+                yield Problem(("data", "path"), message, error.hint)
+        yield from self._check_prompt(job)
+
+    def _glance(self, name: str) -> str:
+        from dreambooth_plugins.data import formats
+
+        path = self.path / name
+        if formats.is_camera_raw(path):
+            return "a camera's raw file: export it as JPEG"
+        size = path.stat().st_size if path.exists() else 0
+        return formats.why_no_image(path, size)[0]
+
+    def _check_prompt(self, job: Job) -> Iterable[Problem]:
+        from dreambooth_plugins.data.captions import names_subject, unknown_placeholders
+
+        at, subject = ("data", "prompt"), job.subject
+        for name in unknown_placeholders(self.prompt):
+            yield Problem(
+                at,
+                f"nothing fills in {{{name}}}",
+                "Prompts know {identifier} and {class_noun}.",
+            )
+        filled = subject.fill(self.prompt)
+        if not names_subject(filled, subject):
+            yield Problem(
+                at,
+                f"the prompt does not name the subject ({subject.identifier!r})",
+                'Write {identifier} into it: "a photo of {identifier} {class_noun}".',
+            )
+        # Without class rows a prompt may do without the noun, as textual inversion's usually does.
+        if job.prior.has_rows() and subject.class_noun.casefold() not in filled.casefold():
+            yield Problem(
+                at,
+                f"the prompt does not name the class ({subject.class_noun!r})",
+                "Write {class_noun} into it; what the model knows of the class is the start.",
+            )
+
+    def scan(self, ctx: Context) -> Scan:
+        """List the usable pictures, sorted by relative path; each file is decoded once.
+
+        Raises `JobError` where no picture is usable, where a caption file cannot be read, and,
+        with `broken: refuse`, where a picture is damaged.
+        """
+        from dreambooth_plugins.data import captions, scanning
+
+        scanning.require_folder(self.path)
+        names = scanning.list_files(self.path, self.recursive)
+        found = scanning.inspect(self.path, names, ctx)
+        if self.broken == "refuse" and found.broken:
+            rows = "\n".join(f"  {row.id}: {row.reason}" for row in found.broken[:10])
+            raise JobError(
+                f"data.path: {len(found.broken)} unusable pictures in {self.path}:\n{rows}",
+                "Repair or remove them, or set data.broken to quarantine.",
+            )
+        ids = [item.id for item in found.items]
+        texts = captions.collect(self.path, self.captions, ids, found.others)
+        rejected = [*found.rejected, *self._unused(texts, found.others)]
+        if not found.items:
+            raise scanning.nothing_usable(self.path, rejected, self.recursive)
+        self._warn(texts, found.items, ctx)
+        items = tuple(_with_caption(item, texts.by_id.get(item.id)) for item in found.items)
+        return Scan(items, tuple(sorted(rejected, key=lambda row: row.id)))
+
+    def _unused(self, texts: Captions, others: list[str]) -> Iterable[Rejected]:
+        for name, reason in texts.unused:
+            yield Rejected(name, reason)
+        told = {name for name, _ in texts.unused}
+        for name in others:
+            if name not in texts.read and name not in told:
+                yield Rejected(name, f"not an image (captions: {self.captions} does not read it)")
+
+    def _warn(self, texts: Captions, items: list[Item], ctx: Context) -> None:
+        from dreambooth_plugins.data import captions, scanning
+
+        ids = [item.id for item in items]
+        for message in (*texts.warnings, *captions.judge(texts.by_id, ids, ctx.job.subject)):
+            ctx.warn(message)
+        if texts.unused:
+            ctx.warn("captions without a picture: " + captions.shorten(n for n, _ in texts.unused))
+        scanning.warn_of(items, self.size, ctx)
+        if not self.recursive and (below := scanning.image_folders(self.path)):
+            ctx.warn(
+                f"{below.total()} pictures in folders inside {self.path} are not used "
+                f"({captions.shorten(sorted(below))}); data.recursive takes them"
+            )
+
+    def variants(self, item: Item) -> int | None:
+        """Return 1, or 2 with `flip` (0 plain, 1 mirrored); None with random crops."""
+        if self.crop == "random":
+            return None
+        return 2 if self.flip else 1
+
+    def load(self, item: Item, variant: int | None, rng: np.random.Generator) -> Sample:
+        """Read a picture at the training size: the shorter side covers it, the rest is cropped.
+
+        `variant` 0 is the centre crop, 1 the same mirrored. Without one, `crop` and `flip` are
+        drawn from `rng` (top, left, then mirror). Raises `RunError` where the file is gone or no
+        longer the one that was scanned.
+        """
+        from dreambooth_plugins.data import loading
+
+        if variant is not None and variant not in (0, 1):
+            raise ValueError(f"variant {variant} of a folder's picture (there are 0 and 1)")
+        image = loading.read(item)
+        room = loading.room(image, self.size)
+        top, left = room[0] // 2, room[1] // 2
+        mirror = variant == 1
+        if variant is None:
+            if self.crop == "random":
+                top, left = (int(rng.integers(0, r, endpoint=True)) for r in room)
+            mirror = self.flip and bool(rng.integers(0, 2))
+        return loading.crop(image, self.size, (top, left), mirror)
+
+    def pixels_key(self) -> dict[str, Any]:
+        """Return what changes pixels; not the path or the prompts: items carry a content hash."""
+        return {
+            "kind": self.kind,
+            "decoder": DECODER,
+            "size": list(self.size),
+            "crop": self.crop,
+            "flip": self.flip,
+        }
+
+
+def _with_caption(item: Item, caption: str | None) -> Item:
+    return Item(item.id, item.path, item.sha256, item.size, caption)

@@ -1,0 +1,94 @@
+"""What a file is, told from its first bytes: no image library needed, no trust in its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HEADER_BYTES = 32
+"""How much of a file `sniff` wants to see."""
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .tif .tiff .jp2 .ppm .pgm .pnm .avif .heic"
+    " .heif .mpo".split()
+)
+"""Names people give to pictures: a file named so that is no picture counts as broken."""
+
+_RAW_SUFFIXES = frozenset(".arw .cr2 .cr3 .dng .nef .orf .pef .raf .rw2 .srw".split())
+_SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"P5", "PPM"),
+    (b"P6", "PPM"),
+)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+
+def sniff(header: bytes) -> str | None:
+    """Return the format (as Pillow names it) a file's first bytes announce, None for no image."""
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
+        return "WEBP"
+    if header[4:8] == b"ftyp":
+        brands = {header[i : i + 4] for i in (8, *range(16, len(header) - 3, 4))}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        return "HEIF" if brands & _HEIF_BRANDS else None
+    name = next((name for magic, name in _MAGIC if header.startswith(magic)), None)
+    if name == "PPM" and not header[2:3].isspace():
+        return None
+    if name == "BMP" and header[6:10] != b"\0\0\0\0":  # two letters are no proof: text starts so
+        return None
+    return name
+
+
+def sniff_file(path: Path) -> str | None:
+    """Return what `sniff` says of a file; raises `OSError` where it cannot be read."""
+    with path.open("rb") as file:
+        return sniff(file.read(HEADER_BYTES))
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder is the system's or an editor's, not the person's."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in _SYSTEM_NAMES
+
+
+def is_camera_raw(path: Path) -> bool:
+    """Say whether a file is named as a camera's raw file (inside, many look like a TIFF)."""
+    return path.suffix.lower() in _RAW_SUFFIXES
+
+
+def looks_like_image(path: Path) -> bool:
+    """Say whether a file starts as an image does; a file that cannot be read does not."""
+    if is_hidden(path.name) or is_camera_raw(path):
+        return False
+    try:
+        return sniff_file(path) is not None
+    except OSError:  # reported with its reason by the scan
+        return False
+
+
+def why_no_image(path: Path, size: int) -> tuple[str, bool]:
+    """Return why a file that `sniff` did not recognise is no image, and whether it should be one.
+
+    `size` is the file's length in bytes. The flag is True for a file whose name promises a
+    picture (a download that went wrong), False for files that just lie there.
+    """
+    suffix = path.suffix.lower()
+    if is_hidden(path.name):
+        return "a system or hidden file, not an image", False
+    if size == 0:
+        return "empty file", suffix in IMAGE_SUFFIXES
+    if suffix == ".svg":
+        return "a vector drawing: export it as PNG", True
+    if suffix in IMAGE_SUFFIXES:
+        return f"not an image, although it is named {suffix}", True
+    return "not an image", False

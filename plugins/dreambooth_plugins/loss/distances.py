@@ -1,0 +1,49 @@
+"""Row-wise distances and timestep weights, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch.nn import functional
+
+from dreambooth.errors import JobError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreambooth.interfaces.model import Prediction
+
+
+def row_distance(
+    pred: Tensor, target: Tensor, distance: Literal["mse", "huber", "l1"], huber_delta: float
+) -> Tensor:
+    """Return [B] float32, the mean over C, h, w of a distance of two [B, C, h, w] tensors.
+
+    `huber` is `torch.nn.functional.huber_loss`: d^2 / 2 up to delta, delta (|d| - delta / 2)
+    beyond; so it is half of `mse` where all differences are small.
+    """
+    pred, target = pred.float(), target.float()
+    if distance == "mse":
+        each = functional.mse_loss(pred, target, reduction="none")
+    elif distance == "l1":
+        each = functional.l1_loss(pred, target, reduction="none")
+    else:
+        each = functional.huber_loss(pred, target, reduction="none", delta=huber_delta)
+    return each.flatten(1).mean(1)
+
+
+def min_snr_weight(snr: Tensor | None, gamma: float, prediction: Prediction) -> Tensor:
+    """Return [B] weights of Min-SNR-gamma (Hang et al. 2023) for SNR [B].
+
+    epsilon: min(SNR, gamma) / SNR; v: min(SNR, gamma) / (SNR + 1). Finite at SNR = 0.
+    `JobError` for a flow model, which has no SNR.
+    """
+    if snr is None or prediction == "flow":
+        raise JobError(
+            "loss.min_snr_gamma: the noise schedule has no signal-to-noise ratio",
+            "leave min_snr_gamma out for flow-matching models",
+        )
+    if prediction == "v_prediction":
+        return snr.clamp(max=gamma) / (snr + 1.0)
+    # The same as min(SNR, gamma) / SNR, and 1 instead of 0 / 0 at pure noise.
+    return (gamma / snr).clamp(max=1.0)

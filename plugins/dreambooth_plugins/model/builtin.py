@@ -1,0 +1,50 @@
+"""Models that come with the trainer: `builtin:NAME`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from dreambooth.errors import JobError
+
+PREFIX = "builtin:"
+CONFIGS = Path(__file__).parent / "configs"
+BASES = Path(__file__).parents[1] / "base_emoji"
+TINY, EMOJI = "tiny", "emoji-64"
+
+
+def _unknown(name: str, known: list[str], what: str) -> JobError:
+    close = difflib.get_close_matches(name, known, 1, 0.4)
+    hint = f"did you mean {PREFIX}{close[0]}?" if close else ""
+    listed = "there are " + ", ".join(PREFIX + k for k in known)
+    return JobError(f"no built-in {what} {name!r}", f"{hint} {listed}".strip())
+
+
+def base_folder(name: str, *, build: bool) -> Path:
+    """Return the diffusers folder of a built-in base model.
+
+    `tiny` (random weights, for tests and dry runs) is made in the user's cache on first use;
+    with `build=False` its configuration alone serves until then.
+    """
+    if name == TINY:
+        from dreambooth_plugins.model.tiny import tiny_folder
+
+        return tiny_folder(build=build)
+    if name != EMOJI:
+        raise _unknown(name, [EMOJI, TINY], "model")
+    folder = BASES / EMOJI
+    if not (folder / "model_index.json").is_file():
+        raise JobError(
+            f"the built-in model {EMOJI} is not part of this installation",
+            "install the complete package, or train it with the recipe in "
+            "dreambooth_plugins/base_emoji",
+        )
+    return folder
+
+
+def config_folder(name: str) -> Path:
+    """Return the shipped diffusers configuration `name` (sd15, sd20-base, sd21)."""
+    known = sorted(path.name for path in CONFIGS.iterdir() if path.name != TINY)
+    if name not in known:
+        raise _unknown(name, known, "configuration")
+    return CONFIGS / name

@@ -1,0 +1,131 @@
+"""What a Stable Diffusion model is, from its JSON files alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import JobError
+from dreambooth.interfaces import LatentSpec, ModelInfo
+from dreambooth_plugins.model.families import ONE_FAMILY
+from dreambooth_plugins.model.source import PARTS, read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreambooth.interfaces.model import Prediction
+    from dreambooth_plugins.model.source import Source
+
+ADAPTER_TARGETS = {
+    "unet": ("to_q", "to_k", "to_v", "to_out.0"),
+    "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+"""All attention projections."""
+
+_CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "text_encoder": "CLIPTextModel",
+    "vae": "AutoencoderKL",
+}
+
+
+def model_info(source: Source) -> ModelInfo:
+    """Describe the model; `JobError` where it is incomplete or of another family."""
+    check_index(source.config)
+    try:
+        return _read(source)
+    except KeyError as error:
+        raise JobError(
+            f"{source.config}: a configuration has no {error.args[0]!r}",
+            "the folder is not what its model_index.json says: copy or download it again",
+        ) from error
+
+
+def _read(source: Source) -> ModelInfo:
+    configs = {part: source.part_config(part) for part in PARTS}
+    unet, text, vae = (configs[part] for part in PARTS)
+    schedule = read_json(source.config / "scheduler" / "scheduler_config.json")
+    _check_fit(source, unet, text, vae)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    sample = unet["sample_size"]
+    return ModelInfo(
+        family=_family(unet),
+        prediction=_prediction(source.config, schedule),
+        schedule=schedule,
+        parts=PARTS,
+        roles={"denoiser": ("unet",), "text_encoders": ("text_encoder",), "vae": ("vae",)},
+        latent=LatentSpec(
+            channels=vae["latent_channels"],
+            factor=factor,
+            multiple=factor * 2 ** (len(unet["down_block_types"]) - 1),
+        ),
+        resolution=factor * (sample if isinstance(sample, int) else sample[0]),
+        adapter_targets=ADAPTER_TARGETS,
+    )
+
+
+def check_index(folder: Path) -> None:
+    """Raise `JobError` unless `folder` is a diffusers folder of Stable Diffusion 1.x or 2.x."""
+    if not folder.is_dir():
+        raise JobError(
+            f"there is no model at {folder}",
+            "model.source takes a diffusers folder, a .safetensors file, a hub id (org/name) "
+            "or builtin:emoji-64",
+        )
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        files = sorted(file.name for file in folder.glob("*.safetensors"))
+        raise JobError(
+            f"{folder} is not a diffusers folder: it has no model_index.json",
+            f"to load a single file, name it: {folder / files[0]}"
+            if files
+            else "name the folder that holds model_index.json, unet, vae and text_encoder",
+        )
+    index = read_json(index_file)
+    got = {part: (index.get(part) or [None, None])[-1] for part in PARTS}
+    if got != _CLASSES or (index.get("text_encoder_2") or [None])[0]:
+        name = index.get("_class_name", "an unknown pipeline")
+        raise JobError(f"{folder} holds a {name}", f"{ONE_FAMILY} (StableDiffusionPipeline)")
+
+
+def _check_fit(
+    source: Source, unet: dict[str, Any], text: dict[str, Any], vae: dict[str, Any]
+) -> None:
+    if (name := vae.get("_class_name", _CLASSES["vae"])) != _CLASSES["vae"]:
+        raise JobError(f"the VAE is a {name}", f"{ONE_FAMILY}, whose VAE is an AutoencoderKL")
+    if unet.get("addition_embed_type") == "text_time":
+        raise JobError(f"{source.config} holds an SDXL UNet", ONE_FAMILY)
+    if unet["cross_attention_dim"] != text["hidden_size"]:
+        raise JobError(
+            f"{source.config}: the UNet expects text embeddings of width "
+            f"{unet['cross_attention_dim']}, the text encoder gives {text['hidden_size']}",
+            "take UNet and text encoder from the same model",
+        )
+    if unet["in_channels"] > vae["latent_channels"] and source.vae is None:
+        raise JobError(
+            f"{source.config} takes {unet['in_channels']} input channels: an inpainting, depth or "
+            "editing model",
+            "use the plain text-to-image model",
+        )
+    if unet["in_channels"] != vae["latent_channels"]:
+        raise JobError(
+            f"the VAE has {vae['latent_channels']} latent channels, "
+            f"the UNet takes {unet['in_channels']}",
+            "name a VAE of the same family in model.vae",
+        )
+
+
+def _family(unet: dict[str, Any]) -> str:
+    names = {768: "stable-diffusion-1", 1024: "stable-diffusion-2"}
+    return names.get(unet["cross_attention_dim"], "stable-diffusion")
+
+
+def _prediction(folder: Path, schedule: dict[str, Any]) -> Prediction:
+    prediction = schedule.get("prediction_type", "epsilon")
+    if prediction == "epsilon":
+        return "epsilon"
+    if prediction == "v_prediction":
+        return "v_prediction"
+    raise JobError(
+        f"{folder}: prediction type {prediction!r} is not one of epsilon, v_prediction",
+        "mend scheduler/scheduler_config.json if it is wrong",
+    )

@@ -1,0 +1,216 @@
+"""An opened Stable Diffusion 1.x or 2.x model."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Module
+
+from dreambooth.engine.cache import cache_root
+from dreambooth.errors import JobError
+from dreambooth.interfaces import Conditioning, Latents, LoadedModel
+from dreambooth_plugins.model.fingerprint import part_fingerprint
+from dreambooth_plugins.model.loading import frozen, load_part, load_tokenizer, skeleton
+from dreambooth_plugins.model.saving import save_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import CLIPTokenizer
+
+    from dreambooth.interfaces import Context, ModelInfo
+    from dreambooth_plugins.model.source import Source
+
+
+class Parts(Mapping[str, Module]):
+    """Modules by name, loaded when first asked for; iterating does not load."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Module]) -> None:
+        self._names = tuple(names)
+        self._load = load
+        self.loaded: dict[str, Module] = {}
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self.loaded:
+            self.loaded[name] = self._load(name)
+        return self.loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class LoadedStableDiffusion(LoadedModel):
+    """UNet and text encoder in the run's dtype, the VAE in float32; all frozen, in eval mode."""
+
+    parts: Parts
+
+    def __init__(self, info: ModelInfo, source: Source, ctx: Context) -> None:
+        super().__init__()
+        self.info = info
+        self.source = source
+        self._ctx = ctx
+        self._tokenizer: CLIPTokenizer | None = None
+        self.parts = Parts(info.parts, self._load)
+
+    def _load(self, part: str) -> Module:
+        if self._ctx.device.type == "meta":
+            return skeleton(self.source, part)
+        dtype = torch.float32 if part == "vae" else self._ctx.dtype
+        return load_part(self.source, part, dtype).to(self._ctx.device)
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer; tokens that are added to it are saved with the model."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.source)
+        return self._tokenizer
+
+    def loaded(self) -> tuple[str, ...]:
+        """Return the names of the parts that are in memory now."""
+        return tuple(name for name in self.parts if name in self.parts.loaded)
+
+    def release(self, part: str) -> None:
+        """Drop a part from memory; a later use reads the source's weights again."""
+        if self.parts.loaded.pop(part, None) is not None:
+            gc.collect()
+            if self._ctx.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def fingerprint(self, part: str) -> str:
+        """Hash a part's configuration, weight files and, for the text encoder, tokenizer."""
+        memo = cache_root() / "fingerprints.json"
+        try:
+            return part_fingerprint(self.source, part, memo, self._ctx.progress)
+        except JobError:
+            if self._ctx.device.type != "meta":
+                raise
+            # The plan of a hub model that is not downloaded yet: nothing can be cached for it.
+            config = json.dumps(self.source.part_config(part), sort_keys=True)
+            return hashlib.sha256(f"no weights\n{part}\n{config}".encode()).hexdigest()
+
+    def encode_images(self, pixels_BCHW: Tensor) -> Latents:
+        """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
+        vae: Any = self.parts["vae"]
+        with self._float32():
+            posterior = vae.encode(pixels_BCHW.to(self._ctx.device, torch.float32)).latent_dist
+        shift, scale = self._shift_and_scale()
+        return Latents((posterior.mean - shift) * scale, posterior.std * scale)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], both float32."""
+        vae: Any = self.parts["vae"]
+        shift, scale = self._shift_and_scale()
+        with self._float32():
+            unscaled = latents.to(self._ctx.device, torch.float32) / scale + shift
+            pixels: Tensor = vae.decode(unscaled).sample
+        return pixels.clamp(-1.0, 1.0)
+
+    def _float32(self) -> torch.autocast:
+        # The VAE overflows in float16, and latents are kept: they should not depend on precision.
+        return torch.autocast(self._ctx.device.type, enabled=False)
+
+    def _shift_and_scale(self) -> tuple[float, float]:
+        config: Any = self.parts["vae"].config
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts in one forward: a Conditioning({"embeds": [tokens, dim]}) each.
+
+        CLIP of Stable Diffusion sees every prompt padded to the tokenizer's full length, so the
+        result depends on the prompt alone. A prompt that is cut short is warned about.
+        """
+        encoder: Any = self.parts["text_encoder"]
+        length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+        self._warn_truncated(prompts, length)
+        mask = None
+        if getattr(encoder.config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(self._ctx.device)
+        hidden = encoder(tokens.input_ids.to(self._ctx.device), attention_mask=mask)[0]
+        return [Conditioning({"embeds": row}) for row in hidden.float()]
+
+    def _warn_truncated(self, prompts: Sequence[str], length: int) -> None:
+        for prompt in prompts:
+            count = len(self.tokenizer(prompt, verbose=False).input_ids)
+            if count > length:
+                self._ctx.warn(
+                    f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
+                    "the rest is ignored"
+                )
+
+    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """Stack embeddings to [B, tokens, dim]; all have the same length."""
+        return Conditioning({"embeds": torch.stack([c.tensors["embeds"] for c in conditionings])})
+
+    def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Predict epsilon or v in float32 from z_t [B, 4, h, w], t [B], embeds [B, tokens, dim]."""
+        unet: Any = self.parts["unet"]
+        embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
+        z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
+        prediction: Tensor = unet(z_t, t, encoder_hidden_states=embeds).sample
+        return prediction.float()
+
+    def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:
+        """Recompute activations in the backward pass of the named parts, in either mode.
+
+        transformers' layers checkpoint in training mode alone. Only the layer itself is put into
+        it, not what lies inside, so dropout stays as the part's mode says.
+        """
+        for name in parts:
+            module: Any = self.parts[name]
+            if name != "text_encoder":
+                module.enable_gradient_checkpointing()
+                continue
+            enable = getattr(module, "activation_checkpointing_enable", None)
+            (enable or module.gradient_checkpointing_enable)()
+            # Of use to re-entrant checkpointing alone; it would make frozen embeddings train.
+            module.disable_input_require_grads()
+            for layer in module.modules():
+                if getattr(layer, "gradient_checkpointing", False):
+                    layer.training = True
+
+    def save(
+        self,
+        dest: Path,
+        solver_config: Mapping[str, Any],
+        weights: Mapping[str, Tensor] | None = None,
+        dtype: str = "fp32",
+    ) -> None:
+        """Write a diffusers folder (see `LoadedModel.save`), one part in memory at a time.
+
+        Parts that are not in memory are copied from the source, or read, written and dropped.
+        """
+        save_folder(self, dest, solver_config, weights or {}, dtype)
+
+    def frozen_copy(self) -> LoadedStableDiffusion:
+        """Copy UNet and text encoder as they are now; VAE and tokenizer are shared."""
+        other = LoadedStableDiffusion(self.info, self.source, self._ctx)
+        other._tokenizer = self._tokenizer
+        other.embeddings = dict(self.embeddings)
+        own = partial(LoadedStableDiffusion._load, other)
+        other.parts = Parts(
+            self.info.parts, lambda name: self.parts[name] if name == "vae" else own(name)
+        )
+        for name in self.loaded():
+            if name != "vae":
+                other.parts.loaded[name] = frozen(copy.deepcopy(self.parts[name]))
+        return other

@@ -1,0 +1,160 @@
+"""From files to modules: one part at a time, by diffusers' and transformers' own loaders."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from dreambooth.errors import RunError
+from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
+from dreambooth_plugins.model.families import PREFIXES
+from dreambooth_plugins.model.source import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch.nn import Module
+
+    from dreambooth_plugins.model.source import Source
+
+CLASSES: Mapping[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "text_encoder": CLIPTextModel,
+    "vae": AutoencoderKL,
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars and advice out of a run's log."""
+    saved = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
+    bars = transformers_logging.is_progress_bar_enabled()
+    try:
+        for log, _ in saved:
+            log.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        yield
+    finally:
+        for log, level in saved:
+            log.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def skeleton(source: Source, part: str) -> Module:
+    """Build a part from its configuration on the `meta` device: shapes and names, no weights."""
+    config = source.part_config(part)
+    with quiet(), torch.device("meta"):
+        if part == "text_encoder":
+            module = CLIPTextModel(CLIPTextConfig.from_dict(config))
+        else:
+            module = CLASSES[part].from_config(config)
+    return frozen(module)
+
+
+def frozen(module: Module) -> Module:
+    """Put a module into evaluation mode, without gradients."""
+    return module.eval().requires_grad_(False)
+
+
+def load_part(source: Source, part: str, dtype: torch.dtype) -> Module:
+    """Read a part in `dtype` onto the CPU, frozen; `RunError` unless every weight was there."""
+    with quiet():
+        if source.single_file(part) is not None:
+            module, missing = _from_single_file(source, part, dtype)
+        else:
+            module, missing = _from_folder(source, part, dtype)
+    if missing:
+        raise RunError(
+            f"{source.weight_files(part)[0]} lacks {len(missing)} weights of {part}, "
+            f"e.g. {sorted(missing)[0]}",
+            "the file does not fit its configuration: check model.config, or download it again",
+        )
+    return frozen(module)
+
+
+def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:
+    pickled = source.weight_files(part)[0].suffix == ".bin"
+    name = "dtype" if part == "text_encoder" else "torch_dtype"
+    module, info = CLASSES[part].from_pretrained(
+        str(source.config_folder(part)),
+        variant=source.part_variant(part),
+        use_safetensors=not pickled,
+        local_files_only=True,
+        output_loading_info=True,
+        **{name: dtype},
+    )
+    return module, set(info["missing_keys"])
+
+
+def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:
+    path = source.weight_files(part)[0]
+    own_vae = part == "vae" and path == source.vae
+    tensors = _read_tensors(path, "" if own_vae else PREFIXES[part])
+    folder = source.config_folder(part)
+    if part == "text_encoder":
+        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+
+        module = create_diffusers_clip_model_from_ldm(
+            CLIPTextModel, tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
+        )
+    else:
+        module = CLASSES[part].from_single_file(
+            tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
+        )
+    return module, {name for name, p in module.named_parameters() if p.is_meta}
+
+
+def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Read the tensors whose names start with `prefix`."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise RunError(
+            f"{path} holds more than weights, or is damaged: {error}",
+            "convert it to .safetensors with a tool you trust, on a machine you can lose",
+        ) from error
+    while "state_dict" in state:
+        state = state["state_dict"]
+    return {k: v for k, v in state.items() if k.startswith(prefix) and torch.is_tensor(v)}
+
+
+def make_tokenizer(
+    config: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]
+) -> CLIPTokenizer:
+    """Build a CLIP tokenizer from a vocabulary and a model folder's tokenizer_config.json."""
+    options = read_json(config / "tokenizer" / "tokenizer_config.json")
+    kept = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length")
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=merges, **{k: options[k] for k in kept if k in options}
+    )
+
+
+def load_tokenizer(source: Source) -> CLIPTokenizer:
+    """Read the tokenizer of a model folder; a shipped configuration takes CLIP's vocabulary."""
+    folder = source.config / "tokenizer"
+    if source.file is not None and not has_vocabulary(folder):
+        return make_tokenizer(source.config, *clip_vocabulary())
+    if not has_vocabulary(folder):
+        raise RunError(
+            f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",
+            "the model folder is incomplete: copy or download it again",
+        )
+    with quiet():
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Say whether a tokenizer folder has a vocabulary of its own."""
+    return (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()

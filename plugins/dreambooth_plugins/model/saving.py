@@ -1,0 +1,192 @@
+"""A diffusers folder that old and new versions of diffusers, and other tools, can read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+
+from dreambooth.errors import RunError
+from dreambooth.files import write_json
+from dreambooth_plugins.model.headers import read_header
+from dreambooth_plugins.model.loading import load_part, skeleton
+from dreambooth_plugins.model.source import PARTS, STEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import CLIPTokenizer
+
+    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.source import Source
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_HEADER_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+MAX_SHARD = 10 * 1000**3
+"""Bytes in one weight file, diffusers' own limit."""
+
+
+def file_key(part: str, name: str) -> str:
+    """Return the portable name of a part's parameter in a file.
+
+    The text encoder's names carry `text_model.`, whatever transformers calls them in memory:
+    other tools know no other name. Injected adapters rename a base weight to `base_layer`.
+    """
+    name = name.replace(".base_layer.", ".")
+    if part == "text_encoder" and not name.startswith("text_model."):
+        return f"text_model.{name}"
+    return name
+
+
+def save_folder(
+    model: LoadedStableDiffusion,
+    dest: Path,
+    solver_config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    dtype: str,
+) -> None:
+    """Write the whole pipeline into `dest`, one part after the other (see `LoadedModel.save`)."""
+    overlay: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, tensor in weights.items():
+        part, _, inner = name.partition(".")
+        if part not in overlay:
+            raise RunError(f"{name} is no weight of this model", "this is a plugin's mistake")
+        overlay[part][file_key(part, inner)] = tensor
+    for part in PARTS:
+        _save_part(model, part, dest / part, overlay[part], dtype)
+    save_tokenizer(model.tokenizer, dest / "tokenizer")
+    (dest / "scheduler").mkdir(parents=True, exist_ok=True)
+    write_json(dest / "scheduler" / "scheduler_config.json", dict(solver_config))
+    write_json(dest / "model_index.json", _index(str(solver_config["_class_name"])))
+
+
+def _index(scheduler: str) -> dict[str, Any]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _save_part(
+    model: LoadedStableDiffusion, part: str, dest: Path, overlay: dict[str, Tensor], dtype: str
+) -> None:
+    expected = {file_key(part, k) for k in skeleton(model.source, part).state_dict()}
+    if unknown := overlay.keys() - expected:
+        raise RunError(
+            f"{part} has no weight {sorted(unknown)[0]}",
+            "an adapter cannot be written as a whole model: export it as an adapter",
+        )
+    dest.mkdir(parents=True, exist_ok=True)
+    config = model.source.part_config(part)
+    unchanged = not overlay and part not in model.loaded()
+    if unchanged and (file := _copyable(model.source, part, expected, dtype)):
+        shutil.copyfile(file, dest / f"{STEMS[part]}.safetensors")
+    else:
+        state = _state(model, part, expected, overlay, DTYPES[dtype])
+        if part == "text_encoder":
+            # Added tokens make the table longer than the source's configuration says.
+            config["vocab_size"] = len(state["text_model.embeddings.token_embedding.weight"])
+        save_weights(dest, part, state)
+    # A stored dtype or origin would be wrong now, and loaders do without them.
+    for name in ("dtype", "torch_dtype", "_name_or_path"):
+        config.pop(name, None)
+    write_json(dest / "config.json", config)
+
+
+def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path | None:
+    """Return the source's weight file if it is already what would be written."""
+    files = source.weight_files(part)
+    if source.single_file(part) or len(files) > 1 or files[0].suffix != ".safetensors":
+        return None
+    header = read_header(files[0])
+    same = header.shapes.keys() == expected
+    return files[0] if same and set(header.dtypes.values()) == {_HEADER_NAMES[dtype]} else None
+
+
+def _state(
+    model: LoadedStableDiffusion,
+    part: str,
+    expected: set[str],
+    overlay: dict[str, Tensor],
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Collect a part's tensors in `dtype`: from `overlay`, else live, else from the source.
+
+    A live tensor that is no more than the source's, rounded to the run's dtype, is written from
+    the source: a run in half precision does not cost the export its precision.
+    """
+    live: dict[str, Tensor] = {}
+    if part in model.loaded():
+        live = {file_key(part, k): t for k, t in model.parts[part].state_dict().items()}
+    rest = expected - overlay.keys()
+    stored: dict[str, Tensor] = {}
+    if any(k not in live or live[k].dtype not in (dtype, torch.float32) for k in rest):
+        module = load_part(model.source, part, torch.float32)
+        stored = {file_key(part, k): t for k, t in module.state_dict().items()}
+
+    def pick(key: str) -> Tensor:
+        if key in overlay:
+            return overlay[key]
+        if key not in live:
+            return stored[key]
+        now = live[key].cpu()
+        if key in stored and now.shape == stored[key].shape:
+            return stored[key] if torch.equal(stored[key].to(now.dtype), now) else now
+        return now
+
+    # Not `expected`: a set has no order, and the same model should give the same file.
+    return {k: pick(k).detach().to("cpu", dtype).contiguous() for k in sorted(expected)}
+
+
+def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
+    """Write tensors as a part's safetensors file, in shards with an index beyond `MAX_SHARD`."""
+    split = split_torch_state_dict_into_shards(
+        dict(state),
+        filename_pattern=f"{STEMS[part]}{{suffix}}.safetensors",
+        max_shard_size=MAX_SHARD,
+    )
+    for name, keys in split.filename_to_tensors.items():
+        save_file({k: state[k] for k in keys}, dest / name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(dest / f"{STEMS[part]}.safetensors.index.json", index)
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:
+    """Write tokenizer.json and, for older loaders, vocab.json, merges.txt and special tokens."""
+    dest.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(dest))
+    tokenizer.backend_tokenizer.model.save(str(dest))
+    # Truncation and padding of the last call are state, not part of the tokenizer.
+    whole = json.loads((dest / "tokenizer.json").read_text(encoding="utf-8"))
+    write_json(dest / "tokenizer.json", {**whole, "truncation": None, "padding": None})
+    file = dest / "tokenizer_config.json"
+    options = json.loads(file.read_text(encoding="utf-8"))
+    kept = ("bos_token", "eos_token", "unk_token", "pad_token", "added_tokens_decoder")
+    special = {name: options[name] for name in kept[:4] if name in options}
+    write_json(
+        file,
+        {
+            **{name: options[name] for name in kept if name in options},
+            "do_lower_case": True,
+            "model_max_length": options["model_max_length"],
+            "tokenizer_class": "CLIPTokenizer",
+        },
+    )
+    write_json(dest / "special_tokens_map.json", copy.copy(special))

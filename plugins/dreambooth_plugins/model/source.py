@@ -1,0 +1,126 @@
+"""Where a model's configuration and weights lie on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PARTS = ("unet", "text_encoder", "vae")
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "vae": "diffusion_pytorch_model",
+}
+"""Name of a part's weight file, as diffusers and transformers write it."""
+
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `JobError` names the file where that fails."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobError(
+            f"{path} cannot be read: {error.strerror}",
+            "the model folder is incomplete: copy or download it again",
+        ) from error
+    except ValueError as error:
+        raise JobError(f"{path} is not valid JSON: {error}", "copy the file again") from error
+    if not isinstance(data, dict):
+        raise JobError(f"{path} should hold a JSON object", "copy the file again")
+    return data
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one model."""
+
+    config: Path
+    """Folder with model_index.json and a folder a part, as diffusers lays them out."""
+    file: Path | None = None
+    """A single checkpoint in the original layout; None: the weights lie beside their configs."""
+    vae: Path | None = None
+    """Another VAE: a folder, or a checkpoint file."""
+    variant: str | None = None
+    """Preferred weight files (`fp16`); parts that have none are taken plain."""
+    allow_pickle: bool = False
+
+    def config_folder(self, part: str) -> Path:
+        """Return the folder that holds a part's config.json."""
+        if part == "vae" and self.vae is not None and self.vae.is_dir():
+            inner = self.vae / "vae"
+            return inner if inner.is_dir() else self.vae
+        return self.config / part
+
+    def part_config(self, part: str) -> dict[str, Any]:
+        """Return a part's config.json."""
+        return read_json(self.config_folder(part) / "config.json")
+
+    def single_file(self, part: str) -> Path | None:
+        """Return the checkpoint file a part is taken from, None where it has a folder."""
+        if part == "vae" and self.vae is not None:
+            return self.vae if self.vae.is_file() else None
+        return self.file
+
+    def part_variant(self, part: str) -> str | None:
+        """Return the variant a part really has."""
+        if self.variant and _find(self.config_folder(part), part, self.variant, ".safetensors"):
+            return self.variant
+        return None
+
+    def weight_files(self, part: str) -> tuple[Path, ...]:
+        """Return a part's weight files; `JobError` where there are none that may be read."""
+        if single := self.single_file(part):
+            return (single,)
+        folder = self.config_folder(part)
+        for variant in dict.fromkeys((self.variant, None)):
+            if found := _find(folder, part, variant, ".safetensors"):
+                return found
+        pickled = _find(folder, part, None, ".bin")
+        if pickled and self.allow_pickle:
+            return pickled
+        if pickled:
+            raise _pickle_refused(pickled[0])
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        raise JobError(
+            f"{folder} holds no weights ({STEMS[part]}.safetensors)",
+            f"it has {', '.join(others)}: set model.variant, e.g. fp16"
+            if others
+            else "the model folder is incomplete: copy or download it again",
+        )
+
+
+def _find(folder: Path, part: str, variant: str | None, suffix: str) -> tuple[Path, ...]:
+    stem = STEMS[part]
+    if suffix == ".bin" and part == "text_encoder":
+        stem = "pytorch_model"
+    if variant:
+        stem = f"{stem}.{variant}"
+    if (whole := folder / f"{stem}{suffix}").is_file():
+        return (whole,)
+    return tuple(sorted(folder.glob(f"{stem}-*-of-*{suffix}")))
+
+
+def _pickle_refused(path: Path) -> JobError:
+    return JobError(
+        f"{path} is a pickle, which can run code when it is loaded",
+        "use a .safetensors file; if you trust this one, set model.allow_pickle: true",
+    )
+
+
+def check_file(path: Path, allow_pickle: bool) -> None:
+    """Raise `JobError` unless `path` is a checkpoint file that may be read."""
+    if path.suffix in PICKLES:
+        if not allow_pickle:
+            raise _pickle_refused(path)
+    elif path.suffix != ".safetensors":
+        raise JobError(
+            f"{path} is not a model file", "name a .safetensors file or a diffusers folder"
+        )

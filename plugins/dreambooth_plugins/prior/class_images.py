@@ -1,0 +1,185 @@
+"""Sets of class latents: drawn ahead, or alongside training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth.engine.pictures import save_picture, to_images
+from dreambooth.engine.random import derive
+from dreambooth.files import write_json
+from dreambooth.interfaces import PriorRow, PriorSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from dreambooth.interfaces import Chunks, Context, LoadedModel, NoiseSchedule, Sampler
+    from dreambooth_plugins.prior.generated import Generated
+
+SHOWN = 24
+"""How many class images are decoded and written as pictures, for the eye."""
+
+
+def set_key(
+    config: Generated, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
+) -> dict[str, Any]:
+    """Return everything a class latent depends on (how many there are is not part of it)."""
+    return {
+        "prompt": ctx.job.subject.fill(config.prompt),
+        "seed": config.seed,
+        "size": list(ctx.job.data.size),
+        "sampler": sampler.key(),
+        "solver": solver,
+        "model": {p: model.fingerprint(p) for p in model.info.parts},
+        "dtype": str(ctx.dtype),
+        "device": ctx.device.type,
+    }
+
+
+class _ClassImages(PriorSet):
+    """What both forms share: the store entry, and how a chunk of it is drawn."""
+
+    def __init__(
+        self,
+        config: Generated,
+        ctx: Context,
+        model: LoadedModel,
+        sampler: Sampler,
+        schedule: NoiseSchedule,
+    ) -> None:
+        self._config, self._ctx, self._sampler = config, ctx, sampler
+        self._prompt = ctx.job.subject.fill(config.prompt)
+        size = ctx.job.data.size
+        self._solver = schedule.solver_config(size, sampler.sampling_steps())
+        self._source = model
+        key = set_key(config, ctx, model, sampler, self._solver)
+        self.latents = ctx.chunks("class-latents", key, config.batch_size, self._draw)
+        self._pictures = ctx.chunks("class-pictures", key, config.batch_size, self._decode)
+
+    def seed(self, index: int) -> int:
+        """Return the recorded seed of picture `index`."""
+        return derive(self._config.seed, "class-picture", index)
+
+    @torch.no_grad()
+    def _draw(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        seeds = [self.seed(i) for i in indices]
+        latents = self._sampler.sample(
+            self._source,
+            [self._prompt] * len(indices),
+            seeds=seeds,
+            size=self._ctx.job.data.size,
+            solver_config=self._solver,
+            ctx=self._ctx,
+        )
+        return {"latents": latents.float(), "seed": torch.tensor(seeds, dtype=torch.int64)}
+
+    @torch.no_grad()
+    def _decode(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        latents = torch.stack([self.latents.row(i)["latents"] for i in indices])
+        pixels = self._source.decode(latents.to(self._ctx.device))
+        return {"pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
+
+    def _show(self, count: int) -> None:
+        """Write the first pictures and their seeds into the run's folder."""
+        folder, shown = self._ctx.folder / "prior", min(count, SHOWN)
+        if not self._ctx.is_main:
+            return
+        self._pictures.ensure(shown, "Decoding class images")
+        for i in range(shown):
+            pixels = self._pictures.row(i)["pixels"].float().div(127.5).sub(1)
+            seed = self.seed(i)
+            [image] = to_images(pixels[None])
+            save_picture(folder / f"{i:03d}.png", image, {"prompt": self._prompt, "seed": seed})
+        record = {
+            "prompt": self._prompt,
+            "store": self.latents.key,
+            "seeds": [self.seed(i) for i in range(count)],
+        }
+        write_json(folder / "class-images.json", record)
+
+    def entries(self) -> tuple[str, ...]:
+        """Return the store entry of the latents."""
+        return (self.latents.key,)
+
+    def _row(self, index: int) -> PriorRow:
+        return PriorRow(prompt=self._prompt, latents=self.latents.row(index)["latents"])
+
+
+class Ahead(_ClassImages):
+    """All class images exist before the first step; epochs over them are shuffled."""
+
+    def __init__(
+        self,
+        config: Generated,
+        ctx: Context,
+        model: LoadedModel,
+        sampler: Sampler,
+        schedule: NoiseSchedule,
+    ) -> None:
+        super().__init__(config, ctx, model, sampler, schedule)
+        self.latents.ensure(config.count, "Drawing class images")
+        self._show(config.count)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def rows(self, indices: Sequence[int], step: int) -> list[PriorRow]:
+        """Return one class row an instance row, each epoch in an order of its own."""
+        return [self._row(self._pick(i)) for i in indices]
+
+    def _pick(self, index: int) -> int:
+        epoch, place = divmod(index, self._config.count)
+        if epoch != self._epoch:
+            rng = self._ctx.random("class-order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self._config.count, generator=rng)
+        return int(self._order[place])
+
+
+class Alongside(_ClassImages):
+    """Class images are drawn from a frozen copy of the base as training goes.
+
+    Row i chooses among the newest `count` of the batch_size + i // reuse pictures that exist by
+    then, rounded down to whole batches: a function of i, so a resumed run sees the same rows.
+    """
+
+    def __init__(
+        self,
+        config: Generated,
+        ctx: Context,
+        model: LoadedModel,
+        sampler: Sampler,
+        schedule: NoiseSchedule,
+    ) -> None:
+        super().__init__(config, ctx, model, sampler, schedule)
+        self.latents.ensure(config.batch_size, "Drawing the first class images")
+        self._show(config.batch_size)
+        self._source = model.frozen_copy()
+
+    def rows(self, indices: Sequence[int], step: int) -> list[PriorRow]:
+        """Return one class row an instance row, drawing a new batch when its turn has come."""
+        return [self._row(self._pick(i)) for i in indices]
+
+    def window(self, index: int) -> range:
+        """Return the pictures row `index` chooses from."""
+        size = self._config.batch_size
+        newest = (size + index // self._config.reuse) // size * size
+        return range(max(0, newest - self._config.count), newest)
+
+    def _pick(self, index: int) -> int:
+        window = self.window(index)
+        self.latents.forget(window.start)
+        rng = self._ctx.random("class-pick", index)
+        return window[int(torch.randint(len(window), (1,), generator=rng))]
+
+
+def count_cached(
+    config: Generated,
+    ctx: Context,
+    model: LoadedModel,
+    sampler: Sampler,
+    schedule: NoiseSchedule,
+) -> int:
+    """Return how many pictures of the set a run would find in the store."""
+    found = _ClassImages(config, ctx, model, sampler, schedule)
+    return found.latents.present(config.pictures(ctx.job))

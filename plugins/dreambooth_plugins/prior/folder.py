@@ -1,0 +1,59 @@
+"""Class images the user brings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from dreambooth.component import JobPath, Problem
+from dreambooth.interfaces import Prior, PriorCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreambooth.interfaces import (
+        Context,
+        LoadedModel,
+        ModelInfo,
+        NoiseSchedule,
+        PriorSet,
+        Sampler,
+        Subject,
+    )
+    from dreambooth.job import Job
+
+
+class FolderPrior(Prior):
+    """Class images from a folder, resized and centre-cropped to the training size."""
+
+    kind: Literal["folder"] = "folder"
+    path: JobPath
+    """Folder of class images."""
+    prompt: str = Field(default="a photo of a {class_noun}", min_length=1)
+    """Prompt the class images are trained with; `{class_noun}` is filled in."""
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
+        """The folder must be there."""
+        if not self.path.is_dir():
+            yield Problem(
+                ("prior", "path"),
+                f"there is no folder {self.path}",
+                "name a folder of class images, or use prior: generated",
+            )
+
+    def open(
+        self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
+    ) -> PriorSet:
+        """Encode the pictures (or read their cached latents)."""
+        from dreambooth_plugins.prior.class_folder import OwnImages
+
+        return OwnImages(self, ctx, model)
+
+    def prompts(self, subject: Subject) -> list[str]:
+        """Return the class prompt."""
+        return [subject.fill(self.prompt)]
+
+    def cost(self, job: Job) -> PriorCost:
+        """Nothing is generated."""
+        return PriorCost(0, 0)

@@ -1,0 +1,100 @@
+"""Class images drawn from the frozen base model (DreamBooth's prior preservation)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from dreambooth.component import Problem
+from dreambooth.interfaces import Prior, PriorCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreambooth.interfaces import (
+        Context,
+        LoadedModel,
+        ModelInfo,
+        NoiseSchedule,
+        PriorSet,
+        Sampler,
+        Subject,
+    )
+    from dreambooth.job import Job
+
+
+class Generated(Prior):
+    """Class images sampled from the base with the job's sampler, kept as latents.
+
+    The set lies in the store shared by all jobs, keyed by prompt, model, size, seed, sampler and
+    noise schedule: a second run reuses it, a changed one makes its own, an interrupted one is
+    completed. Method: Ruiz et al. 2023, section 3.3.
+    """
+
+    kind: Literal["generated"] = "generated"
+    prompt: str = Field(default="a photo of a {class_noun}", min_length=1)
+    """Prompt the class images are drawn from and trained with; `{class_noun}` is filled in."""
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Class images; with `when: alongside`, how many of the newest a step chooses from."""
+    when: Literal["ahead", "alongside"] = "ahead"
+    """Draw all before the first step, or fresh ones while training goes on (a frozen copy of the
+    denoiser and the text encoders then stays in memory)."""
+    reuse: Annotated[int, Field(ge=1)] = 4
+    """With `when: alongside`: class rows trained for each new picture."""
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 10
+    """Pictures drawn at once. Part of the set's identity: the last batch is drawn whole."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the set; apart from train.seed, so that jobs with other seeds share it."""
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
+        """Refuse class prompts that carry the identifier or an unknown placeholder."""
+        if "{identifier}" in self.prompt or job.subject.identifier in self.prompt.split():
+            yield Problem(
+                ("prior", "prompt"),
+                "the class prompt names the identifier",
+                'class images keep the class as it was: use a prompt such as "a photo of a '
+                '{class_noun}"',
+            )
+        if self.when == "alongside" and self.count < self.batch_size:
+            yield Problem(
+                ("prior", "count"),
+                f"a buffer of {self.count} pictures is smaller than a batch of {self.batch_size}",
+                "raise prior.count or lower prior.batch_size",
+            )
+
+    def open(
+        self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
+    ) -> PriorSet:
+        """Generate what is missing of the set, or prepare to do so while training goes on."""
+        from dreambooth_plugins.prior.class_images import Ahead, Alongside
+
+        opened = Ahead if self.when == "ahead" else Alongside
+        return opened(self, ctx, model, sampler, schedule)
+
+    def cached(
+        self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
+    ) -> int:
+        """Look the set up in the store."""
+        from dreambooth_plugins.prior.class_images import count_cached
+
+        return count_cached(self, ctx, model, sampler, schedule)
+
+    def prompts(self, subject: Subject) -> list[str]:
+        """Return the class prompt."""
+        return [subject.fill(self.prompt)]
+
+    def pictures(self, job: Job) -> int:
+        """Return how many pictures a whole run draws, none of them cached."""
+        if self.when == "ahead":
+            wanted = self.count
+        else:
+            rows = job.train.steps * job.train.batch_size * job.train.accumulation
+            wanted = self.batch_size + (rows - 1) // self.reuse
+        return -(-wanted // self.batch_size) * self.batch_size
+
+    def cost(self, job: Job) -> PriorCost:
+        """Price the set in denoiser forwards."""
+        pictures = self.pictures(job)
+        note = "a frozen copy of the base stays in memory" if self.when == "alongside" else ""
+        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note)

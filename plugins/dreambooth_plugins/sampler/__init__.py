@@ -1,0 +1,12 @@
+"""Default samplers."""
+
+from __future__ import annotations
+
+from dreambooth import Sampler, hookimpl
+from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
+
+
+@hookimpl
+def register_samplers() -> list[type[Sampler]]:
+    """Bring `cfg`."""
+    return [ClassifierFreeGuidance]

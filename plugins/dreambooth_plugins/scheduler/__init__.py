@@ -1,0 +1,12 @@
+"""Default noise schedulers."""
+
+from __future__ import annotations
+
+from dreambooth import Scheduler, hookimpl
+from dreambooth_plugins.scheduler.ddpm import DDPM
+
+
+@hookimpl
+def register_schedulers() -> list[type[Scheduler]]:
+    """Bring `ddpm`."""
+    return [DDPM]

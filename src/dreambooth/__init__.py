@@ -1,0 +1,62 @@
+"""DreamBooth training: typed jobs, an engine with hooks, and plugins.
+
+    from dreambooth import Job, run
+
+    run(Job(subject={"identifier": "ohwx", "class_noun": "dog"},
+            data={"kind": "folder", "path": "pictures"}))
+
+The public names below load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Job": "dreambooth.job",
+    "run": "dreambooth.engine.loop",
+    "hookimpl": "dreambooth.hookspecs",
+    "Component": "dreambooth.component",
+    "Problem": "dreambooth.component",
+    "UserError": "dreambooth.errors",
+    **dict.fromkeys(
+        (
+            "Callback", "DataSource", "Exporter", "FreezingPolicy", "LRSchedule", "Loss",
+            "Metric", "Model", "Optimizer", "Prior", "Sampler", "Scheduler", "Subject", "Tracker",
+        ),
+        "dreambooth.interfaces",
+    ),
+}  # fmt: skip
+
+__all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from dreambooth.component import Component as Component
+    from dreambooth.component import Problem as Problem
+    from dreambooth.engine.loop import run as run
+    from dreambooth.errors import UserError as UserError
+    from dreambooth.hookspecs import hookimpl as hookimpl
+    from dreambooth.interfaces import Callback as Callback
+    from dreambooth.interfaces import DataSource as DataSource
+    from dreambooth.interfaces import Exporter as Exporter
+    from dreambooth.interfaces import FreezingPolicy as FreezingPolicy
+    from dreambooth.interfaces import Loss as Loss
+    from dreambooth.interfaces import LRSchedule as LRSchedule
+    from dreambooth.interfaces import Metric as Metric
+    from dreambooth.interfaces import Model as Model
+    from dreambooth.interfaces import Optimizer as Optimizer
+    from dreambooth.interfaces import Prior as Prior
+    from dreambooth.interfaces import Sampler as Sampler
+    from dreambooth.interfaces import Scheduler as Scheduler
+    from dreambooth.interfaces import Subject as Subject
+    from dreambooth.interfaces import Tracker as Tracker
+    from dreambooth.job import Job as Job
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

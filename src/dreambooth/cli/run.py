@@ -1,0 +1,81 @@
+"""`dbt run`: train a job to its end, or go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dreambooth.engine.loop import RunResult
+    from dreambooth.job import Job
+
+
+def run(
+    job: Annotated[Path, typer.Argument(help="Job file.", show_default=False)],
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override", "-o", metavar="KEY=VALUE", help="Set an option, e.g. -o train.steps=200."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and stop: nothing is trained.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; an existing run is moved aside.")
+    ] = False,
+) -> None:
+    """Train a job. The same command resumes a run that was interrupted."""
+    from dreambooth import checks
+    from dreambooth.console import stdout
+    from dreambooth.jobfile import load_job
+
+    loaded = load_job(job, override or ())
+    checks.require(loaded, job)
+    console = stdout()
+
+    # From here on torch is needed; the checks above answered in half a second.
+    from dreambooth.cli.progress import reporter_for
+    from dreambooth.cli.show_plan import show_plan
+    from dreambooth.engine.loop import run as run_job
+    from dreambooth.engine.plan import make_plan
+    from dreambooth.engine.reporting import Quiet
+
+    show_plan(console, loaded, make_plan(loaded, Quiet() if not dry_run else reporter_for(console)))
+    if dry_run:
+        return
+    console.print()
+    result = run_job(loaded, fresh=fresh, reporter=reporter_for(console))
+    show_result(console, loaded, result)
+
+
+def show_result(console: Console, job: Job, result: RunResult) -> None:
+    """Say what was made and what to do next."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    folder = shown(result.folder)
+    say("")
+    if result.already_finished:
+        say(f"this run is finished: {result.steps} steps")
+        say(f"to go on training it: -o train.steps={2 * result.steps}; to start anew: --fresh")
+    else:
+        say(f"done: {result.steps} steps")
+    for line in result.checks:
+        say(f"checked  {line}")
+    say(f"result   {shown(result.final)}")
+    if job.samples.every:
+        say(f"samples  {folder}/samples")
+    prompt = job.subject.fill("a photo of {identifier} {class_noun} on the moon")
+    say(f'next     dbt sample {folder} "{prompt}"')
+
+
+def shown(path: Path) -> str:
+    """Write a path relative to the working folder where that is shorter."""
+    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return str(relative)

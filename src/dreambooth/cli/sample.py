@@ -1,0 +1,52 @@
+"""`dbt sample`: draw the subject in any context a prompt names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/my-dog.")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROMPT...",
+            help="{identifier} and {class_noun} are filled in.",
+        ),
+    ],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures a prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be seen.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; samples/drawn-N of the run by default.")
+    ] = None,
+) -> None:
+    """Draw pictures with a trained run: single PNGs and a grid, settings in their metadata."""
+    from dreambooth.cli.options import parse_size, with_sampler_options
+    from dreambooth.cli.progress import reporter_for
+    from dreambooth.console import stdout
+    from dreambooth.engine.draw import DrawRequest, draw_from_run, open_run
+
+    console = stdout()
+    reporter = reporter_for(console)
+    _, job = open_run(run)
+    request = DrawRequest(
+        prompts=prompts,
+        count=count,
+        seed=seed,
+        negative=negative,
+        size=parse_size(size),
+        sampler=with_sampler_options(job.sampler, steps=steps, guidance_scale=guidance),
+        out=out.absolute() if out else None,
+    )
+    files = draw_from_run(run, request, reporter)
+    reporter.pictures(0, files[-1]) if console.is_terminal else None
+    console.print(f"{len(files) - 1} pictures and {files[-1]}", markup=False, soft_wrap=True)

@@ -1,0 +1,77 @@
+"""The base of everything a plugin brings: a frozen, strictly checked set of typed options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dreambooth.interfaces.model import ModelInfo
+    from dreambooth.job import Job
+
+
+def resolve_path(path: Path, info: ValidationInfo) -> Path:
+    """Read a relative path as relative to the job file (validation context `base`)."""
+    path = path.expanduser()
+    base = (info.context or {}).get("base")
+    return Path(base, path).absolute() if base is not None else path
+
+
+JobPath = Annotated[Path, AfterValidator(resolve_path)]
+"""A path option: `~` is expanded, a relative path starts at the job file's folder."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a job that only shows when its parts are looked at together.
+
+    `at` is the location in the job (`("scheduler", "zero_terminal_snr")`); the file, line and
+    column are added where they are known.
+    """
+
+    at: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+
+
+class Section(BaseModel):
+    """Typed options: frozen, unknown keys refused, attribute docstrings become descriptions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        defer_build=True,
+    )
+
+
+class Component(Section):
+    """One installable part of a trainer: its options as fields, its behaviour as methods.
+
+    A subclass sets `kind: Literal["my_kind"] = "my_kind"`, adds options as typed fields with a
+    docstring below each, and implements the methods of its slot's base (`dreambooth.interfaces`).
+    It keeps no state of a run: what must be kept is returned by its `open()`, and the engine
+    holds on to that. Import torch inside methods (or under `TYPE_CHECKING`), so that `dbt
+    validate` and the schema stay fast.
+    """
+
+    kind: str
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
+        """Say what is wrong with this component in this job, before anything is loaded.
+
+        Called by `dbt validate` and at the start of each run; must not import torch. `info`
+        describes the model, or is None where it could not be read (that is reported apart).
+        Locations are relative to the whole job. The default finds nothing.
+        """
+        return ()
+
+    def key(self) -> dict[str, Any]:
+        """The options as plain JSON data: what goes into cache keys and manifests."""
+        return self.model_dump(mode="json")

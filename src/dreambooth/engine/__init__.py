@@ -1,0 +1,1 @@
+"""The training engine: the only package of the core that imports torch."""

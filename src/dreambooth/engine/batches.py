@@ -1,0 +1,248 @@
+"""Which rows a step trains on, and their latents, prompts and noise: functions, not state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth.engine.random import permutation
+from dreambooth.interfaces import RowGeometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.interfaces import (
+        Chunks,
+        DataSource,
+        Draw,
+        Item,
+        Latents,
+        NoiseSchedule,
+        PriorRow,
+        PriorSet,
+        Sample,
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward: instance rows first, then class rows. Tensors are on the device."""
+
+    latents: Tensor
+    """[B, C, h, w] float32."""
+    draw: Draw
+    prompts: list[str]
+    reference_prompts: list[str]
+    geometry: list[RowGeometry]
+    is_prior: Tensor
+    """[B] bool."""
+    wants_reference: Tensor | None
+    """[B] bool: rows whose target is the frozen base's prediction; None where there are none."""
+    weight: Tensor
+    """[B] float32."""
+    mask: Tensor | None
+    """[B, 1, h, w] float32 in 0..1, or None without masks."""
+    ids: list[str]
+    """Names of the rows, for messages."""
+
+
+def to_pixels(samples: Sequence[Sample]) -> Tensor:
+    """Return [B, 3, H, W] float32 in [-1, 1] from 8-bit samples."""
+    stacked = torch.stack([torch.from_numpy(s.pixels) for s in samples])
+    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    mean: Tensor
+    std: Tensor | None
+    geometry: RowGeometry
+    mask: object
+    """Anything `torch.as_tensor` takes, or None."""
+
+
+class Batches:
+    """Makes the rows of any step, in any order, from (seed, step) alone."""
+
+    def __init__(
+        self,
+        ctx: EngineContext,
+        data: DataSource,
+        items: Sequence[Item],
+        prior: PriorSet,
+        schedule: NoiseSchedule,
+        moments: Chunks | None,
+        encode: Callable[[Tensor], Latents],
+    ) -> None:
+        self._ctx, self._data, self._items = ctx, data, items
+        self._prior, self._schedule = prior, schedule
+        self._moments, self._encode = moments, encode
+        train = ctx.job.train
+        self._per_forward = train.batch_size
+        self._accumulation = train.accumulation
+        self.effective = train.batch_size * train.accumulation * ctx.world_size
+        self._offsets = variant_offsets(data, items) if moments is not None else []
+        self._order = lru_cache(maxsize=4)(
+            lambda epoch: permutation(train.seed, "order", epoch, len(items))
+        )
+
+    def indices(self, step: int, micro: int) -> range:
+        """Return the global sample indices of micro-batch `micro` of `step` on this process.
+
+        The effective batch of a step is one range over all processes and micro-batches, so
+        batch 4, 2 x 2 accumulation and two processes of 2 see the same rows.
+        """
+        first = step * self.effective
+        first += (micro * self._ctx.world_size + self._ctx.rank) * self._per_forward
+        return range(first, first + self._per_forward)
+
+    def item(self, index: int) -> int:
+        """Return which item global sample `index` shows: epochs are shuffled one by one."""
+        epoch, place = divmod(index, len(self._items))
+        return self._order(epoch)[place]
+
+    def make(self, step: int, micro: int) -> Batch:
+        """Build the rows of one forward."""
+        ctx, indices = self._ctx, self.indices(step, micro)
+        items = [self._items[self.item(i)] for i in indices]
+        latents, geometry, mask = self._instance(indices, items)
+        subject = ctx.job.subject
+        prompts = [
+            self._data.row_prompt(item, subject, ctx.numpy_random("caption", i))
+            for i, item in zip(indices, items, strict=True)
+        ]
+        rows = self._prior.rows(indices, step)
+        c, h, w = latents.shape[1:]
+        draw = self._schedule.draw((c, h, w), [ctx.random("noise", i) for i in indices])
+        if rows:
+            latents, draw = self._with_class_rows(rows, indices, latents, draw)
+            geometry += [plain_geometry(self._data.size)] * len(rows)
+        count = len(latents)
+        is_prior = torch.arange(count) >= len(indices)
+        wants = [False] * len(indices) + [row.target == "reference" for row in rows]
+        if mask is not None:
+            mask = torch.cat([mask, torch.ones(len(rows), 1, h, w)])
+        device = ctx.device
+        return Batch(
+            latents=latents.to(device, non_blocking=True),
+            draw=type(draw)(
+                draw.t.to(device, non_blocking=True), draw.noise.to(device, non_blocking=True)
+            ),
+            prompts=prompts + [row.prompt for row in rows],
+            reference_prompts=prompts + [row.reference_prompt or row.prompt for row in rows],
+            geometry=geometry,
+            is_prior=is_prior.to(device, non_blocking=True),
+            wants_reference=torch.tensor(wants, device=device) if any(wants) else None,
+            weight=torch.ones(count, device=device),
+            mask=None if mask is None else mask.to(device, non_blocking=True),
+            ids=[item.id for item in items] + [f"class image {i}" for i in range(len(rows))],
+        )
+
+    def _instance(
+        self, indices: range, items: list[Item]
+    ) -> tuple[Tensor, list[RowGeometry], Tensor | None]:
+        rows = self._fresh(indices, items) if self._moments is None else self._cached(indices)
+        latents = torch.stack([row.mean for row in rows])
+        if rows[0].std is not None:
+            draws = [
+                torch.randn(latents.shape[1:], generator=self._ctx.random("vae", i))
+                for i in indices
+            ]
+            stds = [row.std for row in rows if row.std is not None]
+            latents = latents + torch.stack(stds) * torch.stack(draws)
+        size = (latents.shape[-2], latents.shape[-1])
+        return latents, [r.geometry for r in rows], shrink_masks([r.mask for r in rows], size)
+
+    def _fresh(self, indices: range, items: list[Item]) -> list[_Encoded]:
+        samples = []
+        for i, item in zip(indices, items, strict=True):
+            rng, count = self._ctx.numpy_random("augment", i), self._data.variants(item)
+            # The same draw as from the cache, so that a run without it trains on the same rows.
+            variant = None if count is None else int(rng.integers(count))
+            samples.append(self._data.load(item, variant, rng))
+        encoded = self._encode(to_pixels(samples).to(self._ctx.device))
+        means, stds = encoded.mean.cpu(), None if encoded.std is None else encoded.std.cpu()
+        return [
+            _Encoded(means[k], None if stds is None else stds[k], s.geometry, s.mask)
+            for k, s in enumerate(samples)
+        ]
+
+    def _cached(self, indices: range) -> list[_Encoded]:
+        assert self._moments is not None
+        out = []
+        for i in indices:
+            first, count = self._offsets[self.item(i)]
+            variant = int(self._ctx.numpy_random("augment", i).integers(count))
+            row = self._moments.row(first + variant)
+            geometry = unpack_geometry(row["geometry"])
+            out.append(_Encoded(row["mean"], row.get("std"), geometry, row.get("mask")))
+        return out
+
+    def _with_class_rows(
+        self, rows: list[PriorRow], indices: range, latents: Tensor, draw: Draw
+    ) -> tuple[Tensor, Draw]:
+        per_instance = len(rows) // len(indices)
+        owner = [k // per_instance for k in range(len(rows))]
+        c, h, w = latents.shape[1:]
+        fresh = self._schedule.draw(
+            (c, h, w),
+            [
+                self._ctx.random("class-noise", indices[owner[k]], k % per_instance)
+                for k in range(len(rows))
+            ],
+        )
+        z, t, noise = [], [], []
+        for k, row in enumerate(rows):
+            mirrored = row.latents is None
+            z.append(latents[owner[k]] if row.latents is None else row.latents.float())
+            t.append(draw.t[owner[k]] if mirrored else fresh.t[k])
+            noise.append(draw.noise[owner[k]] if mirrored else fresh.noise[k])
+        return torch.cat([latents, torch.stack(z)]), type(draw)(
+            torch.cat([draw.t, torch.stack(t)]), torch.cat([draw.noise, torch.stack(noise)])
+        )
+
+
+def plain_geometry(size: tuple[int, int]) -> RowGeometry:
+    """Return the geometry of an image that was made at the training size."""
+    return RowGeometry(original_size=size, crop_top_left=(0, 0), target_size=size)
+
+
+def pack_geometry(g: RowGeometry) -> Tensor:
+    """Return a geometry as six int32 numbers, for the cache."""
+    return torch.tensor([*g.original_size, *g.crop_top_left, *g.target_size], dtype=torch.int32)
+
+
+def unpack_geometry(packed: Tensor) -> RowGeometry:
+    """Undo `pack_geometry`."""
+    a, b, c, d, e, f = packed.tolist()
+    return RowGeometry((a, b), (c, d), (e, f))
+
+
+def variant_offsets(data: DataSource, items: Sequence[Item]) -> list[tuple[int, int]]:
+    """Return (first row, variants) of each item in the moments entry."""
+    offsets, first = [], 0
+    for item in items:
+        count = data.variants(item) or 1
+        offsets.append((first, count))
+        first += count
+    return offsets
+
+
+def shrink_masks(masks: Sequence[object], size: tuple[int, int]) -> Tensor | None:
+    """Average pixel masks down to the latent grid, [B, 1, h, w]; absent masks count as all ones."""
+    if all(m is None for m in masks):
+        return None
+    out = []
+    for m in masks:
+        if m is None:
+            out.append(torch.ones(1, 1, *size))
+        else:
+            pixels = torch.as_tensor(m, dtype=torch.float32)[None, None]
+            out.append(torch.nn.functional.interpolate(pixels, size=size, mode="area"))
+    return torch.cat(out)

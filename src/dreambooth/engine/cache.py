@@ -1,0 +1,137 @@
+"""The content-keyed store: tensors named by everything they depend on, shared by all jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dreambooth.errors import RunError
+from dreambooth.files import write_json, write_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from dreambooth.engine.reporting import Reporter
+
+FORMAT = 1
+"""Raised when the same key would come to mean other bits."""
+
+
+def cache_root() -> Path:
+    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
+    if named := os.environ.get("DREAMBOOTH_CACHE"):
+        return Path(named).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/dreambooth"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+
+
+def content_key(key: Mapping[str, Any]) -> str:
+    """Hash a key to 24 hex digits; the key must be plain JSON data."""
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class ChunkStore:
+    """One entry: rows of tensors in chunks of fixed composition (see `Context.chunks`)."""
+
+    def __init__(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        chunk_size: int,
+        build: Callable[[Sequence[int]], Mapping[str, Tensor]],
+        reporter: Reporter,
+        total: int | None = None,
+        root: Path | None = None,
+    ) -> None:
+        whole = {"name": name, "chunk_size": chunk_size, "total": total, **key}
+        self.key = f"{name}/{content_key(whole)}"
+        self.folder = (root or cache_root()) / self.key
+        self._chunk_size, self._build, self._total = chunk_size, build, total
+        self._reporter = reporter
+        self._open: dict[int, dict[str, Tensor]] = {}
+        self._whole_key = whole
+
+    def row(self, index: int) -> dict[str, Tensor]:
+        """Return row `index` of every tensor; builds its chunk if absent."""
+        chunk, place = divmod(index, self._chunk_size)
+        tensors = self._chunk(chunk)
+        return {name: tensor[place] for name, tensor in tensors.items()}
+
+    def present(self, count: int) -> int:
+        """Return how many of rows 0..count-1 are on disk already."""
+        chunks = [c for c in range(-(-count // self._chunk_size)) if self._file(c).exists()]
+        return sum(len([i for i in self._indices(c) if i < count]) for c in chunks)
+
+    def ensure(self, count: int, label: str) -> None:
+        """Build what is missing of rows 0..count-1, with progress."""
+        chunks = range(-(-count // self._chunk_size))
+        missing = [c for c in chunks if not self._file(c).exists()]
+        if not missing:
+            return
+        sizes = [len(self._indices(c)) for c in missing]
+        with self._reporter.progress(label, sum(sizes)) as progress:
+            for chunk, size in zip(missing, sizes, strict=True):
+                self._make(chunk)
+                progress.advance(size)
+
+    def forget(self, below: int) -> None:
+        """Let go of open chunks all of whose rows are below `below` (files stay)."""
+        for chunk in [c for c in self._open if (c + 1) * self._chunk_size <= below]:
+            del self._open[chunk]
+
+    def _file(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:06d}.safetensors"
+
+    def _indices(self, chunk: int) -> list[int]:
+        end = (chunk + 1) * self._chunk_size
+        return list(
+            range(chunk * self._chunk_size, end if self._total is None else min(end, self._total))
+        )
+
+    def _chunk(self, chunk: int) -> dict[str, Tensor]:
+        if chunk not in self._open:
+            self._open[chunk] = self._read(chunk)
+        return self._open[chunk]
+
+    def _read(self, chunk: int) -> dict[str, Tensor]:
+        file = self._file(chunk)
+        if file.exists():
+            try:
+                return load_file(file)
+            except (SafetensorError, OSError) as error:
+                self._reporter.warn(f"cache file {file} is damaged ({error}); it is built again")
+        self._make(chunk)
+        return load_file(file)
+
+    def _make(self, chunk: int) -> None:
+        indices = self._indices(chunk)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self._build(indices).items()}
+        for name, tensor in tensors.items():
+            if len(tensor) != len(indices) or not tensor.isfinite().all():
+                raise RunError(
+                    f'{self.key}: "{name}" of rows {indices[0]}-{indices[-1]} is not finite or '
+                    f"has {len(tensor)} rows",
+                    "try train.precision: fp32; if that helps, report it with the model's name",
+                )
+        try:
+            if not (self.folder / "key.json").exists():
+                write_json(self.folder / "key.json", self._whole_key)
+            write_with(self._file(chunk), lambda path: save_file(tensors, path))
+        except OSError as error:
+            raise RunError(
+                f"cannot write the cache file {self._file(chunk)}: {error.strerror}",
+                "make room, or name another folder in the environment variable DREAMBOOTH_CACHE",
+            ) from error

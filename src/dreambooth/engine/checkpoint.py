@@ -1,0 +1,109 @@
+"""Checkpoints: written beside and renamed, checksummed, verified on load, rotated afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from dreambooth.errors import RunError
+from dreambooth.files import new_folder, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+_NAME = re.compile(r"^step-(\d{6,})$")
+CHECKSUMS = "checksums.json"
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written; the message says in which way."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read from a checkpoint."""
+
+    folder: Path
+    tensors: dict[str, dict[str, Tensor]]
+    numbers: dict[str, Any]
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, folder) of the checkpoints below `folder`, oldest first."""
+    found = []
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if (match := _NAME.match(entry.name)) and entry.is_dir():
+            found.append((int(match[1]), entry))
+    return sorted(found)
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    numbers: Mapping[str, Any],
+    keep_last: int,
+) -> Path:
+    """Write the checkpoint of `step`, then rotate the older ones out."""
+    dest = folder / f"step-{step:06d}"
+    try:
+        with new_folder(dest) as beside:
+            for stem, named in tensors.items():
+                whole = {name: tensor.contiguous().cpu() for name, tensor in named.items()}
+                save_file(whole, beside / f"{stem}.safetensors")
+            write_json(beside / "state.json", numbers)
+            sums = {f.name: file_hash(f) for f in sorted(beside.iterdir())}
+            write_json(beside / CHECKSUMS, sums)
+    except OSError as error:
+        raise RunError(
+            f"cannot write checkpoint {dest}: {error.strerror or error}",
+            "the checkpoint before is intact: make room and run the same command again",
+        ) from error
+    for _, old in list_checkpoints(folder)[:-keep_last]:
+        shutil.rmtree(old)
+    return dest
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and verify one checkpoint; `Damaged` says what is wrong with it."""
+    try:
+        sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{CHECKSUMS} cannot be read") from error
+    for name, expected in sums.items():
+        # Names come from a file, so they must not lead out of the folder.
+        if "/" in name or "\\" in name or not (folder / name).is_file():
+            raise Damaged(f"{name} is missing")
+        if file_hash(folder / name) != expected:
+            raise Damaged(f"{name} was changed or cut short")
+    tensors = {
+        name.removesuffix(".safetensors"): load_file(folder / name)
+        for name in sums
+        if name.endswith(".safetensors")
+    }
+    return Checkpoint(folder, tensors, json.loads((folder / "state.json").read_text()))
+
+
+def newest(folder: Path, warn: Any) -> Checkpoint | None:
+    """Return the newest whole checkpoint, naming each damaged one that was passed over."""
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            return load(path)
+        except Damaged as error:
+            warn(f"checkpoint {path.name} is damaged ({error}); using the one before")
+    return None

@@ -1,0 +1,119 @@
+"""Pictures from a run: its exported model where there is one, else its newest checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth import jobfile
+from dreambooth.engine import checkpoint
+from dreambooth.engine.context import EngineContext
+from dreambooth.engine.devices import open_devices
+from dreambooth.engine.precision import choose
+from dreambooth.engine.random import derive
+from dreambooth.engine.samples import draw_pictures, write_pictures
+from dreambooth.errors import JobError, RunError
+from dreambooth.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dreambooth.engine.reporting import Reporter
+    from dreambooth.interfaces import LoadedModel, Sampler
+    from dreambooth.job import Job
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """What `dbt sample` was asked for; None takes the job's own value."""
+
+    prompts: Sequence[str]
+    count: int = 4
+    seed: int = 0
+    negative: str | None = None
+    size: tuple[int, int] | None = None
+    sampler: Sampler | None = None
+    out: Path | None = None
+    batch_size: int | None = None
+
+
+def open_run(path: Path) -> tuple[RunFolder, Job]:
+    """Return a run's folder and job; `JobError` where `path` is no run."""
+    folder = RunFolder(path.absolute())
+    if not folder.job.is_file():
+        raise JobError(
+            f"{path} is not a run: it has no job.yaml",
+            "name a run's folder, such as runs/my-dog (dbt run prints it)",
+        )
+    job = jobfile.load_job(folder.job)
+    return folder, job.model_copy(update={"name": folder.path.name, "output": folder.path.parent})
+
+
+def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
+    """Open the model a run made, and say where it came from.
+
+    `final/` where the run ended in whole weights, else the newest checkpoint (its average, where
+    the run keeps one) on top of the base.
+    """
+    job = ctx.job
+    if (folder.final / "model_index.json").is_file():
+        return job.model.at(folder.final).open(ctx), "final"
+    found = checkpoint.newest(folder.checkpoints, ctx.warn)
+    if found is None:
+        raise RunError(
+            f"{folder.path} has neither a result nor a checkpoint yet",
+            "run the job first, at least up to its first checkpoint",
+        )
+    model = job.model.open(ctx)
+    job.freezing.prepare(model, ctx)
+    weights = found.tensors.get("ema") or found.tensors["trainable"]
+    with torch.no_grad():
+        for name, parameter in job.freezing.trainable(model).items():
+            parameter.data = weights[name].to(ctx.device)
+    return model, found.folder.name
+
+
+def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> list[Path]:
+    """Draw `count` pictures a prompt and return the files, the grid last."""
+    folder, job = open_run(path)
+    with ExitStack() as stack:
+        devices = stack.enter_context(open_devices(job.train))
+        recorded = folder.read_manifest().get("machine", {}).get("precision")
+        precision = choose(recorded or job.train.precision, devices.device)
+        ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
+        model, source = open_trained(ctx, folder)
+        sampler, size = request.sampler or job.sampler, request.size or job.data.size
+        schedule = job.scheduler.open(model.info)
+        filled = [job.subject.fill(p) for p in request.prompts]
+        prompts = [p for p in filled for _ in range(request.count)]
+        seeds = [derive(request.seed, "draw", k) % 2**32 for k in range(request.count)]
+        pictures = draw_pictures(
+            ctx,
+            model,
+            sampler,
+            prompts,
+            seeds * len(filled),
+            size=size,
+            solver_config=schedule.solver_config(size, sampler.sampling_steps()),
+            batch_size=request.batch_size or job.samples.batch_size,
+            negative=request.negative,
+            label="Drawing",
+        )
+        facts = {"run": job.name, "weights": source, "size": list(size), "sampler": sampler.key()}
+        if request.negative is not None:
+            facts["negative"] = request.negative
+        out = request.out or next_folder(folder.samples)
+        sheet = write_pictures(out, pictures, request.count, facts)
+    return [*sorted(p for p in out.glob("*.png") if p != sheet), sheet]
+
+
+def next_folder(samples: Path) -> Path:
+    """Return the next free `drawn-001` below a run's samples."""
+    number = 1
+    while (folder := samples / f"drawn-{number:03d}").exists():
+        number += 1
+    return folder

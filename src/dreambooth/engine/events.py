@@ -1,0 +1,204 @@
+"""What happens around steps, in a fixed order: log, sample, checkpoint, and the callbacks."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dreambooth import jobfile
+from dreambooth.engine import checkpoint
+from dreambooth.engine.batches import to_pixels
+from dreambooth.engine.pictures import to_images
+from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
+from dreambooth.engine.trackers import Trackers
+from dreambooth.errors import RunError
+from dreambooth.interfaces import RunView, Save, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dreambooth.engine.checkpoint import Checkpoint
+    from dreambooth.engine.samples import Picture
+    from dreambooth.engine.session import Session
+    from dreambooth.engine.step import Meter, StepResult
+    from dreambooth.interfaces.callback import Event
+    from dreambooth.run_folder import RunFolder
+
+INSTANCES_FOR_METRICS = 8
+
+
+class Events:
+    """The moments of a run and who hears of them."""
+
+    def __init__(self, session: Session, folder: RunFolder, meter: Meter) -> None:
+        self._session, self._folder, self._meter = session, folder, meter
+        self._ctx, self._job = session.ctx, session.job
+        self.scalars: dict[str, float] = {}
+        self.stopped = ""
+        """Why a callback ended the run early; empty while nobody did."""
+        self._save_asked = False
+        self._saved_at = self._sampled_at = -1
+        self._clock = (time.monotonic(), session.state.step)
+
+    @contextmanager
+    def opened(self, found: Checkpoint | None) -> Iterator[Events]:
+        """Open trackers and callbacks, and close the trackers whatever happens."""
+        step = self._session.state.step
+        self._observers = [callback.open(self._ctx) for callback in self._job.callbacks]
+        if found:
+            self._saved_at = step
+            for observer, state in zip(self._observers, found.numbers["callbacks"], strict=False):
+                observer.load_state(state)
+        self._cut_timings(step)
+        self._trackers = Trackers(self._ctx, step)
+        try:
+            if not found:
+                self._trackers.text("job", jobfile.dump_job(self._job))
+            self._tell("start")
+            yield self
+        finally:
+            self._trackers.close()
+
+    def after_step(self, result: StepResult) -> None:
+        """Do what is due after a step."""
+        step, job = self._session.state.step, self._job
+        self._tell("step")
+        if step % job.log.every == 0 or step == job.train.steps:
+            self._log(step, result)
+        if job.samples.every and step % job.samples.every == 0:
+            self.sample()
+        if step % job.checkpoints.every == 0 or step == job.train.steps or self._save_asked:
+            self.save()
+
+    def at_end(self) -> None:
+        """Draw and save what the last step did not, then tell the callbacks."""
+        if self._job.samples.every and self._sampled_at != self._session.state.step:
+            self.sample()
+        self.save()
+        self._tell("end")
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one."""
+        step = self._session.state.step
+        self._save_asked = False
+        if step == self._saved_at:
+            return
+        self._trackers.flush()
+        if self._ctx.is_main:
+            numbers = {
+                "train": self._session.state.numbers(),
+                "meter": self._meter.state(),
+                "callbacks": [observer.state() for observer in self._observers],
+            }
+            checkpoint.save(
+                self._folder.checkpoints,
+                step,
+                self._session.state.tensors(),
+                numbers,
+                self._job.checkpoints.keep_last,
+            )
+        self._saved_at = step
+        self._tell("checkpoint")
+
+    def sample(self) -> None:
+        """Draw the job's prompts from fixed seeds; training is not touched by it."""
+        session, job = self._session, self._job
+        step = session.state.step
+        self._sampled_at = step
+        if not self._ctx.is_main:
+            return
+        prompts = [job.subject.fill(p) for p in job.samples.prompts]
+        each = job.samples.per_prompt
+        numbered = [(i, k) for i in range(len(prompts)) for k in range(each)]
+        with session.state.showing_result():
+            pictures = draw_pictures(
+                self._ctx,
+                session.model,
+                job.sampler,
+                [prompts[i] for i, _ in numbered],
+                [sample_seed(job.train.seed, i, k) for i, k in numbered],
+                size=job.data.size,
+                solver_config=session.schedule.solver_config(
+                    job.data.size, job.sampler.sampling_steps()
+                ),
+                batch_size=job.samples.batch_size,
+            )
+        facts = {"step": step, "run": job.name, "sampler": job.sampler.key()}
+        folder = self._folder.samples / f"step-{step:06d}"
+        try:
+            sheet = write_pictures(folder, pictures, each, facts)
+        except OSError as error:
+            raise RunError(
+                f"cannot write samples into {folder}: {error.strerror or error}",
+                "make room and run the same command again: it goes on from the last checkpoint",
+            ) from error
+        with Image.open(sheet) as image:
+            self._trackers.images(step, "samples", [image.convert("RGB")], [" | ".join(prompts)])
+        self._ctx.reporter.pictures(step, sheet)
+        self._measure(step, pictures)
+        self._tell("sample")
+
+    def _measure(self, step: int, pictures: list[Picture]) -> None:
+        if not self._job.metrics:
+            return
+        by_prompt: dict[str, list[Image.Image]] = {}
+        for picture in pictures:
+            by_prompt.setdefault(picture.prompt, []).append(picture.image)
+        rng = self._ctx.numpy_random("unused")
+        items = self._session.scan.items[:INSTANCES_FOR_METRICS]
+        instances = to_images(to_pixels([self._job.data.load(i, 0, rng) for i in items]))
+        values: dict[str, float] = {}
+        for metric in self._job.metrics:
+            scores = metric.score(by_prompt, instances, self._ctx)
+            values |= {f"metric/{name}": float(value) for name, value in scores.items()}
+        self.scalars |= values
+        self._trackers.scalars(step, values)
+        self._ctx.reporter.scalars(step, values)
+
+    def _log(self, step: int, result: StepResult) -> None:
+        means = self._meter.read()
+        if means["loss"] != means["loss"]:  # not a number
+            raise RunError(
+                f"the loss is not finite within the {self._meter.count} steps before {step}",
+                "lower optimizer.lr, or use train.precision: fp32; the last checkpoint is intact",
+            )
+        values = {f"train/{name}": value for name, value in means.items()}
+        if not self._job.prior.has_rows():
+            del values["train/loss_prior"]
+        rates = self._session.state.base_lrs
+        values["train/lr"] = rates[0] * result.factor
+        values |= self._ctx.logged
+        self._ctx.logged.clear()
+        self._meter.reset()
+        self.scalars |= values
+        self._trackers.scalars(step, values)
+        self._ctx.reporter.scalars(step, values)
+        self._time(step)
+        self._tell("log")
+
+    def _time(self, step: int) -> None:
+        now, (then, before) = time.monotonic(), self._clock
+        self._clock = (now, step)
+        if self._ctx.is_main:
+            line = {"step": step, "seconds": round(now - then, 4), "steps": step - before}
+            with self._folder.timings.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _cut_timings(self, step: int) -> None:
+        if step == 0 and self._ctx.is_main:
+            self._folder.timings.unlink(missing_ok=True)
+
+    def _tell(self, event: Event) -> None:
+        job, state = self._job, self._session.state
+        view = RunView(job, state.step, job.train.steps, dict(self.scalars), self._folder.path)
+        for observer in self._observers:
+            answer = observer.on(event, view)
+            if isinstance(answer, Stop):
+                self.stopped = self.stopped or answer.reason
+                self._ctx.reporter.info(f"stopping after step {state.step}: {answer.reason}")
+            elif isinstance(answer, Save):
+                self._save_asked = True

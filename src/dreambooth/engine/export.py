@@ -1,0 +1,79 @@
+"""Exports: what the run made, written by exporter plugins, loaded back and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dreambooth.errors import RunError
+from dreambooth.files import new_folder
+from dreambooth.slots import component
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dreambooth.engine.session import Session
+    from dreambooth.interfaces import Check, Exporter
+    from dreambooth.run_folder import RunFolder
+
+AUTO = {"weights": "diffusers", "adapter": "lora", "embedding": "embedding"}
+"""What `exports: auto` writes for each kind of artifact."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """One finished export."""
+
+    kind: str
+    folder: Path
+    check: Check
+
+
+def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
+    """Return the job's exporters that take this kind of artifact; `RunError` if none does."""
+    exports = session.job.exports
+    chosen = [component("exporter", AUTO[artifact_kind])] if exports == "auto" else exports
+    fitting = [e for e in chosen if artifact_kind in e.accepts]
+    if not fitting:
+        raise RunError(
+            f'no exporter of this job can write "{artifact_kind}", which the freezing policy makes',
+            "use exports: auto",
+        )
+    return fitting
+
+
+def export_all(session: Session, folder: RunFolder) -> list[Export]:
+    """Write every export into place and check each by loading it back.
+
+    The first lies in `final/`, further ones in `exports/<kind>/`. An export that does not come
+    back as it was written is a failure: `RunError`.
+    """
+    ctx, model, job = session.ctx, session.model, session.job
+    artifact = job.freezing.artifact(model, session.state.result())
+    sampling = job.sampler.sampling_steps()
+    solver = session.schedule.solver_config(job.data.size, sampling)
+    done: list[Export] = []
+    chosen = exporters_for(session, artifact.kind)
+    with session.state.showing_result(), ctx.progress("Exporting", 2 * len(chosen)) as progress:
+        for number, exporter in enumerate(chosen):
+            dest = folder.final if number == 0 else folder.export(exporter.kind)
+            try:
+                with new_folder(dest) as beside:
+                    exporter.write(artifact, model, beside, ctx, solver)
+            except OSError as error:
+                raise RunError(
+                    f"cannot write {dest}: {error.strerror or error}",
+                    "the last checkpoint is intact: make room and run the same command again",
+                ) from error
+            progress.advance()
+            check = exporter.check(artifact, model, dest, ctx)
+            if not check.ok:
+                raise RunError(
+                    f"the {exporter.kind} export in {dest} differs from the trained model: "
+                    f"{check.message}",
+                    "the checkpoint is intact; please report this with the job",
+                )
+            progress.advance()
+            done.append(Export(exporter.kind, dest, check))
+    return done

@@ -1,0 +1,207 @@
+"""The run: set-up, resume, the training loop, its events, the end. One loop, top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth import checks, jobfile
+from dreambooth.engine import checkpoint
+from dreambooth.engine.context import EngineContext
+from dreambooth.engine.devices import open_devices
+from dreambooth.engine.events import Events
+from dreambooth.engine.export import export_all
+from dreambooth.engine.manifest import check_environment, describe_run
+from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.session import Session, open_session, resolve_precision
+from dreambooth.engine.step import Meter, train_step
+from dreambooth.errors import Interrupted, RunError
+from dreambooth.run_folder import RunFolder, check_resumable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.export import Export
+    from dreambooth.engine.reporting import Reporter
+    from dreambooth.engine.step import StepResult
+    from dreambooth.job import Job
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves behind."""
+
+    folder: Path
+    steps: int
+    final: Path
+    checks: tuple[str, ...]
+    """One line an export: how it compared when it was loaded back."""
+    scalars: dict[str, float]
+    """The last logged numbers."""
+    already_finished: bool = False
+
+
+def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> RunResult:
+    """Run a job to its end and return what it made.
+
+    The same call again resumes an interrupted run and returns at once for a finished one.
+    `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew. Raises
+    `UserError` (see `dreambooth.errors`) for whatever the person can mend; a first SIGINT or
+    SIGTERM while training saves a checkpoint and raises `Interrupted`.
+    """
+    reporter = reporter or Quiet()
+    checks.require(job)
+    folder = RunFolder(job.folder)
+    if fresh and (aside := folder.set_aside()):
+        reporter.info(f"the earlier run was moved to {aside}")
+    with folder.lock(), open_devices(job.train) as devices:
+        for name, (old, new) in check_resumable(folder, job).items():
+            reporter.info(f"{name} changed since the run began: {old!r} -> {new!r}")
+        if result := finished(folder, job):
+            return result
+        folder.begin(job, jobfile.dump_job(job))
+        return fit(job, folder, devices, reporter)
+
+
+def finished(folder: RunFolder, job: Job) -> RunResult | None:
+    """Return the result of a run that has nothing left to do."""
+    done = folder.read_manifest().get("result")
+    if not done or done["steps"] < job.train.steps or not folder.final.exists():
+        return None
+    return RunResult(
+        folder.path, done["steps"], folder.final, tuple(done["checks"]), done["scalars"], True
+    )
+
+
+def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> RunResult:
+    """Train from the newest checkpoint (or from the start) to the last step, then export."""
+    began = time.monotonic()
+    recorded = folder.read_manifest().get("machine", {})
+    precision = resolve_precision(job, devices, recorded.get("precision"))
+    ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
+    check_environment(ctx, recorded)
+    found = checkpoint.newest(folder.checkpoints, ctx.warn)
+    session = open_session(ctx, job.data.scan(ctx))
+    folder.update_manifest(**describe_run(session))
+    meter = Meter()
+    with ExitStack() as stack:
+        if found:
+            session.state.load(found.tensors, found.numbers["train"])
+            meter.load(found.numbers["meter"])
+            reporter.info(f"resuming from step {session.state.step} of {job.train.steps}")
+        state = session.state
+        events = stack.enter_context(Events(session, folder, meter).opened(found))
+        folder.update_manifest(first_step_seconds=round(time.monotonic() - began, 3))
+        stop = stack.enter_context(stop_requests())
+        with reporter.training(state.step, job.train.steps):
+            before = snapshot(session) if state.step == 0 else None
+            while state.step < job.train.steps and not events.stopped:
+                result = train_step(session)
+                record(meter, result)
+                if before is not None:
+                    before = check_moved(session, before, result)
+                events.after_step(result)
+                reporter.step(state.step)
+                if stop.signal:
+                    interrupt(events, session, stop.signal)
+        events.at_end()
+        return finish(session, folder, events, export_all(session, folder))
+
+
+def record(meter: Meter, result: StepResult) -> None:
+    """Add a step's numbers to the running means."""
+    meter.add(
+        loss=result.loss,
+        loss_instance=result.loss_instance,
+        loss_prior=result.loss_prior,
+        grad_norm=result.grad_norm,
+    )
+
+
+def snapshot(session: Session) -> dict[str, torch.Tensor]:
+    """Copy some of what trains, smallest first and a few megabytes at most."""
+    kept: dict[str, torch.Tensor] = {}
+    room = 2_000_000
+    for name, p in sorted(session.state.parameters.items(), key=lambda pair: pair[1].numel()):
+        if p.numel() > room and kept:
+            break
+        kept[name] = p.detach().clone()
+        room -= p.numel()
+    return kept
+
+
+def check_moved(
+    session: Session, before: dict[str, torch.Tensor], result: StepResult
+) -> dict[str, torch.Tensor] | None:
+    """After the first update with a rate above zero something must have moved.
+
+    A finite loss over weights that never change is a known silent failure. Returns None once
+    the check is done; a step that float16 scaling skipped is no update.
+    """
+    rates = [group["lr"] for group in session.state.optimizer.param_groups]
+    if not any(rates) or not torch.isfinite(result.grad_norm):
+        return before
+    parameters = session.state.parameters
+    if any(not torch.equal(parameters[n].detach(), old) for n, old in before.items()):
+        return None
+    raise RunError(
+        "nothing that should train has moved after the first step",
+        "the freezing policy and the loss do not touch each other, or the learning rate is so "
+        "low that updates vanish: check freezing and optimizer.lr",
+    )
+
+
+class StopRequest:
+    """Remembers the signal that asked for a stop."""
+
+    signal: int = 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one interrupts at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupt(events: Events, session: Session, number: int) -> None:
+    """Save and leave."""
+    events.save()
+    step = session.state.step
+    raise Interrupted(
+        f"stopped by {signal.Signals(number).name} at step {step} of {session.job.train.steps}; "
+        f"saved in {session.ctx.folder}",
+        "run the same command again to go on from there",
+        number,
+    )
+
+
+def finish(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> RunResult:
+    """Record the result; from here on the run counts as finished."""
+    lines = tuple(f"{e.kind}: {e.check.message}" for e in exports)
+    steps, scalars = session.state.step, dict(events.scalars)
+    folder.update_manifest(
+        result={"steps": steps, "checks": list(lines), "scalars": scalars, "stop": events.stopped}
+    )
+    return RunResult(folder.path, steps, folder.final, lines, scalars)

@@ -1,0 +1,68 @@
+"""What a run was made with: versions, hashes, plugins, machine."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import dreambooth
+from dreambooth.engine.devices import describe_machine
+from dreambooth.plugins import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.engine.session import Session
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    found = {"dreambooth-trainer": dreambooth.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def describe_run(session: Session) -> dict[str, Any]:
+    """Return the manifest's facts about a run that is set up."""
+    ctx, model = session.ctx, session.model
+    counts: dict[str, int] = {}
+    for name, parameter in session.state.parameters.items():
+        part = name.split(".", 1)[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return {
+        "versions": versions(),
+        "machine": machine(ctx),
+        "plugins": [
+            {"name": p.name, "distribution": p.distribution, "version": p.version}
+            for p in registry().taking_part(ctx.job)
+        ],
+        "model": {part: model.fingerprint(part) for part in model.info.parts},
+        "images": {item.id: item.sha256 for item in session.scan.items},
+        "rejected": {r.id: r.reason for r in session.scan.rejected},
+        "store": sorted({*ctx.entries, *session.prior.entries()}),
+        "trainable": counts,
+    }
+
+
+def machine(ctx: EngineContext) -> dict[str, Any]:
+    """Return what makes runs equal to the bit."""
+    return {**describe_machine(ctx.device), "precision": ctx.precision.name}
+
+
+def check_environment(ctx: EngineContext, recorded: Mapping[str, Any]) -> None:
+    """Name what differs from the machine the run began on: its bits will differ too."""
+    now = machine(ctx)
+    for name in ("device_name", "threads", "cpu_capability", "torch", "precision"):
+        if name in recorded and recorded[name] != now[name]:
+            ctx.warn(
+                f"{name.replace('_', ' ')} was {recorded[name]} when the run began and is "
+                f"{now[name]} now: numbers can differ in their last bits"
+            )

@@ -1,0 +1,35 @@
+"""Randomness without state: every draw is a function of (seed, stream, index).
+
+Nothing here is saved in a checkpoint, and nothing that is drawn in between (samples, validation,
+another number of workers) can move what training sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, stream: str, *index: int) -> int:
+    """Hash (seed, stream, index) to an integer in 0..2^63-1 (BLAKE2b, so streams never overlap)."""
+    text = ":".join([str(seed), stream, *map(str, index)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(seed: int, stream: str, *index: int) -> torch.Generator:
+    """Return a CPU torch generator for (seed, stream, index)."""
+    return torch.Generator().manual_seed(derive(seed, stream, *index))
+
+
+def numpy_generator(seed: int, stream: str, *index: int) -> np.random.Generator:
+    """Return a numpy generator for (seed, stream, index)."""
+    return np.random.Generator(np.random.Philox(derive(seed, stream, *index)))
+
+
+def permutation(seed: int, stream: str, epoch: int, count: int) -> list[int]:
+    """Return the order of `count` items in one epoch."""
+    order: list[int] = torch.randperm(count, generator=generator(seed, stream, epoch)).tolist()
+    return order

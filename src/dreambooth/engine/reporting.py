@@ -1,0 +1,80 @@
+"""What the engine tells whoever watches; the command line shows it, tests collect it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from dreambooth.interfaces import Progress
+
+logger = logging.getLogger("dreambooth")
+
+
+class Reporter(Protocol):
+    """A watcher of a run."""
+
+    def info(self, message: str) -> None:
+        """Tell one line."""
+
+    def warn(self, message: str) -> None:
+        """Tell one line that deserves attention."""
+
+    def progress(self, label: str, total: int) -> AbstractContextManager[Progress]:
+        """Show progress over work that comes before or between training steps."""
+
+    def training(self, start: int, steps: int) -> AbstractContextManager[None]:
+        """Show training from step `start` to `steps` while the block runs."""
+
+    def step(self, step: int) -> None:
+        """Say that optimizer step number `step` is done."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the numbers of a logged step."""
+
+    def pictures(self, step: int, grid: Path) -> None:
+        """Show a new grid of samples."""
+
+
+class _Silent:
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+
+class Quiet:
+    """Reports to the `dreambooth` logger only: the default for `run(job)` from Python."""
+
+    def info(self, message: str) -> None:
+        """Log one line."""
+        logger.info(message)
+
+    def warn(self, message: str) -> None:
+        """Log one warning."""
+        logger.warning(message)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Progress]:
+        """Log the label; show no bar."""
+        logger.info("%s (%d)", label, total)
+        yield _Silent()
+
+    @contextmanager
+    def training(self, start: int, steps: int) -> Iterator[None]:
+        """Show nothing."""
+        yield
+
+    def step(self, step: int) -> None:
+        """Show nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the numbers."""
+        logger.info("step %d: %s", step, dict(values))
+
+    def pictures(self, step: int, grid: Path) -> None:
+        """Log where the pictures are."""
+        logger.info("step %d: samples in %s", step, grid)

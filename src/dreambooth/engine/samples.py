@@ -1,0 +1,105 @@
+"""Drawing pictures from a model: previews while training, and `dbt sample`."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth.engine.pictures import grid, save_picture, to_images
+from dreambooth.engine.random import derive
+from dreambooth.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from dreambooth.interfaces import Context, LoadedModel, Sampler
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture and how to draw it again."""
+
+    image: Image
+    prompt: str
+    seed: int
+
+
+@contextmanager
+def evaluating(model: LoadedModel) -> Iterator[None]:
+    """Put loaded parts into evaluation mode for the block, then back as they were."""
+    training = [model.parts[part] for part in model.loaded() if model.parts[part].training]
+    for module in training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.train()
+
+
+def draw_pictures(
+    ctx: Context,
+    model: LoadedModel,
+    sampler: Sampler,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    size: tuple[int, int],
+    solver_config: Mapping[str, Any],
+    batch_size: int,
+    negative: str | None = None,
+    label: str = "Drawing samples",
+) -> list[Picture]:
+    """Draw one picture a prompt and seed, in batches, with progress."""
+    steps = sampler.sampling_steps()
+    starts = range(0, len(prompts), batch_size)
+    pictures: list[Picture] = []
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        ctx.progress(label, steps * len(starts)) as progress,
+    ):
+        for first in starts:
+            some = slice(first, first + batch_size)
+            latents = sampler.sample(
+                model,
+                prompts[some],
+                seeds=seeds[some],
+                size=size,
+                solver_config=solver_config,
+                ctx=ctx,
+                negative=negative,
+                progress=progress,
+            )
+            images = to_images(model.decode(latents))
+            made = zip(images, prompts[some], seeds[some], strict=True)
+            pictures += [Picture(*each) for each in made]
+    return pictures
+
+
+def write_pictures(
+    folder: Path, pictures: Sequence[Picture], columns: int, settings: Mapping[str, Any]
+) -> Path:
+    """Write single PNGs, `prompts.json` and `grid.png` (returned) into `folder`."""
+    record = []
+    for i, picture in enumerate(pictures):
+        name = f"{i:03d}.png"
+        facts = {"prompt": picture.prompt, "seed": picture.seed, **settings}
+        save_picture(folder / name, picture.image, facts)
+        record.append({"file": name, **facts})
+    write_json(folder / "prompts.json", record)
+    sheet = grid([p.image for p in pictures], columns)
+    facts = {"prompt": " | ".join(dict.fromkeys(p.prompt for p in pictures)), **settings}
+    save_picture(folder / "grid.png", sheet, facts)
+    return folder / "grid.png"
+
+
+def sample_seed(seed: int, prompt: int, number: int) -> int:
+    """Return the fixed seed of preview `number` of prompt `prompt`; a 32-bit number reads well."""
+    return derive(seed, "sample", prompt, number) % 2**32

@@ -1,0 +1,200 @@
+"""Set-up of a run: everything a training step needs, opened in the order that saves memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth.engine import text
+from dreambooth.engine.batches import Batches, pack_geometry, to_pixels, variant_offsets
+from dreambooth.engine.precision import choose, time_matmuls
+from dreambooth.engine.state import TrainState
+from dreambooth.errors import PluginError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.precision import Precision
+    from dreambooth.interfaces import (
+        Chunks,
+        Item,
+        Latents,
+        LoadedModel,
+        NoiseSchedule,
+        PriorSet,
+        Scan,
+    )
+    from dreambooth.job import Job
+
+MOMENTS_CHUNK = 8
+
+
+@dataclass
+class Session:
+    """A run that is set up."""
+
+    ctx: EngineContext
+    model: LoadedModel
+    schedule: NoiseSchedule
+    scan: Scan
+    prior: PriorSet
+    batches: Batches
+    state: TrainState
+
+    @property
+    def job(self) -> Job:
+        """The job being run."""
+        return self.ctx.job
+
+
+def resolve_precision(job: Job, devices: Devices, recorded: str | None) -> Precision:
+    """Return the compute precision; a resumed run keeps what its first life resolved."""
+    wanted = recorded if recorded and job.train.precision == "auto" else job.train.precision
+    return choose(wanted, devices.device, time_matmuls)
+
+
+def open_session(ctx: EngineContext, scan: Scan) -> Session:
+    """Load, cache and prepare: VAE first, then the prior, then text, then what trains.
+
+    Parts come into memory when first asked for and leave as soon as nothing later needs them.
+    """
+    job = ctx.job
+    model = job.model.open(ctx)
+    schedule = job.scheduler.open(model.info)
+    moments = open_moments(ctx, model, scan.items)
+    if moments is not None:
+        release(model, "vae")
+    prior = job.prior.open(ctx, model, job.sampler, schedule)
+    parameters = prepare_training(ctx, model)
+    text.settle(ctx, model, scan.items, parameters)
+    if moments is not None and not job.samples.every:
+        release(model, "vae")
+    state = open_state(ctx, parameters)
+
+    def encode(pixels: Tensor) -> Latents:
+        with torch.no_grad():
+            return model.encode_images(pixels)
+
+    batches = Batches(ctx, job.data, scan.items, prior, schedule, moments, encode)
+    return Session(ctx, model, schedule, scan, prior, batches, state)
+
+
+def release(model: LoadedModel, *parts_or_roles: str) -> None:
+    """Let parts leave memory."""
+    for part in model.info.part_names(*parts_or_roles):
+        if part in model.loaded():
+            model.release(part)
+
+
+def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) -> Chunks | None:
+    """Cache the latent moments (mean and std) of every variant of every image.
+
+    None where that would freeze an augmentation or the VAE trains: latents are then encoded
+    anew each step.
+    """
+    data = ctx.job.data
+    countable = all(data.variants(item) is not None for item in items)
+    vae_parts = model.info.part_names("vae")
+    trained = ctx.job.freezing.trained_parts(model.info)
+    if not ctx.job.train.cache or not countable or set(vae_parts) & set(trained):
+        return None
+    numbered = [
+        (item, variant)
+        for item, (_, count) in zip(items, variant_offsets(data, items), strict=True)
+        for variant in range(count)
+    ]
+    rng = ctx.numpy_random("unused")
+
+    @torch.no_grad()
+    def build(indices: Sequence[int]) -> dict[str, Tensor]:
+        samples = [data.load(*numbered[i], rng) for i in indices]
+        latents = model.encode_images(to_pixels(samples).to(ctx.device))
+        out = {"mean": latents.mean.float()}
+        out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
+        if latents.std is not None:
+            out["std"] = latents.std.float()
+        if all(s.mask is not None for s in samples):
+            out["mask"] = torch.stack([torch.as_tensor(s.mask) for s in samples])
+        return out
+
+    key = {
+        "images": [[item.sha256, variant] for item, variant in numbered],
+        "transform": data.pixels_key(),
+        "encoder": [model.fingerprint(part) for part in vae_parts],
+    }
+    store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))
+    store.ensure(len(numbered), "Encoding images")
+    return store
+
+
+def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parameter]:
+    """Let the policy prepare the model and name what trains; freeze the rest.
+
+    What trains is cast to float32 whatever the base's precision: bfloat16 weights lose updates
+    that are small against them.
+    """
+    policy = ctx.job.freezing
+    policy.prepare(model, ctx)
+    parameters = dict(policy.trainable(model))
+    check_trainable(model, policy.kind, parameters)
+    wanted = {id(p) for p in parameters.values()}
+    for part in model.loaded():
+        for parameter in model.parts[part].parameters():
+            parameter.requires_grad_(id(parameter) in wanted)
+    trained = sorted({name.split(".", 1)[0] for name in parameters})
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+    if ctx.job.train.gradient_checkpointing:
+        model.enable_gradient_checkpointing(trained)
+    for part in trained:
+        model.parts[part].train()
+    return parameters
+
+
+def check_trainable(model: LoadedModel, kind: str, parameters: Mapping[str, Parameter]) -> None:
+    """Hold a policy to its contract: something trains, under the model's own names."""
+    if not parameters:
+        raise RunError(
+            f'freezing policy "{kind}" leaves nothing to train in this model',
+            "check its options against the model's parameter names",
+        )
+    parts = sorted({name.split(".", 1)[0] for name in parameters})
+    unknown = [part for part in parts if part not in model.info.parts]
+    if unknown:
+        raise PluginError(
+            f'freezing policy "{kind}" names parameters of unknown parts: {", ".join(unknown)}',
+            f"qualified names begin with one of: {', '.join(model.info.parts)}",
+        )
+    known = dict(model.named_parameters(*parts))
+    strangers = [n for n, p in parameters.items() if known.get(n) is not p]
+    if strangers:
+        raise PluginError(
+            f'freezing policy "{kind}" returned {strangers[0]!r}, which is no parameter of the '
+            "model under that name",
+            "return names and parameters as LoadedModel.named_parameters yields them",
+        )
+
+
+def open_state(ctx: EngineContext, parameters: Mapping[str, Parameter]) -> TrainState:
+    """Build the optimizer over the policy's groups."""
+    job = ctx.job
+    groups: list[dict[str, Any]] = []
+    for group in job.freezing.groups(list(parameters)):
+        options = {"lr": group.lr, "weight_decay": group.weight_decay}
+        set_ones = {k: v for k, v in options.items() if v is not None}
+        groups.append({"params": [parameters[n] for n in group.names], **set_ones})
+    optimizer = job.optimizer.build(groups)
+    return TrainState(
+        parameters=parameters,
+        optimizer=optimizer,
+        scaler=ctx.precision.scaler(),
+        base_lrs=[group["lr"] for group in optimizer.param_groups],
+        ema_decay=job.train.ema.decay if job.train.ema else None,
+    )

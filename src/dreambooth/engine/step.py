@@ -1,0 +1,169 @@
+"""One training step: rows in, one optimizer update, its numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth.engine.random import derive
+from dreambooth.errors import RunError
+from dreambooth.interfaces import StepTensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreambooth.engine.batches import Batch
+    from dreambooth.engine.session import Session
+    from dreambooth.interfaces import Conditioning
+
+METERS = ("loss", "loss_instance", "loss_prior", "grad_norm")
+
+
+@dataclass
+class Meter:
+    """Sums since the last logged step; they stay on the device until somebody reads them."""
+
+    sums: dict[str, Tensor | float] = field(default_factory=lambda: dict.fromkeys(METERS, 0.0))
+    count: int = 0
+
+    def add(self, **values: Tensor) -> None:
+        """Add one step's numbers."""
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value.detach()
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means; the first read after a step waits for the device."""
+        return {name: float(total) / max(self.count, 1) for name, total in self.sums.items()}
+
+    def reset(self) -> None:
+        """Begin anew after a logged step."""
+        self.sums = dict.fromkeys(METERS, 0.0)
+        self.count = 0
+
+    def state(self) -> dict[str, float]:
+        """Return the sums for a checkpoint (float32 values are exact as JSON numbers)."""
+        return {"count": self.count, **{name: float(total) for name, total in self.sums.items()}}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Take back what `state` returned."""
+        self.count = int(state["count"])
+        self.sums = {name: torch.tensor(state[name]) for name in METERS}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did; tensors are scalars on the device."""
+
+    loss: Tensor
+    loss_instance: Tensor
+    loss_prior: Tensor
+    grad_norm: Tensor
+    factor: float
+    """What the learning rates were multiplied by."""
+
+
+def condition(s: Session, prompts: list[str], batch: Batch) -> Conditioning:
+    """Return the conditioning of a batch; distinct prompts are encoded once."""
+    rows = s.model.conditionings(prompts)
+    return s.model.condition(s.model.collate(rows), batch.geometry)
+
+
+def forward_rows(s: Session, batch: Batch) -> Tensor:
+    """Return [B] weighted losses of one forward over instance and class rows together."""
+    z_t = s.schedule.add_noise(batch.latents, batch.draw)
+    target = s.schedule.target(batch.latents, batch.draw)
+    reference = reference_prediction(s, batch, z_t)
+    with s.ctx.autocast():
+        pred = s.model.denoise(z_t, batch.draw.t, condition(s, batch.prompts, batch)).float()
+    if reference is not None and batch.wants_reference is not None:
+        rows = batch.wants_reference.view(-1, 1, 1, 1)
+        target = torch.where(rows, reference, target)
+    return s.job.loss.rows(
+        StepTensors(
+            pred=pred,
+            target=target,
+            reference=reference,
+            t=batch.draw.t,
+            snr=s.schedule.snr(batch.draw.t),
+            is_prior=batch.is_prior,
+            weight=batch.weight,
+            mask=batch.mask,
+            prediction=s.model.info.prediction,
+        )
+    )
+
+
+def reference_prediction(s: Session, batch: Batch, z_t: Tensor) -> Tensor | None:
+    """Return the frozen base's prediction where the loss or a row asks for it.
+
+    Made before the trained forward: switching adapters between forward and backward breaks
+    gradient checkpointing.
+    """
+    if "reference" not in s.job.loss.required() and batch.wants_reference is None:
+        return None
+    with torch.no_grad(), s.job.freezing.reference(s.model), s.ctx.autocast():
+        cond = condition(s, batch.reference_prompts, batch)
+        return s.model.denoise(z_t, batch.draw.t, cond).float()
+
+
+def train_step(s: Session) -> StepResult:
+    """Do one optimizer step over the effective batch and return its numbers.
+
+    The loss is sum(instance rows) / N_instance + sum(class rows) / N_class, with N over the
+    effective batch, known beforehand: accumulation and processes change nothing but rounding.
+    """
+    state, job = s.state, s.job
+    factor = job.lr_schedule.at(state.step, job.train.steps)
+    for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
+        group["lr"] = base * factor
+    instance = prior = torch.zeros((), device=s.ctx.device)
+    for micro in range(job.train.accumulation):
+        batch = s.batches.make(state.step, micro)
+        # Dropout inside modules draws from the global generator: seed it by position.
+        torch.manual_seed(derive(job.train.seed, "dropout", state.step, micro, s.ctx.rank))
+        rows = forward_rows(s, batch)
+        class_share = int(len(rows) / job.train.batch_size) - 1
+        per_half = rows.new_full((len(rows),), 1.0 / s.batches.effective)
+        if class_share:
+            per_half[job.train.batch_size :] /= class_share
+        scaled = rows * per_half
+        state.scaler.scale(scaled.sum()).backward()
+        instance = instance + scaled[~batch.is_prior].detach().sum()
+        prior = prior + scaled[batch.is_prior].detach().sum()
+        # On a GPU this look would wait for the device; there the logged loss is looked at.
+        if s.ctx.device.type == "cpu" and not torch.isfinite(scaled.detach()).all():
+            raise_nonfinite(s, batch, scaled)
+    norm = update(s)
+    return StepResult(instance + prior, instance, prior, norm, factor)
+
+
+def update(s: Session) -> Tensor:
+    """Clip, step, average; returns the gradient norm before clipping."""
+    state = s.state
+    trained = [p for p in state.parameters.values() if p.grad is not None]
+    if s.ctx.devices is not None:
+        s.ctx.devices.sum_gradients(trained)
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if s.job.train.max_grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(trained, s.job.train.max_grad_norm, norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    s.job.freezing.after_step(s.model)
+    state.step += 1
+    state.update_ema()
+    return norm
+
+
+def raise_nonfinite(s: Session, batch: Batch, rows: Tensor) -> None:
+    """Stop the run, naming the rows whose loss is not finite."""
+    bad = [i for i, ok in enumerate(torch.isfinite(rows).tolist()) if not ok]
+    named = ", ".join(f"{batch.ids[i]} (timestep {int(batch.draw.t[i])})" for i in bad)
+    raise RunError(
+        f"the loss is not finite at step {s.state.step + 1}: {named}",
+        "lower optimizer.lr, or use train.precision: fp32; the last checkpoint is intact",
+    )

@@ -1,0 +1,74 @@
+"""Text embeddings: kept where no text encoder trains, encoded with gradients where one does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth.interfaces import Conditioning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.interfaces import Item, LoadedModel
+
+
+def trains_text(model: LoadedModel, parameters: Mapping[str, Parameter]) -> bool:
+    """Say whether anything in a text encoder learns."""
+    parts = set(model.info.part_names("text_encoders"))
+    return any(name.split(".", 1)[0] in parts for name in parameters)
+
+
+def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
+    """Return every distinct prompt the run can meet, sorted."""
+    job = ctx.job
+    prompts = job.data.prompts(items, job.subject) + job.prior.prompts(job.subject)
+    if job.samples.every:
+        prompts += [job.subject.fill(p) for p in job.samples.prompts]
+        prompts += job.sampler.extra_prompts()
+    return sorted(set(prompts))
+
+
+def settle(
+    ctx: EngineContext,
+    model: LoadedModel,
+    items: Sequence[Item],
+    parameters: Mapping[str, Parameter],
+) -> None:
+    """Fill the model's embeddings and release its text encoders, or let them train."""
+    if trains_text(model, parameters):
+        model.text_is_frozen = False
+        model.embeddings.clear()
+        return
+    if not ctx.job.train.cache:
+        model.text_is_frozen = False
+        model.embeddings.clear()
+        return
+    prompts = run_prompts(ctx, items)
+    parts = model.info.part_names("text_encoders")
+
+    # One prompt a chunk: families without padding give each prompt its own length.
+    @torch.no_grad()
+    def build(indices: Sequence[int]) -> dict[str, Tensor]:
+        with ctx.autocast():
+            encoded = model.encode_prompts([prompts[i] for i in indices])
+        return {k: v[None] for k, v in encoded[0].tensors.items()}
+
+    key = {
+        "prompts": prompts,
+        "encoders": [model.fingerprint(part) for part in parts],
+        "precision": ctx.precision.name,
+    }
+    store = ctx.chunks("text", key, 1, build, total=len(prompts))
+    store.ensure(len(prompts), "Encoding prompts")
+    for i, prompt in enumerate(prompts):
+        row = store.row(i)
+        model.embeddings[prompt] = Conditioning({k: v.to(ctx.device) for k, v in row.items()})
+    for part in parts:
+        if part in model.loaded():
+            model.release(part)

@@ -1,0 +1,62 @@
+"""Trackers as the engine holds them: one that fails is dropped with a warning, training goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from PIL.Image import Image
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.interfaces import TrackerWriter
+
+
+class Trackers:
+    """The job's trackers, on the main process."""
+
+    def __init__(self, ctx: EngineContext, resume_step: int) -> None:
+        self._ctx = ctx
+        self._writers: dict[str, TrackerWriter] = {}
+        for tracker in ctx.job.trackers if ctx.is_main else ():
+            name = tracker.kind
+            try:
+                self._writers[name] = tracker.open(ctx, resume_step)
+            except Exception as error:  # a tracker may fail in any way: the run goes on
+                self._drop(name, error)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers everywhere."""
+        self._each(lambda writer: writer.scalars(step, values))
+
+    def images(
+        self, step: int, name: str, images: Sequence[Image], captions: Sequence[str]
+    ) -> None:
+        """Write pictures everywhere."""
+        self._each(lambda writer: writer.images(step, name, images, captions))
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text everywhere."""
+        self._each(lambda writer: writer.text(name, text))
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        self._each(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Finish all of them."""
+        self._each(lambda writer: writer.close())
+
+    def _each(self, call: Callable[[TrackerWriter], None]) -> None:
+        for name, writer in list(self._writers.items()):
+            try:
+                call(writer)
+            except Exception as error:  # a tracker may fail in any way: the run goes on
+                self._writers.pop(name, None)
+                self._drop(name, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        self._ctx.warn(
+            f'tracker "{name}" failed and is left out from here on: {type(error).__name__}: {error}'
+        )

@@ -1,0 +1,74 @@
+"""Files that are either whole or absent: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def sync(path: Path) -> None:
+    """Bring a file's (or a folder's) content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, bring it to disk, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept, since some writers choose the format by it.
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(beside)
+        sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    write_with(path, lambda beside: beside.write_bytes(data) and None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path`, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(dest: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `dest` that takes its place when the block ends well.
+
+    What stood at `dest` before stays untouched until the new folder is whole and on disk.
+    """
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    beside = dest.with_name(f".{dest.name}.{os.getpid()}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        for file in beside.rglob("*"):
+            sync(file)
+        old = dest.with_name(f".{dest.name}.{os.getpid()}.old")
+        if dest.exists():
+            dest.rename(old)
+        beside.rename(dest)
+        sync(dest.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""The hooks: one a slot. Each collects classes; what they do is up to the job that names them.
+
+A plugin is a module (or any object) registered under the entry-point group `dreambooth`:
+
+    [project.entry-points.dreambooth]
+    my-plugin = "my_package.plugin"
+
+Every hook is called once a process, before the first job is checked, takes no argument and
+returns a list of classes. A package that is merely installed changes no run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from dreambooth.interfaces import (
+        Callback,
+        DataSource,
+        Exporter,
+        FreezingPolicy,
+        Loss,
+        LRSchedule,
+        Metric,
+        Model,
+        Optimizer,
+        Prior,
+        Sampler,
+        Scheduler,
+        Tracker,
+    )
+
+PROJECT = "dreambooth"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_models() -> list[type[Model]]:
+    """Return model families (`model:` in a job), e.g. `[StableDiffusion]`.
+
+    Opened once at the start of a run and again on the `meta` device for the plan.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_data_sources() -> list[type[DataSource]]:
+    """Return sources of instance images (`data:`), e.g. `[Folder]`.
+
+    Scanned once at the start; images are loaded while the cache is built, or each step.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_priors() -> list[type[Prior]]:
+    """Return ways to keep the class (`prior:`), e.g. `[Generated]`.
+
+    Opened while the model is still the frozen base; asked for class rows at each step.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_freezing_policies() -> list[type[FreezingPolicy]]:
+    """Return policies that decide what trains (`freezing:`), e.g. `[Components]`.
+
+    Asked once at set-up, after the prior is ready and before the optimizer is built.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_losses() -> list[type[Loss]]:
+    """Return training losses (`loss:`), e.g. `[PriorPreservation]`.
+
+    Called at every micro-batch with the tensors of the step.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_schedulers() -> list[type[Scheduler]]:
+    """Return noise schedulers (`scheduler:`), e.g. `[DDPM]`.
+
+    Opened once; draws timesteps and noise for every row, and configures the sampler's solver.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_samplers() -> list[type[Sampler]]:
+    """Return samplers (`sampler:`), e.g. `[ClassifierFreeGuidance]`.
+
+    Called for class images, for previews and by `dbt sample`.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_optimizers() -> list[type[Optimizer]]:
+    """Return optimizers (`optimizer:`), e.g. `[AdamW]`. Built once what trains is known."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_lr_schedules() -> list[type[LRSchedule]]:
+    """Return learning-rate schedules (`lr_schedule:`), e.g. `[Cosine]`. Asked at every step."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_trackers() -> list[type[Tracker]]:
+    """Return trackers (an item of `trackers:`), e.g. `[TensorBoard]`. Opened once a run."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_metrics() -> list[type[Metric]]:
+    """Return metrics (an item of `metrics:`), e.g. `[Diversity]`. Called on each set of samples."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_exporters() -> list[type[Exporter]]:
+    """Return file formats (an item of `exports:`), e.g. `[Diffusers]`. Called at the end."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_callbacks() -> list[type[Callback]]:
+    """Return watchers (an item of `callbacks:`), e.g. `[TimeLimit]`. Called at every event."""
+    raise NotImplementedError  # abstract

@@ -1,0 +1,68 @@
+"""The callback slot: code that watches a run and may ask it to save or stop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dreambooth.interfaces.context import Context
+    from dreambooth.job import Job
+
+Event = Literal["start", "step", "log", "sample", "checkpoint", "end"]
+"""In this order within a step: step, log, sample, checkpoint. `start` comes once before the first
+step of each process, `end` once after the last, before export."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a callback sees: read-only."""
+
+    job: Job
+    step: int
+    """Optimizer steps done."""
+    steps: int
+    scalars: Mapping[str, float]
+    """The newest logged numbers."""
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Save:
+    """Ask for a checkpoint after this step."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ask the run to end here: a checkpoint is written and the result exported."""
+
+    reason: str
+
+
+class Observer(ABC):
+    """An opened callback."""
+
+    @abstractmethod
+    def on(self, event: Event, view: RunView) -> Save | Stop | None:
+        """Look at the run after `event`; called on every process with the same view."""
+
+    def state(self) -> dict[str, Any]:
+        """Return JSON data to keep in the checkpoint."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+
+
+class Callback(Component):
+    """A watcher of the run. Hook: `register_callbacks`. Order is the order of the job's list."""
+
+    def open(self, ctx: Context) -> Observer:
+        """Start watching."""
+        raise NotImplementedError  # abstract

@@ -1,0 +1,48 @@
+"""The exporter slot: how what a run made becomes files other tools read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dreambooth.interfaces.context import Context
+    from dreambooth.interfaces.freezing import Artifact, ArtifactKind
+    from dreambooth.interfaces.model import LoadedModel
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of loading an export back."""
+
+    ok: bool
+    message: str
+    """One line for the person: what was compared and how far apart it was."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Exporter(Component):
+    """A file format. Hook: `register_exporters`."""
+
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
+    """Kinds of artifact this format can hold."""
+
+    def write(
+        self,
+        artifact: Artifact,
+        model: LoadedModel,
+        dest: Path,
+        ctx: Context,
+        solver_config: Mapping[str, Any],
+    ) -> None:
+        """Write into the new, empty folder `dest`. The engine renames it into place."""
+        raise NotImplementedError  # abstract
+
+    def check(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Load the files back as another tool would and compare them with the live model."""
+        raise NotImplementedError  # abstract

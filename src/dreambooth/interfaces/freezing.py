@@ -1,0 +1,102 @@
+"""The freezing slot: what trains, at which rate, and what comes out of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dreambooth.component import Component
+from dreambooth.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from dreambooth.interfaces.context import Context
+    from dreambooth.interfaces.model import LoadedModel, ModelInfo
+
+ArtifactKind = Literal["weights", "adapter", "embedding"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay; None takes the optimizer's."""
+
+    names: tuple[str, ...]
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training in which only `names` get gradients."""
+
+    until: int
+    """First optimizer step that no longer belongs to the stage."""
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a run made, before an exporter writes it."""
+
+    kind: ArtifactKind
+    tensors: Mapping[str, Tensor]
+    """By qualified name."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What a file format needs besides (PEFT config, alpha, token strings)."""
+
+
+class FreezingPolicy(Component):
+    """Decides what trains. Hook: `register_freezing_policies`. Only `trainable` is required.
+
+    Order at set-up: the model is opened, `prepare` may inject modules or add token rows,
+    `trainable` names what learns, the engine freezes everything else, casts what trains to
+    float32 and builds the optimizer.
+    """
+
+    artifacts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
+    """Kinds of artifact this policy can end in; an exporter must accept one of them."""
+
+    def trained_parts(self, info: ModelInfo) -> tuple[str, ...]:
+        """Return the parts in which something trains, as far as known before weights are read.
+
+        The others can be cached and leave memory. The default, every denoiser and text encoder
+        part, is always safe.
+        """
+        return info.part_names("denoiser", "text_encoders")
+
+    def prepare(self, model: LoadedModel, ctx: Context) -> None:
+        """Inject adapters or add token rows, before `trainable`; the default does nothing.
+
+        Injection renames base parameters: patterns match the names before it.
+        """
+
+    def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
+        """Return what trains, by qualified name (see `LoadedModel.named_parameters`)."""
+        raise NotImplementedError  # abstract
+
+    def groups(self, names: Sequence[str]) -> list[ParameterGroup]:
+        """Split the trainable names into groups with their own rates; the default is one group."""
+        return [ParameterGroup(tuple(names))]
+
+    def stages(self, names: Sequence[str], steps: int) -> list[Stage]:
+        """Return stages in order; the default trains everything for all steps."""
+        return [Stage(steps, frozenset(names))]
+
+    def after_step(self, model: LoadedModel) -> None:
+        """Mend what an optimizer step must not have touched (frozen rows of an embedding)."""
+
+    def reference(self, model: LoadedModel) -> AbstractContextManager[None]:
+        """Make the base's own weights visible, without gradients (adapters switched off)."""
+        raise RunError(
+            f'freezing policy "{self.kind}" has no reference model: it changes the base itself',
+            "use an adapter policy, or a loss and a prior that need no reference pass",
+        )
+
+    def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
+        """Return what the run made from the final (or EMA) weights of what trained."""
+        return Artifact("weights", weights)

@@ -1,0 +1,56 @@
+"""The loss slot: from predictions to one number a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreambooth.interfaces.model import Prediction
+
+
+@dataclass(frozen=True)
+class StepTensors:
+    """What a loss may look at. B rows: instance rows first, then class rows; all float32."""
+
+    pred: Tensor
+    """[B, C, h, w], the trained network's prediction."""
+    target: Tensor
+    """[B, C, h, w], what it should have been (noise rows), or the reference (distilled rows)."""
+    reference: Tensor | None
+    """[B, C, h, w], the frozen base's prediction, where the loss or the prior asked for it."""
+    t: Tensor
+    """[B], timesteps."""
+    snr: Tensor | None
+    """[B], signal-to-noise ratio at t; None for flow models."""
+    is_prior: Tensor
+    """[B], bool: True for class rows."""
+    weight: Tensor
+    """[B], the row's own weight (1 unless the data says otherwise)."""
+    mask: Tensor | None
+    """[B, 1, h, w] in 0..1, where the subject is; None without masks."""
+    prediction: Prediction
+
+
+class Loss(Component):
+    """A training loss. Hook: `register_losses`.
+
+    The engine divides: the sum over instance rows by their number in the *effective* batch, the
+    sum over class rows by theirs, and adds the two. So a row's value needs no batch size, and
+    batch 4 equals 2 x 2 accumulation.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Any of `reference`, `mask`, `class_rows`, `snr`, `trains_vae`: checked by validate."""
+
+    def required(self) -> frozenset[str]:
+        """Return `needs`, narrowed or widened by this instance's options."""
+        return self.needs
+
+    def rows(self, s: StepTensors) -> Tensor:
+        """Return [B] float32: each row's loss, its weights (`s.weight`, prior weight) included."""
+        raise NotImplementedError  # abstract

@@ -1,0 +1,221 @@
+"""The model slot: a family of diffusion models behind names that are the same for all families."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+
+    from dreambooth.interfaces.context import Context
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+Role = Literal["denoiser", "text_encoders", "vae"]
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Geometry of the latent space."""
+
+    channels: int
+    factor: int
+    """Pixels a latent cell covers along one side."""
+    multiple: int
+    """Height and width in pixels must be multiples of this."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, read from its JSON files alone (no torch, no weights)."""
+
+    family: str
+    prediction: Prediction
+    schedule: Mapping[str, Any]
+    """The model's `scheduler_config.json`."""
+    parts: tuple[str, ...]
+    """Names of the parts, as diffusers names their folders (`unet`, `text_encoder`, `vae`)."""
+    roles: Mapping[Role, tuple[str, ...]]
+    """Which parts play which role; a role may be empty (no text encoder) or hold several (SDXL)."""
+    latent: LatentSpec
+    resolution: int
+    """The side in pixels the model was trained at."""
+    guidance: Literal["cfg", "embedded", "none"] = "cfg"
+    """How the family is guided: two forwards, a guidance value as input (Flux dev), not at all."""
+    adapter_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Default adapter target modules of a part."""
+
+    def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
+        """Resolve part and role names to part names; `KeyError` names what is unknown."""
+        names: list[str] = []
+        for name in parts_or_roles or self.parts:
+            if name in self.roles:
+                names += self.roles[name]  # type: ignore[index]
+            elif name in self.parts:
+                names.append(name)
+            else:
+                raise KeyError(name)
+        return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents of B images, scaled and shifted into the space the denoiser trains in."""
+
+    mean: Tensor
+    """[B, C, h, w], float32."""
+    std: Tensor | None
+    """Same shape; None where the autoencoder is deterministic."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is conditioned on: named tensors.
+
+    From `encode_prompts` each tensor belongs to one prompt and has no batch dimension
+    (`embeds` [tokens, dim], `pooled` [dim], ...); from `collate` on, dimension 0 is the row.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class RowGeometry:
+    """Per-row facts some families condition on (SDXL's time ids); sizes are (height, width)."""
+
+    original_size: tuple[int, int]
+    crop_top_left: tuple[int, int]
+    target_size: tuple[int, int]
+
+
+class LoadedModel(ABC):
+    """An opened model. Parts load on first use and leave memory with `release`.
+
+    Neutral to the family: the engine and the plugins speak of roles and of qualified parameter
+    names (`unet.down_blocks.0...`), which are the keys of checkpoints, manifest and EMA.
+    """
+
+    info: ModelInfo
+    parts: Mapping[str, Module]
+    """Loads a part when it is first asked for; iterating does not load."""
+
+    def __init__(self) -> None:
+        self.embeddings: dict[str, Conditioning] = {}
+        """Encoded prompts that stay valid while `text_is_frozen`."""
+        self.text_is_frozen = True
+        """False from the moment a text encoder trains: the engine then empties `embeddings`."""
+
+    @abstractmethod
+    def loaded(self) -> tuple[str, ...]:
+        """Return the names of the parts that are in memory now."""
+
+    @abstractmethod
+    def release(self, part: str) -> None:
+        """Drop a part from memory; it is read from the source again if asked for again."""
+
+    @abstractmethod
+    def fingerprint(self, part: str) -> str:
+        """Return a hash of the part's configuration and stored weights: part of cache keys."""
+
+    @abstractmethod
+    def encode_images(self, pixels_BCHW: Tensor) -> Latents:
+        """Encode float32 pixels in [-1, 1]."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode each prompt, unpadded: the result depends on the prompt alone.
+
+        Runs with gradients where the caller has them enabled (a text encoder that trains).
+        """
+
+    @abstractmethod
+    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """Join conditionings into a batch, padding and masking as the family does."""
+
+    @abstractmethod
+    def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """Predict from noisy latents z_t [B, C, h, w] at timesteps t [B].
+
+        One sign and unit for all families: t as the noise schedule gives it; the prediction is
+        epsilon, v, or the velocity noise - x0, as `info.prediction` says. A family whose network
+        differs (a flipped sign, t in [0, 1]) converts inside.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, C, h, w] to float32 pixels [B, 3, H, W], clamped to [-1, 1]."""
+
+    @abstractmethod
+    def save(
+        self,
+        dest: Path,
+        solver_config: Mapping[str, Any],
+        weights: Mapping[str, Tensor] | None = None,
+        dtype: str = "fp32",
+    ) -> None:
+        """Write a diffusers folder with portable key names.
+
+        `weights` replaces tensors by qualified name (EMA weights); `dtype` is fp32, fp16 or bf16.
+        """
+
+    @abstractmethod
+    def frozen_copy(self) -> LoadedModel:
+        """Return a copy of denoiser and text encoders that later training does not change."""
+
+    def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
+        """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
+        return cond
+
+    def adapter_keys(self, layout: str) -> Mapping[str, str]:
+        """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
+        return {}
+
+    def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:
+        """Trade compute for memory in the named parts."""
+        for name in parts:
+            module = self.parts[name]
+            enable = getattr(module, "enable_gradient_checkpointing", None) or getattr(
+                module,
+                "gradient_checkpointing_enable",  # noqa: B009 - transformers' name
+            )
+            enable()
+
+    def conditionings(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Return a conditioning a prompt: kept ones where valid, the rest encoded in one forward."""
+        missing = [p for p in dict.fromkeys(prompts) if p not in self.embeddings]
+        fresh = dict(zip(missing, self.encode_prompts(missing), strict=True)) if missing else {}
+        if self.text_is_frozen:
+            self.embeddings |= fresh
+        return [fresh[p] if p in fresh else self.embeddings[p] for p in prompts]
+
+    def named_parameters(self, *parts_or_roles: str) -> Iterator[tuple[str, Parameter]]:
+        """Yield qualified names (`unet.conv_in.weight`) and parameters of parts or roles."""
+        for part in self.info.part_names(*parts_or_roles):
+            for name, parameter in self.parts[part].named_parameters():
+                yield f"{part}.{name}", parameter
+
+
+class Model(Component):
+    """A source of pre-trained weights of one family. Hook: `register_models`."""
+
+    def describe(self) -> ModelInfo:
+        """Read what the model is from its JSON files; `UserError` where it cannot be read."""
+        raise NotImplementedError  # abstract: pydantic models cannot be ABCs with field defaults
+
+    def open(self, ctx: Context) -> LoadedModel:
+        """Open the model for a run. Nothing heavy is read until a part is asked for.
+
+        On the `meta` device parts have shapes but no weights: the plan counts with that.
+        """
+        raise NotImplementedError  # abstract
+
+    def at(self, folder: Path) -> Model:
+        """Return this component pointed at a diffusers folder written by `LoadedModel.save`."""
+        raise NotImplementedError  # abstract

@@ -1,0 +1,57 @@
+"""The optimizer and learning-rate-schedule slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer as TorchOptimizer
+
+
+class Optimizer(Component):
+    """An optimizer. Hook: `register_optimizers`."""
+
+    lr: float = Field(default=5e-6, gt=0.0)
+    """Learning rate; 5e-6 suits full tuning of SD 1.x, adapters want about 1e-4."""
+
+    def build(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
+        """Build over torch parameter groups: `params`, and `lr` and `weight_decay` where set.
+
+        Parameters are float32. Its state must be tensors and numbers alone: checkpoints hold it
+        as safetensors and JSON.
+        """
+        raise NotImplementedError  # abstract
+
+    def state_bytes(self) -> float:
+        """Return the bytes of optimizer state one parameter costs, for the plan."""
+        return 8.0
+
+
+class LRSchedule(Component):
+    """A learning-rate schedule. Hook: `register_lr_schedules`.
+
+    A pure function of the step: nothing to save, nothing to get wrong on resume.
+    """
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which the rate climbs from 0 to its full value."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at optimizer step `step` of `steps`.
+
+        Steps count from 0. Warm-up is applied by `at`, not here.
+        """
+        raise NotImplementedError  # abstract
+
+    def at(self, step: int, steps: int) -> float:
+        """Return the factor with linear warm-up: step k of w gives (k + 1) / w of the factor."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warm * self.factor(step, steps)
+
+    def depends_on_end(self) -> bool:
+        """Say whether more steps would change the rate of the earlier ones."""
+        return False

@@ -1,0 +1,62 @@
+"""The tracker and metric slots: where numbers and pictures of a run go, and what is measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from PIL.Image import Image
+
+    from dreambooth.interfaces.context import Context
+
+
+class TrackerWriter(ABC):
+    """An opened tracker. Exists on the main process only.
+
+    A tracker may fail (server away, disk full): the engine warns once and training goes on.
+    """
+
+    @abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write named numbers of optimizer step `step` (`train/loss`, `train/lr`, ...)."""
+
+    def images(
+        self, step: int, name: str, images: Sequence[Image], captions: Sequence[str]
+    ) -> None:
+        """Write pictures drawn at `step`; the default keeps none."""
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text, such as the resolved job; the default keeps none."""
+
+    def flush(self) -> None:
+        """Bring what was written to disk: called before each checkpoint."""
+
+    def close(self) -> None:
+        """Finish; called once, also when the run failed."""
+
+
+class Tracker(Component):
+    """A place to write the run to. Hook: `register_trackers`."""
+
+    def open(self, ctx: Context, resume_step: int) -> TrackerWriter:
+        """Start writing, or go on: what lies beyond `resume_step` from an earlier life of the
+        run is cut away, since those steps will be done again (0 for a fresh run)."""
+        raise NotImplementedError  # abstract
+
+
+class Metric(Component):
+    """A number computed from drawn samples. Hook: `register_metrics`."""
+
+    def score(
+        self, samples: Mapping[str, Sequence[Image]], instances: Sequence[Image], ctx: Context
+    ) -> Mapping[str, float]:
+        """Score pictures by prompt against the instance images; names are logged as `metric/...`.
+
+        `instances` are the first images of the data source, at training size.
+        """
+        raise NotImplementedError  # abstract

@@ -1,0 +1,157 @@
+"""A job: everything a run is, typed and strictly checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from dreambooth.component import JobPath, Section
+from dreambooth.interfaces import (
+    Callback,
+    DataSource,
+    Exporter,
+    FreezingPolicy,
+    Loss,
+    LRSchedule,
+    Metric,
+    Model,
+    Optimizer,
+    Prior,
+    Sampler,
+    Scheduler,
+    Subject,
+    Tracker,
+)
+from dreambooth.slots import Slot
+
+Steps = Annotated[int, Field(ge=1)]
+
+
+class Ema(Section):
+    """An exponential moving average of what trains."""
+
+    decay: float = Field(default=0.999, gt=0.0, lt=1.0)
+    """Decay a step once warm; early steps use (1 + k) / (10 + k) where that is smaller."""
+
+
+class Train(Section):
+    """How long, how much at once, how exactly."""
+
+    steps: Steps = 400
+    """Optimizer steps."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Instance rows of one forward; class rows come on top, one an instance row."""
+    accumulation: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Forwards whose gradients are summed before an optimizer step."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision of forward passes; what trains is float32 always. `auto` takes what the
+    hardware is good at (on a CPU with bfloat16 units it measures)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Every random draw of the run is a function of this."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0.0)
+    """Clip the norm of all gradients together; null switches clipping off."""
+    ema: Ema | None = None
+    """Keep a moving average; previews and exports then use it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    cache: bool = True
+    """Keep VAE latents and text embeddings instead of computing them each step."""
+    device: str = "auto"
+    """`auto`, or a torch device such as `cpu` or `cuda:1`."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
+
+
+class Samples(Section):
+    """Pictures drawn while training, from fixed seeds."""
+
+    every: Annotated[int, Field(ge=0)] = 100
+    """Draw every so many steps, and at the end; 0 draws none."""
+    prompts: list[Annotated[str, Field(min_length=1)]] = [
+        "a photo of {identifier} {class_noun}",
+        "a photo of a {class_noun}",
+    ]
+    """Prompts; `{identifier}` and `{class_noun}` are filled in."""
+    per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
+    """Pictures a prompt."""
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    """Pictures drawn at once."""
+
+
+class Checkpoints(Section):
+    """What a run resumes from."""
+
+    every: Annotated[int, Field(ge=1)] = 100
+    """Write a checkpoint every so many steps; one is always written at the end."""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest are kept."""
+
+
+class Log(Section):
+    """How often numbers are written."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Optimizer steps between two logged lines; the loss is averaged in between."""
+
+
+class Job(Section):
+    """A DreamBooth training job."""
+
+    version: Literal[1] = 1
+    """Version of the job format."""
+    name: str = Field(default="dreambooth", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Name of the run: its folder below `output`."""
+    output: JobPath = Path("runs")
+    """Folder that holds runs."""
+    model: Annotated[Model, Slot("model")] = Field(default="stable_diffusion")
+    """The pre-trained model."""
+    subject: Subject
+    """What is being learned."""
+    data: Annotated[DataSource, Slot("data")]
+    """The instance images."""
+    prior: Annotated[Prior, Slot("prior")] = Field(default="generated")
+    """How the class is kept while the subject is learned."""
+    freezing: Annotated[FreezingPolicy, Slot("freezing")] = Field(default="components")
+    """What trains and what stays frozen."""
+    loss: Annotated[Loss, Slot("loss")] = Field(default="prior_preservation")
+    """The training loss."""
+    scheduler: Annotated[Scheduler, Slot("scheduler")] = Field(default="ddpm")
+    """The noise scheduler of training."""
+    sampler: Annotated[Sampler, Slot("sampler")] = Field(default="cfg")
+    """Draws class images, previews and final pictures."""
+    optimizer: Annotated[Optimizer, Slot("optimizer")] = Field(default="adamw")
+    """The optimizer."""
+    lr_schedule: Annotated[LRSchedule, Slot("lr_schedule")] = Field(default="constant")
+    """The learning-rate schedule."""
+    train: Train = Train()
+    """How long, how much at once, how exactly."""
+    samples: Samples = Samples()
+    """Pictures drawn while training."""
+    checkpoints: Checkpoints = Checkpoints()
+    """What a run resumes from."""
+    log: Log = Log()
+    """How often numbers are written."""
+    trackers: list[Annotated[Tracker, Slot("tracker")]] = Field(default=["tensorboard", "jsonl"])
+    """Where numbers and pictures are written besides the run folder."""
+    metrics: list[Annotated[Metric, Slot("metric")]] = []
+    """What is measured on each set of samples."""
+    callbacks: list[Annotated[Callback, Slot("callback")]] = []
+    """Watchers of the run, called in this order."""
+    exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
+    """File formats of the result; `auto`: what the freezing policy's artifact calls for."""
+
+    @field_validator("output", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.absolute()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.output / self.name
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the whole job as plain data, defaults written out."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,174 @@
+"""A run on disk: where everything lies, who owns it, and whether a job may go on with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import JobError, RunError
+from dreambooth.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dreambooth.job import Job
+
+HARMLESS = (
+    "log",
+    "samples",
+    "checkpoints",
+    "trackers",
+    "metrics",
+    "callbacks",
+    "exports",
+    "output",
+)
+"""Sections that may change between two lives of a run: they do not touch what is learned."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """The resolved job, defaults written out."""
+        return self.path / "job.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, hashes, plugins, device: what the run was made with."""
+        return self.path / "manifest.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of sample pictures."""
+        return self.path / "samples"
+
+    @property
+    def final(self) -> Path:
+        """What the user wanted."""
+        return self.path / "final"
+
+    @property
+    def timings(self) -> Path:
+        """Wall-clock, apart from the metrics so that those can be compared bit for bit."""
+        return self.path / "timings.jsonl"
+
+    def export(self, kind: str) -> Path:
+        """Folder of a further export."""
+        return self.path / "exports" / kind
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return the manifest, empty for a run that has none yet; `RunError` if unreadable."""
+        if not self.manifest.exists():
+            return {}
+        try:
+            data: dict[str, Any] = json.loads(self.manifest.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.manifest} cannot be read: {error}",
+                "restore it, or start anew with --fresh (the old run is kept beside)",
+            ) from error
+        return data
+
+    def update_manifest(self, **values: Any) -> None:
+        """Write `values` into the manifest, keeping the rest."""
+        write_json(self.manifest, {**self.read_manifest(), **values})
+
+    def saved_job(self) -> dict[str, Any] | None:
+        """Return the job this run was started with, as plain data."""
+        return self.read_manifest().get("job")
+
+    def begin(self, job: Job, text: str) -> None:
+        """Record the job of this life of the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.job, text)
+        self.update_manifest(job=job.resolved())
+
+    def set_aside(self) -> Path | None:
+        """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the run for the block; a crash leaves no lock behind. `RunError` if owned."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            _lock_file(file, self.path)
+            yield
+        finally:
+            os.close(file)
+
+
+def _lock_file(file: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; a second process is then not refused.
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"another process is running {path}",
+            "wait for it, stop it, or give this job another name",
+        ) from error
+
+
+def _flatten(value: Any, at: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        out: dict[str, Any] = {}
+        for key, inner in value.items():
+            out |= _flatten(inner, f"{at}.{key}" if at else key)
+        return out
+    return {at: value}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return dotted name -> (old, new) of what differs between two resolved jobs."""
+    a, b = _flatten(dict(old)), _flatten(dict(new))
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def check_resumable(folder: RunFolder, job: Job) -> dict[str, tuple[Any, Any]]:
+    """Return the harmless differences to the run's own job; `JobError` names the others.
+
+    More steps are harmless only where the learning-rate schedule does not depend on the end.
+    """
+    saved = folder.saved_job()
+    if saved is None:
+        return {}
+    changed = differences(saved, job.resolved())
+
+    def harmless(name: str) -> bool:
+        if name == "train.steps":
+            return not job.lr_schedule.depends_on_end()
+        return name.split(".", 1)[0] in HARMLESS
+
+    bad = {name: pair for name, pair in changed.items() if not harmless(name)}
+    if bad:
+        lines = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, (old, new) in bad.items())
+        raise JobError(
+            f"{folder.path} was started with another job:\n{lines}",
+            "give the job another name, undo the change, or start anew with --fresh "
+            "(the old run is kept beside)",
+        )
+    return changed
