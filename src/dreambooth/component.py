@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,12 @@ def resolve_path(path: Path, info: ValidationInfo) -> Path:
     return Path(base, path).absolute() if base is not None else path
 
 
-JobPath = Annotated[Path, AfterValidator(resolve_path)]
+def _path_text(value: Any) -> Any:
+    # JSON mode, in which job files are checked, takes texts only: a default that is a Path too.
+    return str(value) if isinstance(value, Path) else value
+
+
+JobPath = Annotated[Path, BeforeValidator(_path_text), AfterValidator(resolve_path)]
 """A path option: `~` is expanded, a relative path starts at the job file's folder."""
 
 

@@ -37,7 +37,11 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
-    write_with(path, lambda beside: beside.write_bytes(data) and None)
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(data)
+
+    write_with(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

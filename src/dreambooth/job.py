@@ -26,6 +26,19 @@ from dreambooth.interfaces import (
 )
 from dreambooth.slots import Slot
 
+PREVIEWS = ("a photo of {identifier} {class_noun}", "a photo of a {class_noun}")
+
+
+def kind(name: str) -> Any:
+    """Return a slot's default: the name of a kind, turned into a component when validated."""
+    return Field(default=name)
+
+
+def kinds(*names: str) -> Any:
+    """Return the default of a list of slots."""
+    return Field(default=list(names))
+
+
 Steps = Annotated[int, Field(ge=1)]
 
 
@@ -69,10 +82,7 @@ class Samples(Section):
 
     every: Annotated[int, Field(ge=0)] = 100
     """Draw every so many steps, and at the end; 0 draws none."""
-    prompts: list[Annotated[str, Field(min_length=1)]] = [
-        "a photo of {identifier} {class_noun}",
-        "a photo of a {class_noun}",
-    ]
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(default=list(PREVIEWS))
     """Prompts; `{identifier}` and `{class_noun}` are filled in."""
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     """Pictures a prompt."""
@@ -105,25 +115,25 @@ class Job(Section):
     """Name of the run: its folder below `output`."""
     output: JobPath = Path("runs")
     """Folder that holds runs."""
-    model: Annotated[Model, Slot("model")] = Field(default="stable_diffusion")
+    model: Annotated[Model, Slot("model")] = kind("stable_diffusion")
     """The pre-trained model."""
     subject: Subject
     """What is being learned."""
     data: Annotated[DataSource, Slot("data")]
     """The instance images."""
-    prior: Annotated[Prior, Slot("prior")] = Field(default="generated")
+    prior: Annotated[Prior, Slot("prior")] = kind("generated")
     """How the class is kept while the subject is learned."""
-    freezing: Annotated[FreezingPolicy, Slot("freezing")] = Field(default="components")
+    freezing: Annotated[FreezingPolicy, Slot("freezing")] = kind("components")
     """What trains and what stays frozen."""
-    loss: Annotated[Loss, Slot("loss")] = Field(default="prior_preservation")
+    loss: Annotated[Loss, Slot("loss")] = kind("prior_preservation")
     """The training loss."""
-    scheduler: Annotated[Scheduler, Slot("scheduler")] = Field(default="ddpm")
+    scheduler: Annotated[Scheduler, Slot("scheduler")] = kind("ddpm")
     """The noise scheduler of training."""
-    sampler: Annotated[Sampler, Slot("sampler")] = Field(default="cfg")
+    sampler: Annotated[Sampler, Slot("sampler")] = kind("cfg")
     """Draws class images, previews and final pictures."""
-    optimizer: Annotated[Optimizer, Slot("optimizer")] = Field(default="adamw")
+    optimizer: Annotated[Optimizer, Slot("optimizer")] = kind("adamw")
     """The optimizer."""
-    lr_schedule: Annotated[LRSchedule, Slot("lr_schedule")] = Field(default="constant")
+    lr_schedule: Annotated[LRSchedule, Slot("lr_schedule")] = kind("constant")
     """The learning-rate schedule."""
     train: Train = Train()
     """How long, how much at once, how exactly."""
@@ -133,11 +143,11 @@ class Job(Section):
     """What a run resumes from."""
     log: Log = Log()
     """How often numbers are written."""
-    trackers: list[Annotated[Tracker, Slot("tracker")]] = Field(default=["tensorboard", "jsonl"])
+    trackers: list[Annotated[Tracker, Slot("tracker")]] = kinds("tensorboard", "jsonl")
     """Where numbers and pictures are written besides the run folder."""
-    metrics: list[Annotated[Metric, Slot("metric")]] = []
+    metrics: list[Annotated[Metric, Slot("metric")]] = Field(default_factory=list)
     """What is measured on each set of samples."""
-    callbacks: list[Annotated[Callback, Slot("callback")]] = []
+    callbacks: list[Annotated[Callback, Slot("callback")]] = Field(default_factory=list)
     """Watchers of the run, called in this order."""
     exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
     """File formats of the result; `auto`: what the freezing policy's artifact calls for."""

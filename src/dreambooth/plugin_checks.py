@@ -8,14 +8,14 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import pluggy
 
 from dreambooth import hookspecs
 from dreambooth.component import Component, Section
+from dreambooth.diagnostics import did_you_mean
 from dreambooth.errors import PluginError
 from dreambooth.slots import SLOTS, SlotInfo
 
@@ -36,12 +36,6 @@ def trace(message: str) -> None:
 def elapsed(start: float) -> str:
     """Return the time since `start` (of `time.perf_counter`) in milliseconds."""
     return f"{(time.perf_counter() - start) * 1000:.1f} ms"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for the nearest known word, or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def call_hooks(plugin: Any, name: str, into: Classes) -> None:
@@ -89,7 +83,7 @@ def check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:
         marked += 1
         name = options.get("specname") or attribute
         if name not in SLOT_OF_HOOK and not options.get("optionalhook"):
-            raise PluginError(f'unknown hook "{name}"{did_you_mean(name, SLOT_OF_HOOK)}')
+            raise PluginError(f'unknown hook "{name}"; {did_you_mean(name, SLOT_OF_HOOK)}')
     if not marked:
         raise PluginError("has no hooks: mark functions with @hookimpl from dreambooth")
 

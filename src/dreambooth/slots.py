@@ -133,4 +133,5 @@ class Slot:
 
 def component(slot: str, kind: str) -> Any:
     """Return the component of `kind` with its default options."""
-    return TypeAdapter(Annotated[SLOTS[slot].base, Slot(slot)]).validate_python(kind)
+    adapter: TypeAdapter[Component] = TypeAdapter(Annotated[Component, Slot(slot)])
+    return adapter.validate_python(kind)

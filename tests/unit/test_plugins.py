@@ -196,7 +196,7 @@ def test_ctrl_c_while_loading_is_passed_on(install: Install) -> None:
 def test_what_a_plugin_prints_while_loading_goes_to_stderr(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("loud", {"loud": "print('hello')\n" + textwrap.dedent(loss("loud"))})
+    install("loud", {"loud": loss("loud") + "\n    print('hello')\n"})
     assert info(Registry(), "loud").status == "ok"
     out, err = capsys.readouterr()
     assert (out, err) == ("", "hello\n")
@@ -217,7 +217,7 @@ def test_two_distributions_with_one_kind_collide_and_keep_their_other_kinds(
     assert 'uninstall one of "dist-a" or "dist-b"' in why
     with pytest.raises(PluginError, match="dist-a"):
         reg.provider("loss", "twin")
-    assert reg.problems() == [why]
+    assert reg.problems().count(why) == 1
 
 
 def test_a_default_kind_brought_again_is_a_collision(install: Install) -> None:
@@ -247,6 +247,13 @@ def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: I
     assert "new" in reg.kinds("loss")
     assert "old" not in reg.kinds("loss")
     assert reg.provider("loss", "new").version == "2.0"
+
+
+def test_a_first_copy_without_plugins_counts_too(install: Install, tmp_path: Path) -> None:
+    install("copied", {"old": loss("old")}, "1.0", where="later")
+    install("copied", {}, "2.0", where="sooner")
+    (tmp_path / "sooner/copied-2.0.dist-info/entry_points.txt").unlink()
+    assert "old" not in Registry().kinds("loss")
 
 
 def test_a_dist_info_folder_that_is_not_named_by_the_rules_is_found(

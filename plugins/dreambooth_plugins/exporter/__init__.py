@@ -1,1 +1,17 @@
 """Default exporter plugins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreambooth import hookimpl
+from dreambooth_plugins.exporter.diffusers_folder import Diffusers
+
+if TYPE_CHECKING:
+    from dreambooth.interfaces import Exporter
+
+
+@hookimpl
+def register_exporters() -> list[type[Exporter]]:
+    """Return the file formats that come with the trainer."""
+    return [Diffusers]

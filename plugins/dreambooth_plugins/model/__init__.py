@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dreambooth import hookimpl
-from dreambooth.interfaces import Model
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    from dreambooth.interfaces import Model
 
 
 @hookimpl

@@ -35,9 +35,7 @@ def part_fingerprint(source: Source, part: str, memo: Path, progress: ShowProgre
     digest = hashlib.sha256(f"{part}\n{json.dumps(plain, sort_keys=True)}".encode())
     files = list(source.weight_files(part))
     if part == "text_encoder":
-        files += sorted(
-            path for path in (source.config / "tokenizer").iterdir() if path.is_file()
-        )
+        files += sorted(path for path in (source.config / "tokenizer").iterdir() if path.is_file())
         files += [MERGES_FILE] if source.file is not None else []
     for path in files:
         digest.update(file_hash(path, memo, progress).encode())

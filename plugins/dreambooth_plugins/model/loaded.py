@@ -17,7 +17,13 @@ from dreambooth.engine.cache import cache_root
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth_plugins.model.fingerprint import part_fingerprint
-from dreambooth_plugins.model.loading import frozen, load_part, load_tokenizer, skeleton
+from dreambooth_plugins.model.loading import (
+    frozen,
+    load_part,
+    load_tokenizer,
+    own_memory,
+    skeleton,
+)
 from dreambooth_plugins.model.saving import save_folder
 
 if TYPE_CHECKING:
@@ -69,7 +75,10 @@ class LoadedStableDiffusion(LoadedModel):
         if self._ctx.device.type == "meta":
             return skeleton(self.source, part)
         dtype = torch.float32 if part == "vae" else self._ctx.dtype
-        return load_part(self.source, part, dtype).to(self._ctx.device)
+        module = load_part(self.source, part, dtype).to(self._ctx.device)
+        if self._ctx.device.type == "cpu":
+            own_memory(module)
+        return module
 
     @property
     def tokenizer(self) -> CLIPTokenizer:

@@ -35,18 +35,18 @@ CLASSES: Mapping[str, Any] = {
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and advice out of a run's log."""
-    saved = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
-    bars = transformers_logging.is_progress_bar_enabled()
+    libraries = (diffusers_logging, transformers_logging)
+    saved = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
     try:
-        for log, _ in saved:
+        for log, _, _ in saved:
             log.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+            log.disable_progress_bar()
         yield
     finally:
-        for log, level in saved:
+        for log, level, bars in saved:
             log.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+            if bars:
+                log.enable_progress_bar()
 
 
 def skeleton(source: Source, part: str) -> Module:
@@ -63,6 +63,16 @@ def skeleton(source: Source, part: str) -> Module:
 def frozen(module: Module) -> Module:
     """Put a module into evaluation mode, without gradients."""
     return module.eval().requires_grad_(False)
+
+
+def own_memory(module: Module) -> None:
+    """Move weights out of the memory-mapped file they were read from.
+
+    A file that is replaced during a run then does no harm, and equal weights give equal bits:
+    matrix products round differently where a tensor does not start at an aligned address.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def load_part(source: Source, part: str, dtype: torch.dtype) -> Module:
@@ -99,7 +109,23 @@ def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Mo
     path = source.weight_files(part)[0]
     own_vae = part == "vae" and path == source.vae
     tensors = _read_tensors(path, "" if own_vae else PREFIXES[part])
-    folder = source.config_folder(part)
+    try:
+        module = _convert(tensors, source.config_folder(part), part, dtype)
+    except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
+        # What diffusers' converters raise where a tensor is absent or has another shape.
+        raise RunError(
+            f"{path}: its {part} does not fit the configuration in {source.config_folder(part)} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})",
+            "check model.config, or download the file again",
+        ) from error
+    return module, {name for name, p in module.named_parameters() if p.is_meta}
+
+
+def _convert(
+    tensors: dict[str, torch.Tensor], folder: Path, part: str, dtype: torch.dtype
+) -> Module:
+    """Convert tensors in the original layout, by diffusers' own mapping."""
+    module: Module
     if part == "text_encoder":
         from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 
@@ -110,14 +136,14 @@ def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Mo
         module = CLASSES[part].from_single_file(
             tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
         )
-    return module, {name for name, p in module.named_parameters() if p.is_meta}
+    return module
 
 
 def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Read the tensors whose names start with `prefix`."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+            return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

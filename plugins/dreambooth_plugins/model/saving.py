@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -162,7 +161,11 @@ def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
         max_shard_size=MAX_SHARD,
     )
     for name, keys in split.filename_to_tensors.items():
-        save_file({k: state[k] for k in keys}, dest / name, metadata={"format": "pt"})
+        path = dest / name
+        path.touch()
+        mode = path.stat().st_mode
+        save_file({k: state[k] for k in keys}, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors leaves files that their owner alone can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(dest / f"{STEMS[part]}.safetensors.index.json", index)
@@ -189,4 +192,4 @@ def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:
             "tokenizer_class": "CLIPTokenizer",
         },
     )
-    write_json(dest / "special_tokens_map.json", copy.copy(special))
+    write_json(dest / "special_tokens_map.json", special)

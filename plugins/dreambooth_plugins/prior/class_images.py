@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Chunks, Context, LoadedModel, NoiseSchedule, Sampler
+    from dreambooth.interfaces import Context, LoadedModel, NoiseSchedule, Sampler
     from dreambooth_plugins.prior.generated import Generated
 
 SHOWN = 24
@@ -39,7 +39,7 @@ def set_key(
     }
 
 
-class _ClassImages(PriorSet):
+class ClassImages(PriorSet):
     """What both forms share: the store entry, and how a chunk of it is drawn."""
 
     def __init__(
@@ -104,11 +104,17 @@ class _ClassImages(PriorSet):
         """Return the store entry of the latents."""
         return (self.latents.key,)
 
-    def _row(self, index: int) -> PriorRow:
-        return PriorRow(prompt=self._prompt, latents=self.latents.row(index)["latents"])
+    def rows(self, indices: Sequence[int], step: int) -> list[PriorRow]:
+        """Return one class row an instance row."""
+        picked = [self.latents.row(self.pick(i))["latents"] for i in indices]
+        return [PriorRow(prompt=self._prompt, latents=latents) for latents in picked]
+
+    def pick(self, index: int) -> int:
+        """Return the picture that goes with global sample `index`: here, the one of that number."""
+        return index
 
 
-class Ahead(_ClassImages):
+class Ahead(ClassImages):
     """All class images exist before the first step; epochs over them are shuffled."""
 
     def __init__(
@@ -124,11 +130,8 @@ class Ahead(_ClassImages):
         self._show(config.count)
         self._epoch, self._order = -1, torch.empty(0)
 
-    def rows(self, indices: Sequence[int], step: int) -> list[PriorRow]:
-        """Return one class row an instance row, each epoch in an order of its own."""
-        return [self._row(self._pick(i)) for i in indices]
-
-    def _pick(self, index: int) -> int:
+    def pick(self, index: int) -> int:
+        """Shuffle each epoch over the set in an order of its own."""
         epoch, place = divmod(index, self._config.count)
         if epoch != self._epoch:
             rng = self._ctx.random("class-order", epoch)
@@ -136,7 +139,7 @@ class Ahead(_ClassImages):
         return int(self._order[place])
 
 
-class Alongside(_ClassImages):
+class Alongside(ClassImages):
     """Class images are drawn from a frozen copy of the base as training goes.
 
     Row i chooses among the newest `count` of the batch_size + i // reuse pictures that exist by
@@ -156,17 +159,14 @@ class Alongside(_ClassImages):
         self._show(config.batch_size)
         self._source = model.frozen_copy()
 
-    def rows(self, indices: Sequence[int], step: int) -> list[PriorRow]:
-        """Return one class row an instance row, drawing a new batch when its turn has come."""
-        return [self._row(self._pick(i)) for i in indices]
-
     def window(self, index: int) -> range:
         """Return the pictures row `index` chooses from."""
         size = self._config.batch_size
         newest = (size + index // self._config.reuse) // size * size
         return range(max(0, newest - self._config.count), newest)
 
-    def _pick(self, index: int) -> int:
+    def pick(self, index: int) -> int:
+        """Choose one of the window; a picture that is not there yet is drawn now."""
         window = self.window(index)
         self.latents.forget(window.start)
         rng = self._ctx.random("class-pick", index)
@@ -181,5 +181,5 @@ def count_cached(
     schedule: NoiseSchedule,
 ) -> int:
     """Return how many pictures of the set a run would find in the store."""
-    found = _ClassImages(config, ctx, model, sampler, schedule)
+    found = ClassImages(config, ctx, model, sampler, schedule)
     return found.latents.present(config.pictures(ctx.job))

@@ -68,6 +68,12 @@ def sample(
     progress: Progress | None,
 ) -> Tensor:
     """Return latents [B, C, h, w]; the body of `ClassifierFreeGuidance.sample`."""
+    multiple = model.info.latent.multiple
+    if any(side % multiple for side in size):
+        raise JobError(
+            f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
+            f"height and width must be multiples of {multiple}",
+        )
     solver = build_solver(options.solver, solver_config)
     solver.set_timesteps(options.steps, device=ctx.device)
     if hasattr(solver, "set_begin_index"):
@@ -91,11 +97,6 @@ def _initial(
     model: LoadedModel, size: tuple[int, int], generators: Sequence[torch.Generator]
 ) -> Tensor:
     spec = model.info.latent
-    if any(side % spec.multiple for side in size):
-        raise JobError(
-            f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
-            f"height and width must be multiples of {spec.multiple}",
-        )
     shape = (1, spec.channels, size[0] // spec.factor, size[1] // spec.factor)
     return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 

@@ -1,2 +1,108 @@
-"""The command line: `dbt`, `dreambooth` and `python -m dreambooth`."""
-def main() -> None: raise SystemExit(0)
+"""The command line: `dbt`, `dreambooth` and `python -m dreambooth`.
+
+One short module a command. They import what is heavy inside the command, so that `--help` and
+`validate` answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from dreambooth.cli import plugins
+from dreambooth.cli.init import init
+from dreambooth.cli.run import run
+from dreambooth.cli.sample import sample
+from dreambooth.cli.schema import schema
+from dreambooth.cli.validate import validate
+from dreambooth.errors import EXIT_OK, EXIT_RUN_FAILED, UserError
+
+EXIT_INTERRUPTED = 130
+
+# Plain help text: rich's takes longer to load than the whole of `--help` may.
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run, validate, init, sample, schema):
+    app.command(command.__name__)(command)
+app.add_typer(plugins.app, name="plugins")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from dreambooth import __version__
+
+        typer.echo(f"dreambooth-trainer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Teach a Stable Diffusion model your subject from 3-5 pictures.
+
+    Begin with `dbt init my-dog`, then `dbt run my-dog/job.yaml`.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 ok, 1 run failed, 2 bad job or usage, 3 plugin failure."""
+    code = EXIT_RUN_FAILED
+    try:
+        code = _main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`); exiting must not try to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_RUN_FAILED
+    raise SystemExit(code)
+
+
+def _main() -> int:
+    # Not standalone: typer would turn a broken pipe and an interrupt into codes of its own.
+    try:
+        result = app(prog_name=_program(), standalone_mode=False)
+    except UserError as error:
+        from dreambooth.console import print_error
+
+        print_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _unexpected(error)
+    return result if isinstance(result, int) else EXIT_OK
+
+
+def _unexpected(error: Exception) -> int:
+    if callable(show := getattr(error, "show", None)) and hasattr(error, "exit_code"):
+        show()  # a usage error of click, which typer brings in a module of its own making
+        return int(error.exit_code)
+    traceback.print_exception(error)
+    from dreambooth import __version__
+
+    print(
+        f"error: this is a fault of dreambooth-trainer {__version__} or of a plugin, not yours: "
+        "please report it with the lines above and the job file",
+        file=sys.stderr,
+    )
+    return EXIT_RUN_FAILED
+
+
+def _program() -> str:
+    name = os.path.basename(sys.argv[0]).removesuffix(".exe")
+    return "python -m dreambooth" if name == "__main__.py" else name

@@ -82,9 +82,10 @@ def type_text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
+    flat = [part for entry in metadata for part in getattr(entry, "metadata", [entry])]
     found = [
         text.format(getattr(entry, name))
-        for entry in metadata
+        for entry in flat
         for name, text in _BOUNDS.items()
         if getattr(entry, name, None) is not None
     ]

@@ -58,7 +58,7 @@ def show(
 
 def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, str]]]:
     """Return the plugins and the (slot, kind) pairs a name means; `UserError` where none."""
-    from dreambooth.plugin_checks import did_you_mean
+    from dreambooth.diagnostics import did_you_mean
     from dreambooth.slots import SLOTS
 
     if "/" in name:
@@ -77,7 +77,7 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
 
 
 def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
-    from dreambooth.plugin_checks import did_you_mean
+    from dreambooth.diagnostics import did_you_mean
     from dreambooth.slots import SLOTS
 
     slots = {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, slot.field)}
@@ -97,7 +97,7 @@ def _unknown(what: str, name: str, near: str, problems: list[str]) -> Exception:
     from dreambooth.errors import JobError
 
     hint = "\n".join(problems) or "`dbt plugins list` shows what is installed"
-    return JobError(f'no {what} "{name}"{near}', hint)
+    return JobError("; ".join(filter(None, (f'no {what} "{name}"', near))), hint)
 
 
 def _brings(info: PluginInfo) -> str:
@@ -112,7 +112,7 @@ def _table(infos: tuple[PluginInfo, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("plugin", "distribution", "version", "status", "kinds", box=None)
+    table = Table("plugin", "distribution", "version", "status", "kinds", box=None, pad_edge=False)
     style = {"ok": "green", "broken": "bold red", "collision": "bold yellow"}
     for info in infos:
         colour = style[info.status]

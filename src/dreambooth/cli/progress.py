@@ -162,9 +162,10 @@ class LiveReporter(LineReporter):
             TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as self._live:
+        with Progress(*columns, console=self.console, transient=True) as live:
+            self._live = live
             try:
-                yield self._live
+                yield live
             finally:
                 self._live = None
 

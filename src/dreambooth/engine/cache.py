@@ -110,11 +110,11 @@ class ChunkStore:
         file = self._file(chunk)
         if file.exists():
             try:
-                return load_file(file)
+                return _load(file)
             except (SafetensorError, OSError) as error:
                 self._reporter.warn(f"cache file {file} is damaged ({error}); it is built again")
         self._make(chunk)
-        return load_file(file)
+        return _load(file)
 
     def _make(self, chunk: int) -> None:
         indices = self._indices(chunk)
@@ -135,3 +135,8 @@ class ChunkStore:
                 f"cannot write the cache file {self._file(chunk)}: {error.strerror}",
                 "make room, or name another folder in the environment variable DREAMBOOTH_CACHE",
             ) from error
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(file)
+    return tensors

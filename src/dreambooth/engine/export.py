@@ -67,7 +67,7 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
                     "the last checkpoint is intact: make room and run the same command again",
                 ) from error
             progress.advance()
-            check = exporter.check(artifact, model, dest, ctx)
+            check = exporter.verify(artifact, model, dest, ctx)
             if not check.ok:
                 raise RunError(
                     f"the {exporter.kind} export in {dest} differs from the trained model: "

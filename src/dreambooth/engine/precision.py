@@ -64,8 +64,9 @@ def choose(
     bfloat16 units small networks are slower in bfloat16 and large ones faster, so `time_step`
     (seconds of one real step in a given precision) decides; CPUs without them take float32.
     """
-    if wanted in DTYPES:
-        return Precision(wanted, device)  # type: ignore[arg-type]
+    for name in DTYPES:
+        if wanted == name:
+            return Precision(name, device)
     if device.type == "cuda":
         return Precision("bf16" if torch.cuda.is_bf16_supported() else "fp16", device)
     if device.type == "cpu" and cpu_has_bf16_units() and time_step is not None:

@@ -26,8 +26,9 @@ class Progress(Protocol):
 class Chunks(Protocol):
     """Tensors kept in the content-keyed store, built chunk by chunk and read row by row."""
 
-    key: str
-    """Name of the entry in the store; the run's manifest records it."""
+    @property
+    def key(self) -> str:
+        """Name of the entry in the store; the run's manifest records it."""
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Return row `index` of every tensor (no batch dimension); builds its chunk if absent."""
@@ -45,15 +46,33 @@ class Chunks(Protocol):
 class Context(Protocol):
     """One run, as its plugins see it. No plugin touches the accelerator or global state."""
 
-    job: Job
-    device: torch.device
-    dtype: torch.dtype
-    """What frozen parts are held in; trained parameters are float32 always."""
-    folder: Path
-    """The run's folder."""
-    is_main: bool
-    rank: int
-    world_size: int
+    @property
+    def job(self) -> Job:
+        """The job being run."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live; `meta` while a plan is counted."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What frozen parts are held in; trained parameters are float32 always."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+
+    @property
+    def is_main(self) -> bool:
+        """Say whether this process writes files."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+
+    @property
+    def world_size(self) -> int:
+        """How many processes take part."""
 
     def random(self, stream: str, *index: int) -> torch.Generator:
         """Return a CPU generator that is a function of (seed, stream, index) alone."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dreambooth.component import Component
+from dreambooth.interfaces.freezing import ArtifactKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from dreambooth.interfaces.context import Context
-    from dreambooth.interfaces.freezing import Artifact, ArtifactKind
+    from dreambooth.interfaces.freezing import Artifact
     from dreambooth.interfaces.model import LoadedModel
 
 
@@ -43,6 +44,6 @@ class Exporter(Component):
         """Write into the new, empty folder `dest`. The engine renames it into place."""
         raise NotImplementedError  # abstract
 
-    def check(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the files back as another tool would and compare them with the live model."""
         raise NotImplementedError  # abstract

@@ -181,14 +181,14 @@ class LoadedModel(ABC):
         """Trade compute for memory in the named parts."""
         for name in parts:
             module = self.parts[name]
-            enable = getattr(module, "enable_gradient_checkpointing", None) or getattr(
-                module,
-                "gradient_checkpointing_enable",  # noqa: B009 - transformers' name
-            )
-            enable()
+            # diffusers and transformers name the same switch differently.
+            if hasattr(module, "enable_gradient_checkpointing"):
+                module.enable_gradient_checkpointing()
+            else:
+                module.gradient_checkpointing_enable()
 
     def conditionings(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Return a conditioning a prompt: kept ones where valid, the rest encoded in one forward."""
+        """Return a conditioning a prompt: kept ones where valid, the rest from one forward."""
         missing = [p for p in dict.fromkeys(prompts) if p not in self.embeddings]
         fresh = dict(zip(missing, self.encode_prompts(missing), strict=True)) if missing else {}
         if self.text_is_frozen:

@@ -1,0 +1,28 @@
+"""TensorBoard: its options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dreambooth import Tracker
+
+if TYPE_CHECKING:
+    from dreambooth.interfaces import Context, TrackerWriter
+
+
+class TensorBoard(Tracker):
+    """Write event files to `tensorboard/` in the run folder: numbers, samples, the job.
+
+    Look at them with `tensorboard --logdir runs`. A resumed run first cuts away the events that
+    come after its checkpoint, so that each step is there once.
+    """
+
+    kind: Literal["tensorboard"] = "tensorboard"
+    images: Literal["grid", "each", "none"] = "grid"
+    """Samples as one grid, as a picture each, or not at all."""
+
+    def open(self, ctx: Context, resume_step: int) -> TrackerWriter:
+        """Cut the event file back to `resume_step` and go on after it."""
+        from dreambooth_plugins.tracker.tensorboard_writer import TensorBoardWriter
+
+        return TensorBoardWriter(ctx.folder / "tensorboard", resume_step, self.images)

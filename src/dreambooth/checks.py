@@ -1,0 +1,155 @@
+"""What only shows when the parts of a job are looked at together. Never imports torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import overrides, yamlfile
+from dreambooth.component import Component, Problem
+from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
+from dreambooth.errors import PluginError, UserError
+from dreambooth.interfaces import FreezingPolicy
+from dreambooth.slots import SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from dreambooth.diagnostics import Location
+    from dreambooth.interfaces import ModelInfo
+    from dreambooth.job import Job
+
+
+def preflight(job: Job) -> list[Problem]:
+    """Return everything wrong with a job that can be known before anything heavy is loaded.
+
+    Reads the model's JSON files, asks every component, then checks what slots need of each other.
+    """
+    problems: list[Problem] = []
+    info: ModelInfo | None = None
+    try:
+        info = job.model.describe()
+    except UserError as error:
+        key = "source" if "source" in type(job.model).model_fields else "kind"
+        problems.append(Problem(("model", key), error.message, error.hint))
+    for at, component in components(job):
+        problems += _ask(component, at, job, info)
+    problems += _loss_needs(job, info)
+    problems += _size(job, info)
+    problems += _exports(job)
+    return list(dict.fromkeys(problems))
+
+
+def require(job: Job, file: str | Path | None = None, override: Sequence[str] = ()) -> None:
+    """Raise `JobErrors` where `preflight` finds anything.
+
+    With the file and the overrides a job was read from, each problem gets its place there.
+    """
+    problems = preflight(job)
+    if not problems:
+        return
+    if file is None:
+        raise JobErrors(
+            Diagnostic(f"job: {dotted(p.at)}", None, None, p.message, p.hint, at=p.at)
+            for p in problems
+        )
+    document = overrides.apply(yamlfile.load(file), override, type(job))
+    raise JobErrors(document.diagnostic(p.at, p.message, p.hint) for p in problems)
+
+
+def components(job: Job) -> Iterator[tuple[Location, Component]]:
+    """Yield every component of a job with its location."""
+    for slot in SLOTS.values():
+        value: Any = getattr(job, slot.field)
+        if isinstance(value, list):
+            yield from (((slot.field, i), item) for i, item in enumerate(value))
+        elif isinstance(value, Component):  # `exports: auto` is none
+            yield (slot.field,), value
+
+
+def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:
+    try:
+        return list(component.check(job, info))
+    except UserError as error:
+        return [Problem(at, error.message, error.hint)]
+    except Exception as error:
+        raise PluginError(
+            f'{dotted(at)}: the check of kind "{component.kind}" '
+            f"({type(component).__module__}) failed: {type(error).__name__}: {error}",
+            "this is a fault of the plugin, not of the job",
+        ) from error
+
+
+def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+    needs, loss = job.loss.required(), f'loss kind "{job.loss.kind}"'
+    if "class_rows" in needs and not job.prior.has_rows():
+        yield Problem(
+            ("loss",),
+            f'{loss} needs class rows, and prior kind "{job.prior.kind}" brings none',
+            "choose a prior that brings class images, or a loss that needs none",
+        )
+    if "snr" in needs and not job.scheduler.has_snr():
+        yield Problem(
+            ("loss",),
+            f"{loss} weighs by the signal-to-noise ratio, which scheduler kind "
+            f'"{job.scheduler.kind}" does not have',
+            "switch that weighting off, or choose a scheduler with a noise ratio",
+        )
+    if "reference" in needs and type(job.freezing).reference is FreezingPolicy.reference:
+        yield Problem(
+            ("loss",),
+            f"{loss} compares with the frozen base, which freezing kind "
+            f'"{job.freezing.kind}" does not keep',
+            "use an adapter policy, or another loss",
+        )
+    if "mask" in needs and not getattr(job.data, "mask", None):
+        yield Problem(
+            ("loss",),
+            f'{loss} needs masks, and data kind "{job.data.kind}" gives none as it is set',
+            "set the data source's mask option, or choose a loss that needs no masks",
+        )
+    if "trains_vae" in needs and info is not None and not _trains_vae(job, info):
+        yield Problem(
+            ("loss",),
+            f'{loss} trains the VAE, which freezing kind "{job.freezing.kind}" keeps frozen',
+            "let the freezing policy train the VAE, or choose another loss",
+        )
+
+
+def _trains_vae(job: Job, info: ModelInfo) -> bool:
+    return bool(set(job.freezing.trained_parts(info)) & set(info.part_names("vae")))
+
+
+def _size(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+    if info is None:
+        return
+    unit = info.latent.multiple
+    wrong = [side for side in dict.fromkeys(job.data.size) if side % unit]
+    if wrong:
+        near = sorted({s for side in wrong for s in (side // unit * unit, -(-side // unit) * unit)})
+        sizes = " or ".join(str(s) for s in near if s)
+        yield Problem(
+            ("data", "resolution"),
+            f"{' and '.join(map(str, wrong))} is not a multiple of {unit}, which this model needs",
+            f"the nearest sizes are {sizes}",
+        )
+
+
+def _exports(job: Job) -> Iterator[Problem]:
+    from dreambooth.plugins import registry
+
+    artifacts = job.freezing.artifacts
+    made = f'freezing kind "{job.freezing.kind}" ends in {" or ".join(sorted(artifacts))}'
+    fitting = [
+        kind
+        for kind, cls in registry().kinds("exporter").items()
+        if artifacts & getattr(cls, "accepts", frozenset())
+    ]
+    if job.exports == "auto":
+        if not fitting:
+            hint = "install a plugin with an exporter that accepts it"
+            yield Problem(("exports",), f"{made}, which no installed exporter accepts", hint)
+    elif not any(artifacts & exporter.accepts for exporter in job.exports):
+        hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
+        named = ", ".join(e.kind for e in job.exports) or "none"
+        yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)

@@ -1,0 +1,71 @@
+"""`dbt validate`: say everything that is wrong with job files, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dreambooth.job import Job
+
+
+def validate(
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="Job files.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override",
+            "-o",
+            metavar="KEY=VALUE",
+            help="Set an option, e.g. -o train.steps=200; paths are relative to the job file.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check job files: keys, types, names, model, data, and what the parts need of each other."""
+    from dreambooth.console import print_error, print_warning
+    from dreambooth.diagnostics import JobErrors
+    from dreambooth.errors import EXIT_BAD_JOB
+    from dreambooth.jobfile import check_job
+    from dreambooth.plugins import registry
+
+    for problem in () if as_json else registry().problems():
+        print_warning(problem)
+    results: list[dict[str, Any]] = []
+    for file in jobs:
+        result: dict[str, Any] = {"file": str(file), "ok": True, "errors": []}
+        results.append(result)
+        try:
+            result["summary"] = summary(check_job(file, override or ()))
+        except JobErrors as errors:
+            result |= {"ok": False, "errors": [d.as_dict() for d in errors.diagnostics]}
+            if not as_json:
+                print_error(errors)
+        else:
+            if not as_json:
+                typer.echo(f"{file}: ok: {result['summary']}")
+    if as_json:
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    if not all(result["ok"] for result in results):
+        raise typer.Exit(EXIT_BAD_JOB)
+
+
+def summary(job: Job) -> str:
+    """Return a job in one line."""
+    from dreambooth.diagnostics import printable
+
+    model = getattr(job.model, "source", "")
+    height, width = job.data.size
+    parts = (
+        job.name,
+        f"{job.subject.identifier} {job.subject.class_noun}",
+        f"{job.model.kind}{f' {model}' if model else ''}",
+        f"{job.freezing.kind} freezing",
+        f"{job.loss.kind} loss",
+        f"{job.train.steps} steps of {job.train.batch_size * job.train.accumulation}",
+        f"{width} x {height} px",
+    )
+    return printable(", ".join(parts))

@@ -1,0 +1,141 @@
+"""What is wrong with a job, each fault with its place: file, line, column, source line, hint."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Location = tuple[str | int, ...]
+"""Where in a job: keys and list indices from the top, e.g. `("trackers", 0, "kind")`."""
+
+SHOWN_COLUMNS = 96
+SHOWN_VALUE = 60
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One fault. Line and column count from 1 and are None where the fault has no place in a file
+    (an override; a file that cannot be read)."""
+
+    file: str
+    """The file as the person named it, or the override (`-o train.steps=abc`)."""
+    line: int | None
+    column: int | None
+    message: str
+    hint: str = ""
+    source_line: str = ""
+    at: Location = ()
+
+    def headline(self) -> str:
+        """Return `job.yaml:7:3: message; hint`."""
+        place = [self.file, *(str(n) for n in (self.line, self.column) if n is not None)]
+        hint = f"; {_continued(self.hint)}" if self.hint else ""
+        return printable(f"{':'.join(place)}: {self.message.rstrip('.')}{hint}")
+
+    def render(self) -> str:
+        """Return the headline and, where there is one, the source line with a caret below."""
+        if not self.source_line.strip() or self.column is None:
+            return self.headline()
+        shown, before = _window(self.source_line, self.column - 1)
+        pad = "".join("\t" if c == "\t" else " " * _width(c) for c in before)
+        return f"{self.headline()}\n    {printable(shown)}\n    {pad}^"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, for `--json`."""
+        return {
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "at": list(self.at),
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+class JobErrors(JobError):
+    """Everything that is wrong with a job at once, in the order of the file."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        found = dict.fromkeys(diagnostics)
+        ordered = sorted(found, key=lambda d: (d.line is None, d.line or 0, d.column or 0))
+        super().__init__("\n".join(d.headline() for d in ordered))
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(ordered)
+
+    def render(self) -> str:
+        """Return all faults with their source lines."""
+        return "\n".join(d.render() for d in self.diagnostics)
+
+
+def quoted(value: Any) -> str:
+    """Return a value as a person would write it in a job file, shortened, never over a line."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_VALUE else f"{text[: SHOWN_VALUE - 3]}..."
+
+
+def dotted(at: Location) -> str:
+    """Return `trackers.0.kind` for `("trackers", 0, "kind")`."""
+    return ".".join(map(str, at))
+
+
+def nearest(word: Any, known: Iterable[Any], cutoff: float = 0.6) -> str | None:
+    """Return the known word most like `word`, letter case aside, or None."""
+    by_lower = {str(k).lower(): str(k) for k in known}
+    found = get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=cutoff)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """Return `did you mean "x"?`, or which words are known, or nothing where none is."""
+    names = list(dict.fromkeys(map(str, known)))
+    near = nearest(word, names)
+    return f'did you mean "{near}"?' if near else known_words(names)
+
+
+def known_words(names: Sequence[str], most: int = 16) -> str:
+    """Return `known: a, b, c`, shortened; nothing for no names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"known: {', '.join(names[:most])}{more}" if names else ""
+
+
+def printable(text: str) -> str:
+    """Replace control characters, so that a file cannot steer the terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _continued(hint: str) -> str:
+    """Return a hint as the rest of a sentence: a capital goes unless a name begins with it."""
+    text = " ".join(hint.split()).removesuffix(".")
+    word = text.split(" ")[0]
+    return text[0].lower() + text[1:] if word[1:].islower() or word == "A" else text
+
+
+def _width(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _window(line: str, column: int) -> tuple[str, str]:
+    """Cut a long line around a column; return what is shown and the part left of the caret."""
+    line = line.rstrip()
+    if len(line) <= SHOWN_COLUMNS:
+        return line, line[:column]
+    start = max(0, min(column - SHOWN_COLUMNS // 2, len(line) - SHOWN_COLUMNS))
+    head = "..." if start else ""
+    shown = line[start : start + SHOWN_COLUMNS]
+    tail = "..." if start + SHOWN_COLUMNS < len(line) else ""
+    return f"{head}{shown}{tail}", f"{head}{line[start:column]}"

@@ -1,0 +1,117 @@
+"""Job files in and out: YAML, overrides, checks, and the resolved job written back."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dreambooth import checks, overrides, yamlfile
+from dreambooth.diagnostics import JobErrors
+from dreambooth.explain import explain
+from dreambooth.job import Job
+from dreambooth.yamlcompose import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from dreambooth.component import Problem
+    from dreambooth.yamlfile import Document
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job and the document it came from."""
+
+    job: Job
+    document: Document
+
+    def errors(self, problems: Iterable[Problem]) -> JobErrors:
+        """Give problems their places in the file."""
+        return JobErrors(self.document.diagnostic(p.at, p.message, p.hint) for p in problems)
+
+
+def open_job(path: str | Path, override: Sequence[str] = ()) -> JobFile:
+    """Read and check a job file, overrides on top. Raises `JobErrors` with everything found.
+
+    Types, ranges and names are checked here; what needs the model's files is `checks.preflight`.
+    """
+    document = overrides.apply(yamlfile.load(path), override, Job)
+    try:
+        # JSON is the strict mode in which a list may fill a tuple and a text a path.
+        job = Job.model_validate_json(
+            json.dumps(document.data), strict=True, context={"base": document.folder}
+        )
+    except ValidationError as error:
+        raise JobErrors(explain(error, document, Job)) from None
+    return JobFile(job, document)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job file. `overrides` are texts such as `train.steps=200`."""
+    return open_job(path, overrides).job
+
+
+def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file and check all of it, the model's JSON files and the data included."""
+    opened = open_job(path, overrides)
+    if problems := checks.preflight(opened.job):
+        raise opened.errors(problems)
+    return opened.job
+
+
+def dump_job(job: Job, schema: str | None = None) -> str:
+    """Return the resolved job as YAML, defaults written out; loading it gives an equal job.
+
+    `schema` is the file or address editors check the job against.
+    """
+    head = f"# yaml-language-server: $schema={schema}\n" if schema else ""
+    return head + "".join(f"{line}\n" for line in _mapping(job.resolved()))
+
+
+def _mapping(data: dict[str, Any]) -> Iterable[str]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield f"{_scalar(key)}:"
+            yield from (f"  {line}" for line in _mapping(value))
+        elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+            yield f"{_scalar(key)}:"
+            yield from (f"  - {_flow(item)}" for item in value)
+        else:
+            yield f"{_scalar(key)}: {_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_scalar(k)}: {_flow(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    return _scalar(value)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./~][A-Za-z0-9_./ ()+-]*(?<! )")
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, float):
+        return {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), repr(value))
+    if isinstance(value, str):
+        if _PLAIN.fullmatch(value) and _reads_as_text(value):
+            return value
+        # JSON's strings are YAML's double-quoted ones, but for what YAML does not print.
+        text = json.dumps(value, ensure_ascii=False)
+        return _ESCAPED.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
+    return json.dumps(value)
+
+
+def _reads_as_text(text: str) -> bool:
+    """Say whether a text may stand without quotes: it is read back as itself."""
+    try:
+        return isinstance(resolve(text), str)
+    except ValueError:
+        return False

@@ -1,0 +1,137 @@
+"""Which keys a place in a job takes, and where a key lives, installed plugins included."""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from dreambooth.slots import SLOTS, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+    from dreambooth.diagnostics import Location
+
+Model = type[BaseModel]
+
+
+def model_at(root: Model, data: Any, at: Location) -> Model | None:
+    """Return the model that the mapping at `at` is checked by; None where there is none.
+
+    `data` says which kind fills a slot; a kind that is left out is the slot's default.
+    """
+    return _walk(root, data, at)[0]
+
+
+def slot_at(root: Model, data: Any, at: Location) -> Slot | None:
+    """Return the slot (of a field or of a list's items) at `at`; None where there is none."""
+    return _slot(_walk(root, data, at)[1])
+
+
+def homes(root: Model, key: str) -> list[str]:
+    """Return where a key belongs, in words: `"train"`, `"optimizer" (kind adamw)`."""
+    from dreambooth.plugins import registry
+
+    found = ["the top level"] if key in root.model_fields else []
+    found += [f'"{name}"' for name, model in _sections(root) if key in model.model_fields]
+    for slot in SLOTS.values():
+        kinds = registry().kinds(slot.name)
+        having = [kind for kind, cls in kinds.items() if key in cls.model_fields and key != "kind"]
+        if having and len(having) == len(kinds):
+            found.append(f'"{slot.field}"')
+        elif having:
+            found.append(f'"{slot.field}" (kind {" or ".join(having)})')
+    return found
+
+
+def slot_of(field: FieldInfo) -> Slot | None:
+    """Return the slot of a field, where it is one."""
+    return _slot(_annotation(field))
+
+
+def default_of(field: FieldInfo) -> Any:
+    """Return a field's default; None where it has none."""
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return None if value is PydanticUndefined else value
+
+
+def _walk(root: Model, data: Any, at: Location) -> tuple[Model | None, Any]:
+    """Return the model and the annotation at a location."""
+    model: Model | None = root
+    annotation: Any = root
+    for step in at:
+        data = _below(data, step)
+        if isinstance(step, int):
+            annotation = _item(annotation)
+        elif model is not None and step in model.model_fields:
+            field = model.model_fields[step]
+            annotation = _annotation(field)
+            default = default_of(field)
+            data = default if data is None and isinstance(default, str) else data
+        else:
+            return None, None
+        model = _model(annotation, data)
+    return model, annotation
+
+
+def _sections(root: Model, name: str = "") -> Iterator[tuple[str, Model]]:
+    for key, field in root.model_fields.items():
+        model = None if slot_of(field) else _model(field.annotation, None)
+        if model is not None:
+            yield f"{name}{key}", model
+            yield from _sections(model, f"{name}{key}.")
+
+
+def _below(data: Any, step: str | int) -> Any:
+    if isinstance(data, dict):
+        return data.get(step)
+    if isinstance(data, list) and isinstance(step, int) and step < len(data):
+        return data[step]
+    return None
+
+
+def _annotation(field: FieldInfo) -> Any:
+    for found in field.metadata:
+        if isinstance(found, Slot):
+            return Annotated[field.annotation, found]
+    return field.annotation
+
+
+def _item(annotation: Any) -> Any:
+    for alternative in _alternatives(annotation):
+        bare = _bare(alternative)
+        if get_origin(bare) in (list, tuple) and get_args(bare):
+            return get_args(bare)[0]
+    return None
+
+
+def _model(annotation: Any, data: Any) -> Model | None:
+    from dreambooth.plugins import registry
+
+    if slot := _slot(annotation):
+        kind = data.get("kind") if isinstance(data, dict) else data
+        return registry().kinds(slot.info.name).get(kind) if isinstance(kind, str) else None
+    for bare in map(_bare, _alternatives(annotation)):
+        if isinstance(bare, type) and issubclass(bare, BaseModel):
+            return bare
+    return None
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if union else (annotation,)
+
+
+def _slot(annotation: Any) -> Slot | None:
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((m for m in get_args(annotation)[1:] if isinstance(m, Slot)), None)
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

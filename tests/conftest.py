@@ -1,0 +1,120 @@
+"""Fixtures shared by all tests. torch is imported inside them: collection stays light."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep the tests out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMBOOTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(_own_cache) -> Path:
+    """Diffusers folder of `builtin:tiny`; do not write into it."""
+    from dreambooth_plugins.model.tiny import tiny_folder
+
+    return tiny_folder(build=True)
+
+
+@pytest.fixture
+def emit(capsys):
+    """Print a measured figure past pytest's capture: `emit("loss apart", 1e-7)`."""
+
+    def show(name: str, value: Any) -> None:
+        with capsys.disabled():
+            print(f"\n  {name}: {value}", end="")
+
+    return show
+
+
+class _Bar:
+    def advance(self, count: int = 1) -> None:
+        pass
+
+
+@dataclass
+class FakeContext:
+    """A `Context` on the CPU in float32, without an engine; `warnings` collects what is said."""
+
+    folder: Path
+    job: Any = None
+    device: Any = None
+    dtype: Any = None
+    is_main: bool = True
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    warnings: list[str] = field(default_factory=list)
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        self.device = torch.device(self.device or "cpu")
+        self.dtype = self.dtype or torch.float32
+
+    def _key(self, stream: str, index: tuple[int, ...]) -> int:
+        text = repr((self.seed, stream, index))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    def random(self, stream: str, *index: int) -> Any:
+        import torch
+
+        return torch.Generator().manual_seed(self._key(stream, index))
+
+    def numpy_random(self, stream: str, *index: int) -> Any:
+        import numpy as np
+
+        return np.random.default_rng(self._key(stream, index))
+
+    def progress(self, label: str, total: int) -> Any:
+        return contextlib.nullcontext(_Bar())
+
+    def autocast(self) -> Any:
+        import torch
+
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=half)
+
+    def gather(self, tensor: Any) -> Any:
+        return tensor
+
+    def log(self, name: str, value: float) -> None:
+        self.logged[name] = value
+
+    def warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def chunks(self, name: str, key: Any, chunk_size: int, build: Any) -> Any:
+        from dreambooth.engine.cache import ChunkStore
+        from dreambooth.engine.reporting import Quiet
+
+        return ChunkStore(name, key, chunk_size, build, Quiet())
+
+
+@pytest.fixture
+def make_ctx(tmp_path):
+    """Make a fake `Context`: `make_ctx(device="meta", dtype=torch.bfloat16)`."""
+
+    def make(**options: Any) -> FakeContext:
+        return FakeContext(folder=tmp_path / "run", **options)
+
+    return make
+
+
+@pytest.fixture
+def ctx(make_ctx) -> FakeContext:
+    """A fake `Context` on the CPU in float32."""
+    return make_ctx()

@@ -1,0 +1,496 @@
+"""The folder of pictures: what it finds, refuses, says, and hands to the model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreambooth.errors import JobError, RunError
+from dreambooth.interfaces import Subject
+from dreambooth_plugins.data import register_data_sources, scanning
+from dreambooth_plugins.data.folder import Folder
+
+
+class Ctx:
+    """As much of a context as a data source looks at."""
+
+    def __init__(self) -> None:
+        self.job = SimpleNamespace(subject=Subject(identifier="ohwx", class_noun="dog"))
+        self.warnings: list[str] = []
+        self.bars: list[list[Any]] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    @contextmanager
+    def progress(self, label: str, total: int):
+        bar = [label, total, 0]
+        self.bars.append(bar)
+
+        def advance(count: int = 1) -> None:
+            bar[2] += count
+
+        yield SimpleNamespace(advance=advance)
+
+
+def picture(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def save(path: Path, seed: int = 0, height: int = 24, width: int = 32, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(seed, height, width)).save(path, **options)
+    return path
+
+
+def scan(path: Path, **options: object):
+    ctx = Ctx()
+    return Folder(path=path, resolution=options.pop("resolution", 16), **options).scan(ctx), ctx
+
+
+def reasons(result: Any) -> dict[str, str]:
+    return {row.id: row.reason for row in result.rejected}
+
+
+def problems(path: Path, has_rows: bool = True, **options: object) -> list[Any]:
+    job = SimpleNamespace(
+        subject=Ctx().job.subject, prior=SimpleNamespace(has_rows=lambda: has_rows)
+    )
+    return list(Folder(path=path, **options).check(job, None))
+
+
+RNG = np.random.default_rng
+
+
+def test_the_plugin_offers_the_folder() -> None:
+    assert register_data_sources() == [Folder]
+
+
+def test_config_and_check_import_no_torch_numpy_or_pillow(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    code = (
+        "import sys; from types import SimpleNamespace as N\n"
+        "from dreambooth_plugins.data import register_data_sources as r\n"
+        "from dreambooth.interfaces import Subject\n"
+        "job = N(subject=Subject(identifier='a', class_noun='b'), prior=N(has_rows=lambda: True))\n"
+        f"assert not list(r()[0](path={str(tmp_path)!r}).check(job, None))\n"
+        "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pictures_are_sorted_and_described(tmp_path: Path) -> None:
+    for name, seed in (("b.png", 1), ("a.jpg", 2), ("c.webp", 3)):
+        save(tmp_path / name, seed)
+    result, ctx = scan(tmp_path)
+    assert [item.id for item in result.items] == ["a.jpg", "b.png", "c.webp"]
+    assert result.rejected == ()
+    assert ctx.warnings == []
+    item = result.items[1]
+    assert item.path == tmp_path / "b.png"
+    assert item.size == (24, 32)
+    assert item.sha256 == hashlib.sha256((tmp_path / "b.png").read_bytes()).hexdigest()
+
+
+def test_size_is_as_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.jpg", exif=exif)
+    assert scan(tmp_path)[0].items[0].size == (32, 24)
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
+    save(tmp_path / "really_jpeg.png", format="JPEG")
+    save(tmp_path / "no_suffix", format="PNG")
+    (tmp_path / "page.jpg").write_text("<html>404</html>")
+    result, _ = scan(tmp_path)
+    assert [item.id for item in result.items] == ["no_suffix", "really_jpeg.png"]
+    assert "named .jpg" in reasons(result)["page.jpg"]
+
+
+def test_what_is_no_picture_is_listed_with_a_reason(tmp_path: Path) -> None:
+    save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:900])
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    save(tmp_path / "._good.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "shot.nef").write_bytes(b"II*\0" + bytes(100))
+    (tmp_path / "notes.md").write_text("hi")
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    result, _ = scan(tmp_path)
+    found = reasons(result)
+    assert [item.id for item in result.items] == ["good.png"]
+    assert list(found) == sorted(found)
+    words = {"cut.png": "truncated", "Thumbs.db": "system", ".DS_Store": "system",
+             "._good.png": "hidden", "empty.jpg": "empty", "shot.nef": "raw", "notes.md": "not an",
+             "logo.svg": "vector", "gone.png": "link"}  # fmt: skip
+    assert found.keys() == words.keys()
+    for name, word in words.items():
+        assert word in found[name], name
+
+
+def test_a_file_that_may_not_be_read_is_listed(tmp_path: Path, monkeypatch: Any) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "locked.png", 1)
+    real = Path.open
+
+    def guarded(self: Path, *args: Any, **options: Any) -> Any:
+        if self.name == "locked.png":
+            raise PermissionError(13, "Permission denied")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    assert "Permission denied" in reasons(scan(tmp_path)[0])["locked.png"]
+
+
+def test_refuse_stops_at_damage_but_not_at_clutter(tmp_path: Path) -> None:
+    save(tmp_path / "good.png")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "readme.md").write_text("x")
+    assert len(scan(tmp_path, broken="refuse")[0].items) == 1
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:900])
+    with pytest.raises(JobError, match=r"1 unusable pictures(.|\n)*cut.png: truncated"):
+        scan(tmp_path, broken="refuse")
+    assert (tmp_path / "cut.png").exists()
+
+
+def test_folders_inside_count_only_if_asked_for(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "more" / "b.png", 1)
+    save(tmp_path / ".ipynb_checkpoints" / "c.png", 2)
+    result, ctx = scan(tmp_path)
+    assert [item.id for item in result.items] == ["a.png"]
+    assert "1 pictures in folders" in ctx.warnings[0]
+    result, ctx = scan(tmp_path, recursive=True)
+    assert [item.id for item in result.items] == ["a.png", "more/b.png"]
+    assert ctx.warnings == []
+
+
+def test_duplicates_and_small_pictures_are_told(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    _, ctx = scan(tmp_path, resolution=[24, 64])
+    assert any("a.png, b.png" in w and "same picture 2 times" in w for w in ctx.warnings)
+    assert any("2 of 2 pictures are smaller than 64 x 24" in w for w in ctx.warnings)
+
+
+def test_many_pictures_show_progress(tmp_path: Path) -> None:
+    for k in range(scanning.MANY):
+        save(tmp_path / f"{k:02}.png", k, 8, 8)
+    _, ctx = scan(tmp_path, resolution=8)
+    assert ctx.bars == [["checking pictures", scanning.MANY, scanning.MANY]]
+
+
+# --- nothing to train on: the scan and the check say the same
+
+
+def both(path: Path) -> tuple[str, str]:
+    with pytest.raises(JobError) as caught:
+        scan(path)
+    (problem,) = problems(path)
+    assert problem.at == ("data", "path")
+    assert caught.value.message == f"data.path: {problem.message}"
+    assert caught.value.hint == problem.hint
+    return problem.message, problem.hint
+
+
+def test_missing_folder_names_its_likely_sibling(tmp_path: Path) -> None:
+    (tmp_path / "my-dog").mkdir()
+    assert both(tmp_path / "my_dog") == (
+        f"{tmp_path / 'my_dog'} does not exist", f"Did you mean {tmp_path / 'my-dog'}?",
+    )  # fmt: skip
+    assert "nor can" in both(tmp_path / "x" / "y")[0]
+
+
+def test_a_file_for_a_folder(tmp_path: Path) -> None:
+    message, hint = both(save(tmp_path / "a.png"))
+    assert "is a file" in message
+    assert str(tmp_path) in hint
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert "is empty" in both(tmp_path)[0]
+
+
+def test_pictures_one_folder_too_deep(tmp_path: Path) -> None:
+    save(tmp_path / "dog" / "a.png")
+    message, hint = both(tmp_path)
+    assert "1 lie in its folder 'dog'" in message
+    assert str(tmp_path / "dog") in hint
+
+
+def test_nothing_but_clutter(tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    message, _ = both(tmp_path)
+    assert "among the 2 files" in message
+    assert "page.jpg: not an image, although it is named .jpg" in message
+
+
+def test_all_pictures_damaged(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
+    with pytest.raises(JobError, match=r"a\.png: truncated"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "has_rows", "said"),
+    [
+        ("a photo of {identifier} {class_noun}", True, []),
+        ("a photo of ohwx Dogs", True, []),
+        ("a photo of {class_noun}", True, ["does not name the subject ('ohwx')"]),
+        ("a photo of ohwxs dog", True, ["does not name the subject"]),
+        ("a photo of xohwx dog", True, ["does not name the subject"]),
+        ("a photo of {identifier}", True, ["does not name the class ('dog')"]),
+        ("a photo of {identifier}", False, []),
+        ("{identifier} dog in {style}", True, ["nothing fills in {style}"]),
+        ("{ identifier } ohwx dog", True, ["nothing fills in { identifier }"]),
+    ],
+)
+def test_prompt_must_name_the_subject(
+    tmp_path: Path, prompt: str, has_rows: bool, said: list[str]
+) -> None:
+    save(tmp_path / "a.png")
+    found = problems(tmp_path, has_rows, prompt=prompt)
+    assert len(found) == len(said)
+    for problem, words in zip(found, said, strict=True):
+        assert problem.at == ("data", "prompt")
+        assert words in problem.message
+        assert problem.hint
+
+
+# --- captions
+
+
+def test_captions_beside_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / name, ord(name[0]))
+    (tmp_path / "a.txt").write_bytes("\ufeffa {identifier} {class_noun}\r\n at sea\n".encode())
+    (tmp_path / "b.caption").write_text("an ohwx dog")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "c.png", "caption": "ohwx asleep"}\n')
+    result, ctx = scan(tmp_path)
+    assert [i.caption for i in result.items] == [
+        "a {identifier} {class_noun} at sea", "an ohwx dog", "ohwx asleep",
+    ]  # fmt: skip
+    assert result.rejected == ()
+    assert ctx.warnings == []
+    source = Folder(path=tmp_path)
+    assert source.item_prompt(result.items[0], ctx.job.subject) == "a ohwx dog at sea"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("auto", "t ohwx"), ("txt", "t ohwx"), ("caption", "c ohwx"), ("metadata", "m ohwx"),
+     ("none", None)],
+)  # fmt: skip
+def test_which_caption_counts(tmp_path: Path, kind: str, expected: str | None) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("t ohwx")
+    (tmp_path / "a.caption").write_text("c ohwx")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "m ohwx"}')
+    result, ctx = scan(tmp_path, captions=kind)
+    assert result.items[0].caption == expected
+    if kind == "auto":
+        assert ctx.warnings == [
+            "images with several captions train with the first; not used: a.caption, "
+            "metadata.jsonl:1"
+        ]
+    else:
+        assert len(result.rejected) == (3 if kind == "none" else 2)
+        assert all(f"captions: {kind} does not read it" in r.reason for r in result.rejected)
+
+
+def test_captions_without_a_picture_are_reported(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("ohwx")
+    (tmp_path / "b.txt").write_text("ohwx")
+    (tmp_path / "metadata.jsonl").write_text('\n{"file_name": "z.png", "text": "ohwx"}\n')
+    result, ctx = scan(tmp_path)
+    assert reasons(result) == {
+        "b.txt": "caption without a usable image named b",
+        "metadata.jsonl:2": "caption without a usable image named z.png",
+    }
+    assert any("captions without a picture: b.txt, metadata.jsonl:2" in w for w in ctx.warnings)
+
+
+def test_captions_that_teach_nothing_are_told_once(tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / f"{k}.png", k)
+    (tmp_path / "0.txt").write_text("a dog")
+    (tmp_path / "1.txt").write_text("a nice dog")
+    (tmp_path / "2.txt").write_text("{identifier} {klass}")
+    (tmp_path / "3.txt").write_text(" \n")
+    _, ctx = scan(tmp_path)
+    told = "\n".join(ctx.warnings)
+    assert "2 of 3 captions do not name 'ohwx'" in told
+    assert "nothing fills in" in told
+    assert "2.png" in told
+    assert "empty caption files count as none: 3.txt" in told
+    assert "1 of 4 images have no caption" in told
+    assert len(ctx.warnings) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", b"caf\xe9", "a.txt: not UTF-8"),
+        ("metadata.jsonl", b'\n{"file_name": ', "metadata.jsonl:2: not JSON"),
+        ("metadata.jsonl", b'{"text": "x"}', "metadata.jsonl:1: no file_name"),
+        ("metadata.jsonl", b'{"file_name": "a.png"}', "metadata.jsonl:1: no caption"),
+        ("metadata.jsonl", b"[1]", "metadata.jsonl:1: no file_name"),
+    ],
+)
+def test_caption_files_that_cannot_be_read(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(JobError, match=said) as caught:
+        scan(tmp_path)
+    assert caught.value.hint
+
+
+# --- loading
+
+
+def independent(values: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> np.ndarray:
+    """Resize by exact side arithmetic and cut with numpy."""
+    height, width = values.shape[:2]
+    scale = max(size[0] / height, size[1] / width)
+    whole = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    image = Image.fromarray(values).resize(whole[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(image)[at[0] : at[0] + size[0], at[1] : at[1] + size[1]]
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 48), st.integers(8, 48))
+def test_centre_crop_pixels_and_geometry(tmp_path: Path, h: int, w: int, th: int, tw: int) -> None:
+    save(tmp_path / "a.png", h * w, h, w)
+    source = Folder(path=tmp_path, resolution=(th, tw), flip=True)
+    (item,) = source.scan(Ctx()).items
+    plain, mirrored = (source.load(item, v, RNG(v)) for v in (0, 1))
+    assert plain.geometry.original_size == mirrored.geometry.original_size == (h, w)
+    assert plain.geometry.target_size == (th, tw)
+    top, left = plain.geometry.crop_top_left
+    expected = independent(picture(h * w, h, w), (th, tw), (top, left))
+    assert plain.pixels.dtype == np.uint8
+    assert plain.pixels.flags.writeable
+    assert (plain.pixels == expected).all()
+    # the crop is central to within half a pixel, on both sides
+    scale = max(th / h, tw / w)
+    for first, side, size in ((top, th, h), (left, tw, w)):
+        assert abs(first - (max(side, round(size * scale)) - side) / 2) <= 0.5
+    # the mirrored crop, cut out of the mirrored resized picture at the corner it names
+    assert (mirrored.pixels == plain.pixels[:, ::-1]).all()
+    flipped = picture(h * w, h, w)[:, ::-1]
+    cut = independent(flipped, (th, tw), mirrored.geometry.crop_top_left)
+    assert np.abs(mirrored.pixels.astype(int) - cut).max() <= 1  # the filter rounds the other way
+
+
+def test_variants(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (item,) = scan(tmp_path)[0].items
+    assert Folder(path=tmp_path).variants(item) == 1
+    assert Folder(path=tmp_path, flip=True).variants(item) == 2
+    assert Folder(path=tmp_path, crop="random", flip=True).variants(item) is None
+    with pytest.raises(ValueError, match="variant 2"):
+        Folder(path=tmp_path).load(item, 2, RNG(0))
+
+
+def test_a_variant_does_not_depend_on_the_draw(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (item,) = scan(tmp_path)[0].items
+    for crop in ("center", "random"):
+        source = Folder(path=tmp_path, resolution=16, crop=crop, flip=True)
+        for variant in (0, 1):
+            a, b = (source.load(item, variant, RNG(seed)) for seed in (1, 2))
+            assert (a.pixels == b.pixels).all()
+            assert a.geometry == b.geometry
+
+
+def test_random_crops_are_a_function_of_the_draw_and_reach_every_place(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 5, 16, 20)
+    (item,) = scan(tmp_path)[0].items
+    source = Folder(path=tmp_path, resolution=16, crop="random", flip=True)
+    lefts: dict[bool, set[int]] = {False: set(), True: set()}
+    values = picture(5, 16, 20)
+    for seed in range(120):
+        sample = source.load(item, None, RNG(seed))
+        assert (sample.pixels == source.load(item, None, RNG(seed)).pixels).all()
+        left = sample.geometry.crop_top_left[1]
+        straight = (sample.pixels == values[:, left : left + 16]).all()
+        mirror = (sample.pixels == values[:, ::-1][:, left : left + 16]).all()
+        assert straight != mirror
+        lefts[bool(mirror)].add(left)
+    assert lefts == {False: set(range(5)), True: set(range(5))}
+
+
+def test_flip_without_a_variant_is_drawn(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (item,) = scan(tmp_path)[0].items
+    plain = Folder(path=tmp_path, resolution=16)
+    mirrored = Folder(path=tmp_path, resolution=16, flip=True)
+    whole = plain.load(item, 0, RNG(0)).pixels
+    drawn = [mirrored.load(item, None, RNG(s)).pixels for s in range(20)]
+    assert 0 < sum((d == whole).all() for d in drawn) < 20
+    assert all((plain.load(item, None, RNG(s)).pixels == whole).all() for s in range(20))
+
+
+def test_a_picture_that_changed_or_went_stops_the_run(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png")
+    source = Folder(path=tmp_path, resolution=16)
+    (item,) = source.scan(Ctx()).items
+    save(path, 9)
+    with pytest.raises(RunError, match=r"a\.png has changed"):
+        source.load(item, 0, RNG(0))
+    path.unlink()
+    with pytest.raises(RunError, match=r"a\.png can no longer be read"):
+        source.load(item, 0, RNG(0))
+
+
+def test_pixels_key_holds_pixels_only(tmp_path: Path) -> None:
+    base = Folder(path=tmp_path, resolution=64).pixels_key()
+    same = Folder(path=tmp_path / "b", resolution=(64, 64), prompt="x", caption_dropout=0.1,
+                  captions="none", broken="refuse", recursive=True)  # fmt: skip
+    assert same.pixels_key() == base
+    for other in ({"resolution": 32}, {"crop": "random"}, {"flip": True}):
+        assert Folder(path=tmp_path, **{"resolution": 64, **other}).pixels_key() != base
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(where=st.floats(0, 1), value=st.integers(0, 255), keep=st.floats(0.2, 1.4))
+def test_a_mutated_file_is_usable_or_listed(
+    tmp_path: Path, where: float, value: int, keep: float
+) -> None:
+    out = io.BytesIO()
+    Image.fromarray(picture(3)).save(out, "JPEG")
+    data = bytearray(out.getvalue())
+    data[int(where * (len(data) - 1))] = value
+    (tmp_path / "bad.jpg").write_bytes(data[: int(len(data) * keep)])
+    save(tmp_path / "good.png")
+    result, _ = scan(tmp_path)
+    names = [item.id for item in result.items]
+    assert sorted([*names, *reasons(result)]) == ["bad.jpg", "good.png"]
+    if "bad.jpg" in names:
+        source = Folder(path=tmp_path, resolution=16)
+        assert source.load(result.items[0], 0, RNG(0)).pixels.shape == (16, 16, 3)

@@ -1,0 +1,71 @@
+"""Checkpoints: verified on load, rotated only when the new one is whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth.engine import checkpoint
+from dreambooth.errors import RunError
+
+
+def write(folder, step, keep=2):
+    tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
+    return checkpoint.save(folder, step, tensors, {"step": step}, keep)
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    write(tmp_path, 5)
+    found = checkpoint.newest(tmp_path, print)
+    assert found.numbers == {"step": 5}
+    assert torch.equal(found.tensors["trainable"]["unet.w"], torch.full((3,), 5.0))
+
+
+def test_rotation_keeps_the_newest(tmp_path):
+    for step in (1, 2, 3, 1000000):
+        write(tmp_path, step)
+    assert [s for s, _ in checkpoint.list_checkpoints(tmp_path)] == [3, 1000000]
+
+
+def test_a_failed_write_keeps_every_older_one(tmp_path, monkeypatch):
+    write(tmp_path, 1, keep=1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match="No space left"):
+        write(tmp_path, 2, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: flip(f / "trainable.safetensors"), "trainable.safetensors was changed"),
+        (lambda f: (f / "state.json").unlink(), "state.json is missing"),
+        (lambda f: (f / "state.json").write_text("{"), "state.json was changed"),
+        (lambda f: (f / "checksums.json").unlink(), "checksums.json cannot be read"),
+        (
+            lambda f: (f / "checksums.json").write_text('{"../step-000001/state.json": "0"}'),
+            "is missing",
+        ),
+    ],
+)
+def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, damage, said):
+    write(tmp_path, 1)
+    damage(write(tmp_path, 2))
+    warnings = []
+    assert checkpoint.newest(tmp_path, warnings.append).numbers == {"step": 1}
+    assert "step-000002" in warnings[0]
+    assert said in warnings[0]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path / "absent", print) is None

@@ -1,0 +1,202 @@
+"""`dbt init`: what it writes, what it refuses, what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from dreambooth import starter
+from dreambooth.cli.init import init
+from dreambooth.errors import JobError
+from dreambooth.interfaces import Subject
+from dreambooth.jobfile import check_job, load_job
+from dreambooth.schema import job_schema
+
+app = typer.Typer()
+app.command()(init)
+
+
+def run(*args: object) -> str:
+    done = CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(*args: object) -> JobError:
+    with pytest.raises(JobError) as caught:
+        run(*args)
+    assert caught.value.hint
+    return caught.value
+
+
+def photos(folder: Path, *sizes: tuple[int, int]) -> Path:
+    folder.mkdir(parents=True)
+    for k, size in enumerate(sizes):
+        Image.new("RGB", size, (k, 50, 50)).save(folder / f"{k}.jpg")
+    (folder / "notes.md").write_text("no picture")
+    return folder
+
+
+@pytest.mark.parametrize("example", ["fox", "octopus"])
+def test_an_example_is_a_whole_job_with_pictures_and_captions(tmp_path: Path, example: str) -> None:
+    text = run(tmp_path / "demo", "--example", example)
+    folder = tmp_path / "demo"
+    assert f"next     dbt run {folder / 'job.yaml'}" in text
+    job = load_job(folder / "job.yaml")
+    assert job.name == f"ohwx-{example}"
+    assert job.subject == Subject(identifier="ohwx", class_noun=example)
+    assert job.output == folder / "runs"
+    assert job.model.key()["source"] == "builtin:emoji-64"
+    data = job.data.key()
+    assert data["path"] == str(folder / "pictures")
+    assert data["resolution"] == 64
+    assert job.optimizer.key()["lr"] == 1e-4
+    assert (job.train.steps, job.train.batch_size) == (300, 2)
+    assert {k: job.prior.key()[k] for k in ("kind", "count", "batch_size")} == {
+        "kind": "generated", "count": 40, "batch_size": 20,
+    }  # fmt: skip
+    assert (job.sampler.key()["guidance_scale"], job.sampler.key()["steps"]) == (4.0, 25)
+    assert job.samples.every == 100
+    assert f"a photo of a ohwx {example} on a teal background" in map(
+        job.subject.fill, job.samples.prompts
+    )
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    assert len(pictures) == starter.EXAMPLE_COUNT
+    backgrounds = set()
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.size == (128, 128)
+        caption = path.with_suffix(".txt").read_text().strip()
+        filled = job.subject.fill(caption)
+        assert filled.startswith(f"a photo of a ohwx {example} on a ")
+        backgrounds.add(filled.split()[-2])
+    assert len(backgrounds) == 5
+    assert not backgrounds & {"teal", "purple", "black", "white"}
+    assert "MIT License" in (folder / "LICENSE-pictures.txt").read_text()
+
+
+def test_the_written_job_passes_every_check_there_is(tmp_path: Path) -> None:
+    run(tmp_path, "--example", "fox", "--model", "builtin:tiny")
+    assert check_job(tmp_path / "job.yaml").data.key()["path"] == str(tmp_path / "pictures")
+
+
+def test_the_written_job_is_the_one_the_defaults_describe(tmp_path: Path) -> None:
+    """The kinds a starter names are the defaults: nothing else is chosen behind one's back."""
+    run(tmp_path, "--example", "fox")
+    written = load_job(tmp_path / "job.yaml").resolved()
+    for slot in ("scheduler", "lr_schedule", "loss", "freezing"):
+        fields = type(load_job(tmp_path / "job.yaml")).model_fields
+        assert written[slot]["kind"] == fields[slot].default
+
+
+def test_the_schema_lies_beside_the_job(tmp_path: Path) -> None:
+    run(tmp_path, "--example", "fox")
+    first = (tmp_path / "job.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=./job.schema.json"
+    schema = json.loads((tmp_path / "job.schema.json").read_text())
+    assert schema == json.loads(json.dumps(job_schema()))
+
+
+def test_comments_stand_in_a_column_and_lines_fit(tmp_path: Path) -> None:
+    run(tmp_path, "--example", "fox")
+    lines = (tmp_path / "job.yaml").read_text().splitlines()
+    assert sum(" # " in line for line in lines) > 25
+    assert max(map(len, lines)) <= 110
+    assert "¦" not in "".join(lines)
+
+
+def test_own_pictures(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "my dog", (900, 700), (640, 640), (800, 1200))
+    text = run(tmp_path / "job", "--pictures", folder, "--class-noun", "dog",
+               "--identifier", "zwx", "--name", "rex", "--model", "sd15.safetensors")  # fmt: skip
+    assert "pictures 3 in" in text
+    job = load_job(tmp_path / "job" / "job.yaml")
+    assert (job.name, job.subject.identifier, job.subject.class_noun) == ("rex", "zwx", "dog")
+    assert '"../my dog"' in (tmp_path / "job" / "job.yaml").read_text()
+    assert Path(job.data.key()["path"]).resolve() == folder
+    assert job.data.key()["resolution"] == 512
+    assert job.optimizer.key()["lr"] == 5e-6
+    assert not (tmp_path / "job" / "pictures").exists()
+
+
+def test_small_pictures_lower_the_resolution_and_say_so(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "p", (400, 400), (410, 500), (390, 390))
+    text = run(tmp_path, "--pictures", folder, "--class-noun", "dog", "--model", "sd15.safetensors")
+    assert load_job(tmp_path / "job.yaml").data.key()["resolution"] == 384
+    assert "resolution 384, not the model's own 512" in text
+
+
+def test_without_pictures_a_place_for_them_is_made(tmp_path: Path) -> None:
+    text = run(tmp_path / "new", "--class-noun", "cat")
+    assert (tmp_path / "new" / "pictures").is_dir()
+    assert "put 3-5 pictures of your cat into" in text
+    assert load_job(tmp_path / "new" / "job.yaml").subject.class_noun == "cat"
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    run(tmp_path, "--example", "fox")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    run(tmp_path, "--example", "fox")  # the same again changes nothing
+    assert {p: p.read_bytes() for p in before} == before
+    error = refused(tmp_path, "--example", "octopus")
+    assert "exists already" in error.message
+    assert "--force" in error.hint
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    run(tmp_path, "--example", "octopus", "--force")
+    assert load_job(tmp_path / "job.yaml").subject.class_noun == "octopus"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "what is the subject?"),
+        (["--example", "fox", "--pictures", "."], "brings its own pictures"),
+        (["--class-noun", "dog", "--pictures", "nowhere"], "is no folder"),
+        (["--class-noun", "dog", "--name", "a/b"], "--name:"),
+        (["--class-noun", "dog", "--identifier", ""], "--identifier:"),
+    ],
+)
+def test_what_makes_no_job_is_refused_and_nothing_written(
+    tmp_path: Path, args: list[str], said: str
+) -> None:
+    assert said in refused(tmp_path / "x", *args).message
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    assert "no picture" in refused(
+        tmp_path / "x", "--class-noun", "dog", "--pictures", photos(tmp_path / "p")
+    ).message  # fmt: skip
+
+
+def test_odd_words_survive_yaml(tmp_path: Path) -> None:
+    folder = photos(tmp_path / 'a "b" # c: ü', (600, 600))
+    run(tmp_path / "j", "--pictures", folder, "--class-noun", "coffee # mug: \\ 'x'",
+        "--identifier", "<dog>")  # fmt: skip
+    job = load_job(tmp_path / "j" / "job.yaml")
+    assert job.subject == Subject(identifier="<dog>", class_noun="coffee # mug: \\ 'x'")
+    assert Path(job.data.key()["path"]).resolve() == folder
+
+
+@pytest.mark.parametrize(
+    ("sides", "native", "multiple", "expected"),
+    [
+        ([], 512, 64, 512),
+        ([700, 512, 513], 512, 64, 512),
+        ([511, 500, 490], 512, 64, 448),
+        ([2000, 400, 400], 512, 64, 384),
+        ([100, 120], 512, 64, 256),
+        ([50], 64, 16, 48),
+        ([10], 64, 16, 32),
+        ([600, 800], 1000, 64, 640),
+    ],
+)
+def test_resolution_suits_model_and_pictures(
+    sides: list[int], native: int, multiple: int, expected: int
+) -> None:
+    assert starter.pick_resolution(sides, native, multiple) == expected
