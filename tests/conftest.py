@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# One thread: tiny networks gain nothing from more, and lose much where the machine is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,11 +101,13 @@ class FakeContext:
         if message not in self.warnings:
             self.warnings.append(message)
 
-    def chunks(self, name: str, key: Any, chunk_size: int, build: Any) -> Any:
+    def chunks(
+        self, name: str, key: Any, chunk_size: int, build: Any, *, total: int | None = None
+    ) -> Any:
         from dreambooth.engine.cache import ChunkStore
         from dreambooth.engine.reporting import Quiet
 
-        return ChunkStore(name, key, chunk_size, build, Quiet())
+        return ChunkStore(name, key, chunk_size, build, Quiet(), total)
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def _walk(root: Model, data: Any, at: Location) -> tuple[Model | None, Any]:
 def _sections(root: Model, name: str = "") -> Iterator[tuple[str, Model]]:
     for key, field in root.model_fields.items():
         model = None if slot_of(field) else _model(field.annotation, None)
+        model = model or _model(_item(field.annotation), None)
         if model is not None:
             yield f"{name}{key}", model
             yield from _sections(model, f"{name}{key}.")

@@ -105,7 +105,7 @@ def _repair(wanted: Sequence[str], given: Any) -> str:
     if "a list" in wanted and isinstance(given, str | int | float):
         return f"write [{given}]"
     if "text" in wanted and isinstance(given, bool | int | float):
-        return f"put it in quotes: {quoted(str(given))}"
+        return "put it in quotes"
     if numeric and isinstance(given, float) and given.is_integer():
         return f"write {int(given)}"
     return ""

@@ -182,7 +182,7 @@ output: runs
 
 model:
   kind: stable_diffusion
-  source: $model ¦ a diffusers folder, a .safetensors file, org/name, or what is built in
+  source: $model ¦ or a diffusers folder, a .safetensors file, a hub id
 
 subject:
   identifier: $identifier ¦ a rare token: it will mean your subject and nothing else

@@ -188,8 +188,8 @@ def _events(text: str) -> Iterator[Any]:
     try:
         yield from yaml.parse(text)
     except MarkedYAMLError as error:
-        unclosed = "end of stream" in str(error.problem) and error.context_mark
-        mark = unclosed or error.problem_mark or error.context_mark
+        unclosed = re.search("end of stream|stream end", str(error.problem))
+        mark = (unclosed and error.context_mark) or error.problem_mark or error.context_mark
         raise YamlProblem(_mark(mark) if mark else None, *plain_words(error)) from None
     except (YAMLError, ValueError, OverflowError) as error:  # a bad escape such as "\UFFFFFFFF"
         raise YamlProblem(None, f"not valid YAML: {str(error).splitlines()[0]}") from None

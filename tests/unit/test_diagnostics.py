@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import json
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -95,14 +96,14 @@ class Outer(BaseModel):
         ("inner: {size: [1, x]}", '1:19: inner.size.1 must be a whole number, is "x"'),
         ("inner: {size: [1]}", "1:15: inner.size has too few items"),
         ("inner: {size: [1, 2, 3]}", "1:15: inner.size must have at most 2 items, is a list"),
-        ("inner: {mode: fats}", '"fast", "exact" or true or false, is "fats"; did you mean "fast"?'),
+        ("inner: {mode: fats}", '"exact" or true or false, is "fats"; did you mean "fast"?'),
         ("inner: {ratio: 1}", "1:16: inner.ratio must be less than 1, is 1"),
         ("inner: {ratio: .inf}", "inner.ratio must be a finite number, is"),
         ("inner: {ratio: '0.5'}", "must be a number, is \"0.5\"; write 0.5, without quotes"),
         ("inner: {ratio: }", "must be a number, is null; give a value, or leave the line out"),
         ("inner: {names: []}", "must have at least 1 items, is a list"),
         ("inner: {names: a}", 'must be a list, is "a"; write [a]'),
-        ("inner: {names: [1]}", 'inner.names.0 must be text, is 1; put it in quotes: "1"'),
+        ("inner: {names: [1]}", 'inner.names.0 must be text, is 1; put it in quotes'),
         ("inner: {label: long}", 'must have at most 3 characters, is "long"'),
         ("inner: {table: {a: b}}", "1:20: inner.table.a must be a whole number"),
         ("inner: 3", "1:8: inner must be a mapping, is 3"),
@@ -125,11 +126,5 @@ def findings(tmp_path: Path, text: str) -> list[str]:
     path.write_text(text)
     document = load(path)
     with pytest.raises(ValidationError) as caught:
-        Outer.model_validate_json(_json(document.data), strict=True)
+        Outer.model_validate_json(json.dumps(document.data), strict=True)
     return [d.headline() for d in JobErrors(explain(caught.value, document, Outer)).diagnostics]
-
-
-def _json(data: Any) -> str:
-    import json
-
-    return json.dumps(data)

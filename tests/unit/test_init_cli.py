@@ -106,7 +106,7 @@ def test_comments_stand_in_a_column_and_lines_fit(tmp_path: Path) -> None:
     run(tmp_path, "--example", "fox")
     lines = (tmp_path / "job.yaml").read_text().splitlines()
     assert sum(" # " in line for line in lines) > 25
-    assert max(map(len, lines)) <= 110
+    assert max(map(len, lines)) <= 100
     assert "¦" not in "".join(lines)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WARM_UP = 100
 PROBE = 25
 """Steps after which the length of the run is fixed from the rate so far."""
+REPLAN_EVERY = 180.0
+"""Seconds between two plans, where planning anew is asked for."""
 
 
 class EMA:
@@ -140,8 +142,9 @@ def load(stage: Stage, folder: Path) -> tuple[int, int | None]:
 def fit(stage: Stage, settings: RecipeSettings, replan: bool = False) -> None:
     """Train the stage to its end, from where its folder says it stopped.
 
-    The number of steps is fixed from the rate of the first steps and kept in the state; `replan`
-    fixes it anew, so that the stage ends `stage.minutes` from now.
+    The number of steps is fixed from the rate of the first steps and kept in the state. `replan`
+    fixes it anew every few minutes, so that the stage ends `stage.minutes` from now on a machine
+    that others use too: such a run resumes exactly, but two of them differ in their plan.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -151,24 +154,26 @@ def fit(stage: Stage, settings: RecipeSettings, replan: bool = False) -> None:
         return
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
     total = None if replan else total
-    begun, first = time.monotonic(), step
-    saved = sampled = shown = begun
-    shown_step = step
+    begun = time.monotonic()
+    saved = sampled = shown = planned = begun
+    shown_step = planned_step = step
     while total is None or step < total:
         scalars = train_step(stage, step, total)
         step += 1
         now = time.monotonic()
-        if total is None and step - first >= PROBE:
-            total = step + int((stage.minutes * 60 - (now - begun)) * (step - first) / (now - begun))
-            total = max(total, step + 1)
+        late = replan and now - planned > REPLAN_EVERY
+        if late or (total is None and step - planned_step >= PROBE):
+            rate = (step - planned_step) / (now - planned)
+            total = step + max(1, int((stage.minutes * 60 - (now - begun)) * rate))
+            planned, planned_step = now, step
             save(stage, folder, step, total)
         if now - shown > 10 or step == total:
             values = {name: value.item() for name, value in scalars.items()}
             for name, value in values.items():
                 writer.add_scalar(f"{stage.name}/{name}", value, step)
-            rate = (step - shown_step) / (now - shown)
+            speed = (step - shown_step) / (now - shown)
             text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            print(f"{stage.name} {step}/{total or '?'}  {text}  {rate:.2f} steps/s", flush=True)
+            print(f"{stage.name} {step}/{total or '?'}  {text}  {speed:.2f} steps/s", flush=True)
             shown, shown_step = now, step
         if now - saved > settings.save_every or step == total:
             save(stage, folder, step, total)

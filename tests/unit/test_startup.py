@@ -1,0 +1,81 @@
+"""What answers at once must load little: no tensor library, and a budget of modules."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "numpy", "peft", "safetensors", "PIL"}
+
+PROBE = """
+import json, sys
+from dreambooth.cli import main
+try:
+    main()
+finally:
+    json.dump(sorted(sys.modules), open(sys.argv[0], "w"))
+"""
+
+JOB = """
+model: {kind: stable_diffusion, source: "builtin:tiny"}
+subject: {identifier: ohwx, class_noun: dog}
+data: {kind: folder, path: pictures, resolution: 64}
+"""
+
+
+def modules(tmp_path: Path, *args: str) -> list[str]:
+    """Return the modules a command has loaded when it ends."""
+    listing = tmp_path / "modules.json"
+    code = f"import sys; sys.argv = [{str(listing)!r}, *{list(args)!r}]\n{PROBE}"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
+    )
+    return list(json.loads(listing.read_text()))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "dog.png").write_bytes(b"read when the run begins")
+
+
+# About a tenth above what was counted when each budget was set: (all, beyond the bare interpreter).
+@pytest.mark.parametrize(
+    ("args", "budget"),
+    [
+        (["--help"], 260),
+        (["--version"], 260),
+        (["schema"], 560),
+        (["plugins", "list"], 560),
+        (["validate", "job.yaml"], 600),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("job")
+def test_commands_that_answer_at_once_load_little(
+    tmp_path: Path, args: list[str], budget: int
+) -> None:
+    loaded = modules(tmp_path, *args)
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+    assert len(loaded) < budget
+
+
+def test_help_needs_no_models_and_no_plugins(tmp_path: Path) -> None:
+    loaded = {name.split(".")[0] for name in modules(tmp_path, "--help")}
+    assert not loaded & {"pydantic", "pluggy", "rich", "ruamel", "dreambooth_plugins"}
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import dreambooth; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "{'dreambooth'}"
