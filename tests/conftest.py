@@ -124,3 +124,53 @@ def make_ctx(tmp_path):
 def ctx(make_ctx) -> FakeContext:
     """A fake `Context` on the CPU in float32."""
     return make_ctx()
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of three small pictures with captions."""
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, color in enumerate([(200, 30, 30), (30, 200, 30), (30, 30, 200)]):
+        image = Image.new("RGB", (48, 40), color)
+        image.paste((255, 255, 0), (4 * i, 8, 4 * i + 16, 24))
+        image.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture {i} of {{identifier}} {{class_noun}}")
+    return folder
+
+
+@pytest.fixture
+def small_job(tmp_path, pictures):
+    """Make a job that runs in a second or two: `small_job(train={"steps": 3}, prior="none")`.
+
+    Mappings are merged into the defaults below, anything else replaces them.
+    """
+    from dreambooth.job import Job
+
+    base: dict[str, Any] = {
+        "name": "small",
+        "output": tmp_path / "runs",
+        "model": {"kind": "stable_diffusion", "source": "builtin:tiny"},
+        "subject": {"identifier": "ohwx", "class_noun": "dog"},
+        "data": {"kind": "folder", "path": pictures, "resolution": 32},
+        "prior": {"kind": "generated", "count": 4, "batch_size": 4},
+        "sampler": {"kind": "cfg", "steps": 2},
+        "optimizer": {"kind": "adamw", "lr": 1e-3},
+        "samples": {"every": 0},
+        "checkpoints": {"every": 100},
+        "log": {"every": 1},
+        "train": {"steps": 4, "precision": "fp32"},
+        "trackers": ["jsonl"],
+    }
+
+    def make(**sections: Any) -> Job:
+        merged = dict(base)
+        for name, value in sections.items():
+            whole = isinstance(value, dict) and isinstance(base.get(name), dict)
+            same = whole and value.get("kind", base[name].get("kind")) == base[name].get("kind")
+            merged[name] = {**base[name], **value} if same else value
+        return Job(**merged)
+
+    return make

@@ -59,8 +59,11 @@ def make_job(tmp_path):
             optimizer={"kind": "adamw", "lr": LR},
             samples={"every": 0},
             train={
-                "steps": 3, "batch_size": batch, "accumulation": accumulation,
-                "precision": "fp32", "max_grad_norm": None,
+                "steps": 3,
+                "batch_size": batch,
+                "accumulation": accumulation,
+                "precision": "fp32",
+                "max_grad_norm": None,
             },
             **sections,
         )
@@ -93,7 +96,10 @@ def loss_by_hand(folder, session, batch, job):
         z, noise, t = batch.latents[rows], batch.draw.noise[rows], batch.draw.t[rows]
         ids = tokenizer(
             [batch.prompts[i] for i in rows],
-            padding="max_length", max_length=length, truncation=True, return_tensors="pt",
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
         noisy = scheduler.add_noise(z, noise, t)
         target = scheduler.get_velocity(z, noise, t) if v_prediction else noise
@@ -136,7 +142,10 @@ def test_the_update_equals_a_plain_training_step(model_folder, make_job):
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
         ids = tokenizer(
-            batch.prompts, padding="max_length", truncation=True, return_tensors="pt",
+            batch.prompts,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
             max_length=min(tokenizer.model_max_length, text.config.max_position_embeddings),
         ).input_ids
         noisy = scheduler.add_noise(batch.latents, batch.draw.noise, batch.draw.t)

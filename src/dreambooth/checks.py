@@ -9,6 +9,7 @@ from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
 from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces import FreezingPolicy
+from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -146,9 +147,10 @@ def _exports(job: Job) -> Iterator[Problem]:
         if artifacts & getattr(cls, "accepts", frozenset())
     ]
     if job.exports == "auto":
-        if not fitting:
-            hint = "install a plugin with an exporter that accepts it"
-            yield Problem(("exports",), f"{made}, which no installed exporter accepts", hint)
+        if not artifacts & AUTOMATIC.keys():
+            named = f": {', '.join(fitting)}" if fitting else "; no installed one does"
+            hint = f"name an exporter that accepts it in exports{named}"
+            yield Problem(("exports",), f"{made}, for which exports: auto has no format", hint)
     elif not any(artifacts & exporter.accepts for exporter in job.exports):
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
         named = ", ".join(e.kind for e in job.exports) or "none"

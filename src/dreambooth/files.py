@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+def cache_root() -> Path:
+    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
+    if named := os.environ.get("DREAMBOOTH_CACHE"):
+        return Path(named).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/dreambooth"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
 
 
 def sync(path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.engine.cache import ChunkStore, cache_root, content_key
+from dreambooth.engine.cache import ChunkStore, content_key
 from dreambooth.engine.random import generator
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import RunError
+from dreambooth.files import cache_root
 
 
 class Counting(Quiet):

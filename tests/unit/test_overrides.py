@@ -69,6 +69,10 @@ def test_the_last_of_two_wins_and_is_the_one_that_is_named(base: Path) -> None:
     assert load_job(base, ["train.steps=3", "train.steps=5"]).train.steps == 5
     with pytest.raises(JobErrors, match=r"^-o train.steps=0: "):
         load_job(base, ["train.steps=x", "train.steps=0"])
+    with pytest.raises(JobErrors, match=r"^-o train.steps=0: "):
+        load_job(base, ["train.steps=1", "train={steps: 2}", "train.steps=0"])
+    with pytest.raises(JobErrors, match=r"^-o train={steps: -2}: "):
+        load_job(base, ["train.steps=0", "train={steps: -2}"])
 
 
 def test_paths_start_at_the_job_file(base: Path) -> None:
@@ -87,10 +91,7 @@ def test_faults_of_file_and_options_come_together(base: Path) -> None:
     base.write_text(BASE + "trian: {}\n")
     with pytest.raises(JobErrors) as caught:
         open_job(base, ["optimizer.weight_deacy=1"])
-    assert [(d.line, d.file[:2]) for d in caught.value.diagnostics] == [
-        (3, str(base)[:2]),
-        (None, "-o"),
-    ]
+    assert [d.line for d in caught.value.diagnostics] == [3, None]
 
 
 @pytest.mark.parametrize(

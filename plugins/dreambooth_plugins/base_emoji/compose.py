@@ -115,9 +115,7 @@ def _background_words(rng: Rng) -> tuple[str, tuple[str, ...], str]:
     return kind, (), f" {_pick(rng, SCENES[kind])}"
 
 
-def _caption(
-    rng: Rng, name: str, size: str | None, position: str | None, words: str | None
-) -> str:
+def _caption(rng: Rng, name: str, size: str | None, position: str | None, words: str | None) -> str:
     """Put the words together; `a` before a vowel is kept at times, since templates write it."""
     phrase = f"{size} {name}" if size else name
     subject = f"a {phrase}" if rng.random() < 0.4 else with_article(phrase)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dreambooth_plugins.base_emoji.settings import RecipeSettings
 
-WARM_UP = 100
+WARM_UP = 40
 PROBE = 25
 """Steps after which the length of the run is fixed from the rate so far."""
 REPLAN_EVERY = 180.0

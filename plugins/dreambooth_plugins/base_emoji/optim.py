@@ -21,14 +21,23 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
     Five Newton-Schulz steps with the quintic coefficients of Jordan et al., "Muon: An optimizer
     for hidden layers in neural networks" (2024); singular values end within about 0.7 .. 1.2.
+    Every iterate is a polynomial of the first Gram matrix times `matrix`, so the steps run on the
+    small [m, m] factor and the long matrix is multiplied twice only.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + torch.addmm(gram, gram, gram, beta=b, alpha=c) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    gram = x @ x.T
+    factor = None
+    for step in range(steps):
+        # p(G) = a + b G + c G^2; the next Gram matrix is p(G) G p(G), as all of them commute.
+        poly = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        poly.diagonal().add_(a)
+        factor = poly if factor is None else poly @ factor
+        if step < steps - 1:
+            gram = poly @ gram @ poly
+    made = x if factor is None else factor @ x
+    return made if matrix.shape[0] <= matrix.shape[1] else made.T
 
 
 class Muon(torch.optim.Optimizer):

@@ -40,11 +40,11 @@ class CLIPSettings(Section):
     width: int = 192
     text_layers: int = 3
     vision_layers: int = 4
-    patch: int = 8
+    patch: int = 16
     vocabulary: int = Field(1200, ge=600)
     max_length: int = 24
     minutes: float = Field(10, gt=0)
-    batch: int = Field(96, ge=2)
+    batch: int = Field(48, ge=2)
     lr: float = Field(1e-3, gt=0)
     matrix_lr: float = Field(2e-3, ge=0)
 
@@ -53,9 +53,9 @@ class UNetSettings(Section):
     """The denoiser, trained together with the text encoder on cached latents."""
 
     widths: tuple[int, ...] = (64, 128, 192)
-    minutes: float = Field(60, gt=0)
-    pictures: int = Field(36_000, ge=64)
-    batch: int = Field(48, ge=2)
+    minutes: float = Field(54, gt=0)
+    pictures: int = Field(16_000, ge=64)
+    batch: int = Field(32, ge=2)
     lr: float = Field(7e-4, gt=0)
     matrix_lr: float = Field(2e-3, ge=0)
     text_rate: float = Field(0.5, ge=0)
@@ -65,7 +65,7 @@ class UNetSettings(Section):
     min_snr_gamma: float = Field(5.0, gt=0)
     decay_share: float = Field(0.5, gt=0, le=1)
     """Last part of the steps, over which the rates fall to nothing."""
-    ema: float = Field(0.998, ge=0, lt=1)
+    ema: float = Field(0.995, ge=0, lt=1)
 
 
 class CheckSettings(Section):
@@ -93,7 +93,7 @@ class RecipeSettings(Section):
     """`auto` times one batch in either precision and takes the faster one."""
     save_every: float = Field(120, gt=0)
     """Seconds between two saved states."""
-    sample_every: float = Field(300, gt=0)
+    sample_every: float = Field(420, gt=0)
     """Seconds between two sheets of samples."""
     vae: VAESettings = VAESettings()
     clip: CLIPSettings = CLIPSettings()

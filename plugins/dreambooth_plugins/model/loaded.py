@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Module
 
-from dreambooth.engine.cache import cache_root
 from dreambooth.errors import JobError
+from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.loading import (
@@ -196,6 +196,11 @@ class LoadedStableDiffusion(LoadedModel):
             for layer in module.modules():
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
+
+    def stored_weights(self, part: str) -> Mapping[str, Tensor]:
+        """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""
+        module = load_part(self.source, part, torch.float32)
+        return {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
 
     def save(
         self,

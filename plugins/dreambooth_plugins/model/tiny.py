@@ -30,7 +30,7 @@ def tiny_folder(*, build: bool) -> Path:
 
     if not build:
         return CONFIGS / TINY
-    from dreambooth.engine.cache import cache_root
+    from dreambooth.files import cache_root
 
     folder = cache_root() / "models" / f"tiny-{_digest(CONFIGS / TINY)}"
     if not folder.is_dir():

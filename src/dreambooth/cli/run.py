@@ -30,12 +30,13 @@ def run(
     ] = False,
 ) -> None:
     """Train a job. The same command resumes a run that was interrupted."""
-    from dreambooth import checks
-    from dreambooth.console import stdout
-    from dreambooth.jobfile import load_job
+    from dreambooth.console import print_warning, stdout
+    from dreambooth.jobfile import check_job
+    from dreambooth.plugins import registry
 
-    loaded = load_job(job, override or ())
-    checks.require(loaded, job)
+    for problem in registry().problems():
+        print_warning(problem)
+    loaded = check_job(job, override or ())
     console = stdout()
 
     # From here on torch is needed; the checks above answered in half a second.

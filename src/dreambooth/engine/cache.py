@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import write_json, write_with
+from dreambooth.files import cache_root, write_json, write_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -24,17 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the same key would come to mean other bits."""
-
-
-def cache_root() -> Path:
-    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
-    if named := os.environ.get("DREAMBOOTH_CACHE"):
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/dreambooth"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
 
 
 def content_key(key: Mapping[str, Any]) -> str:

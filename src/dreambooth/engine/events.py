@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth import jobfile
 from dreambooth.engine import checkpoint
 from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.pictures import to_images
@@ -17,6 +16,7 @@ from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.interfaces import RunView, Save, Stop
+from dreambooth.jobfile import dump_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ class Events:
         self._trackers = Trackers(self._ctx, step)
         try:
             if not found:
-                self._trackers.text("job", jobfile.dump_job(self._job))
+                self._trackers.text("job", dump_job(self._job))
             self._tell("start")
             yield self
         finally:

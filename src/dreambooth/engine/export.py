@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
+from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.slots import component
 
 if TYPE_CHECKING:
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import Check, Exporter
+    from dreambooth.job import Job
     from dreambooth.run_folder import RunFolder
-
-AUTO = {"weights": "diffusers", "adapter": "lora", "embedding": "embedding"}
-"""What `exports: auto` writes for each kind of artifact."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,26 @@ class Export:
     check: Check
 
 
+def automatic_exporters(job: Job) -> list[Exporter]:
+    """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
+    if job.exports != "auto":
+        return []
+    return [
+        component("exporter", AUTOMATIC[k])
+        for k in sorted(job.freezing.artifacts)
+        if k in AUTOMATIC
+    ]
+
+
 def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
     """Return the job's exporters that take this kind of artifact; `RunError` if none does."""
     exports = session.job.exports
-    chosen = [component("exporter", AUTO[artifact_kind])] if exports == "auto" else exports
+    chosen = automatic_exporters(session.job) if exports == "auto" else exports
     fitting = [e for e in chosen if artifact_kind in e.accepts]
     if not fitting:
         raise RunError(
             f'no exporter of this job can write "{artifact_kind}", which the freezing policy makes',
-            "use exports: auto",
+            "name an exporter that can in exports (dbt plugins list shows the installed ones)",
         )
     return fitting
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth import checks, jobfile
+from dreambooth.checks import require
 from dreambooth.engine import checkpoint
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
@@ -22,6 +22,7 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.errors import Interrupted, RunError
+from dreambooth.jobfile import dump_job
 from dreambooth.run_folder import RunFolder, check_resumable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
     SIGTERM while training saves a checkpoint and raises `Interrupted`.
     """
     reporter = reporter or Quiet()
-    checks.require(job)
+    require(job)
     folder = RunFolder(job.folder)
     if fresh and (aside := folder.set_aside()):
         reporter.info(f"the earlier run was moved to {aside}")
@@ -67,7 +68,7 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
             reporter.info(f"{name} changed since the run began: {old!r} -> {new!r}")
         if result := finished(folder, job):
             return result
-        folder.begin(job, jobfile.dump_job(job))
+        folder.begin(job, dump_job(job))
         return fit(job, folder, devices, reporter)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dreambooth
 from dreambooth.engine.devices import describe_machine
+from dreambooth.engine.export import automatic_exporters
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "machine": machine(ctx),
         "plugins": [
             {"name": p.name, "distribution": p.distribution, "version": p.version}
-            for p in registry().taking_part(ctx.job)
+            for p in registry().taking_part(ctx.job, automatic_exporters(ctx.job))
         ],
         "model": {part: model.fingerprint(part) for part in model.info.parts},
         "images": {item.id: item.sha256 for item in session.scan.items},

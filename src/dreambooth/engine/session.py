@@ -149,13 +149,23 @@ def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parame
         for parameter in model.parts[part].parameters():
             parameter.requires_grad_(id(parameter) in wanted)
     trained = sorted({name.split(".", 1)[0] for name in parameters})
-    for parameter in parameters.values():
-        parameter.data = parameter.data.float()
+    restore_masters(model, parameters)
     if ctx.job.train.gradient_checkpointing:
         model.enable_gradient_checkpointing(trained)
     for part in trained:
         model.parts[part].train()
     return parameters
+
+
+def restore_masters(model: LoadedModel, parameters: Mapping[str, Parameter]) -> None:
+    """Give what trains float32 values, unrounded ones where the source has them."""
+    rounded = {n: p for n, p in parameters.items() if p.dtype != torch.float32}
+    for part in sorted({name.split(".", 1)[0] for name in rounded}):
+        stored = model.stored_weights(part)
+        for name, parameter in rounded.items():
+            if name.split(".", 1)[0] == part:
+                exact = stored.get(name, parameter.data)
+                parameter.data = exact.to(parameter.device, torch.float32)
 
 
 def check_trainable(model: LoadedModel, kind: str, parameters: Mapping[str, Parameter]) -> None:

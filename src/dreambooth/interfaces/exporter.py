@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,12 +10,16 @@ from dreambooth.component import Component
 from dreambooth.interfaces.freezing import ArtifactKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.freezing import Artifact
     from dreambooth.interfaces.model import LoadedModel
+
+
+AUTOMATIC: Mapping[ArtifactKind, str] = {"weights": "diffusers"}
+"""Kind of exporter that `exports: auto` takes for an artifact. Fixed, not looked up: a package
+that is merely installed changes no run."""
 
 
 @dataclass(frozen=True)

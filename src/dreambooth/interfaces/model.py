@@ -177,15 +177,16 @@ class LoadedModel(ABC):
         """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
         return {}
 
+    @abstractmethod
+    def stored_weights(self, part: str) -> Mapping[str, Tensor]:
+        """Return a part's weights as the source holds them, float32 on the CPU, by qualified name.
+
+        What trains starts from these: the part in memory may be rounded to half precision.
+        """
+
+    @abstractmethod
     def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:
-        """Trade compute for memory in the named parts."""
-        for name in parts:
-            module = self.parts[name]
-            # diffusers and transformers name the same switch differently.
-            if hasattr(module, "enable_gradient_checkpointing"):
-                module.enable_gradient_checkpointing()
-            else:
-                module.gradient_checkpointing_enable()
+        """Trade compute for memory in the named parts, in training and evaluation mode alike."""
 
     def conditionings(self, prompts: Sequence[str]) -> list[Conditioning]:
         """Return a conditioning a prompt: kept ones where valid, the rest from one forward."""

@@ -1,0 +1,130 @@
+"""The trained parts as a `StableDiffusionPipeline`: sampled from, and written as fp16 folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dreambooth.engine.random import generator
+from dreambooth.files import new_folder, write_json
+from dreambooth_plugins.base_emoji import clip, vae
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+
+PIPELINE, JUDGE = "emoji-64", "emoji-64-clip"
+
+
+def noise_scheduler() -> Any:
+    """Return Stable Diffusion's schedule, with DDIM as the solver a loader finds."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def pipeline(autoencoder: Any, unet: Any, text: Any, tokenizer: Any) -> Any:
+    """Return the parts as a quiet `StableDiffusionPipeline`."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=noise_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@torch.no_grad()
+def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: str) -> Tensor:
+    """Return one picture a prompt, [B, 3, 64, 64] in [-1, 1]; noise by (seed, stream, place)."""
+    made = []
+    for first in range(0, len(prompts), 32):
+        part = list(prompts[first : first + 32])
+        draws = [generator(settings.seed, stream, first + i) for i in range(len(part))]
+        pictures = pipe(
+            part,
+            num_inference_steps=settings.check.steps,
+            guidance_scale=settings.check.guidance,
+            height=64,
+            width=64,
+            generator=draws,
+            output_type="pt",
+        ).images
+        made.append(pictures * 2 - 1)
+    return torch.cat(made).float()
+
+
+def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any) -> None:
+    """Write `out/emoji-64` and `out/emoji-64-clip` as fp16 safetensors."""
+    from dreambooth_plugins.model.saving import _index, file_key, save_tokenizer, save_weights
+
+    parts = {"vae": vae.open_trained(settings.work), "unet": unet, "text_encoder": text}
+    with new_folder(settings.out / PIPELINE) as beside:
+        for part, module in parts.items():
+            (beside / part).mkdir()
+            state = module.state_dict().items()
+            half = {file_key(part, k): t.detach().half().contiguous() for k, t in state}
+            save_weights(beside / part, part, half)
+            write_json(beside / part / "config.json", plain_config(module))
+        save_tokenizer(tokenizer, beside / "tokenizer")
+        scheduler = noise_scheduler()
+        scheduler.save_pretrained(beside / "scheduler")
+        write_json(beside / "model_index.json", _index(type(scheduler).__name__))
+    judge = clip.open_trained(settings.work).half()
+    with new_folder(settings.out / JUDGE) as beside:
+        judge.save_pretrained(beside)
+        save_tokenizer(tokenizer, beside)
+        write_json(beside / "preprocessor_config.json", preprocessor())
+    print(f"wrote {settings.out / PIPELINE} and {settings.out / JUDGE}", flush=True)
+
+
+def plain_config(module: Any) -> dict[str, Any]:
+    """Return a part's configuration without where and in which type it was loaded."""
+    config = module.config
+    values = dict(config) if isinstance(config, dict) else config.to_diff_dict()
+    dropped = ("dtype", "torch_dtype", "_name_or_path", "_use_default_values")
+    if hasattr(module, "config_name") and isinstance(config, dict):
+        import json
+
+        values = json.loads(module.to_json_string())
+    return {name: value for name, value in values.items() if name not in dropped}
+
+
+def preprocessor() -> dict[str, Any]:
+    """Return the judge's image processor: 64 pixels, values to [-1, 1]."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": 64},
+        "do_center_crop": True,
+        "crop_size": {"height": 64, "width": 64},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
+
+
+def size_mb(folder: Path) -> float:
+    """Return the size of a folder's files in MB (10^6 bytes)."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6

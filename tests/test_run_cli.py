@@ -1,0 +1,114 @@
+"""`dbt run` and `dbt sample` as a person meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from dreambooth.jobfile import dump_job
+
+QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
+
+
+def dbt(*args, cwd, **options):
+    env = {**os.environ, **QUIET}
+    command = [sys.executable, "-m", "dreambooth", *map(str, args)]
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.fixture
+def job_file(small_job, tmp_path):
+    def write(**sections):
+        path = tmp_path / "job.yaml"
+        path.write_text(dump_job(small_job(**sections)))
+        return path
+
+    return write
+
+
+def test_a_run_shows_its_plan_its_progress_and_what_comes_next(job_file, tmp_path):
+    done = dbt("run", job_file(samples={"every": 4, "per_prompt": 1}), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "images        3 used, 0 left out",
+        "class images  4",
+        "unet",
+        "step 4/4  loss",
+        "done: 4 steps",
+        "checked  diffusers:",
+        "result   runs/small/final",
+        'dbt sample runs/small "a photo of ohwx dog on the moon"',
+    ):
+        assert text in done.stdout
+    again = dbt("run", tmp_path / "job.yaml", cwd=tmp_path)
+    assert "this run is finished: 4 steps" in again.stdout
+    assert "-o train.steps=8" in again.stdout
+
+
+def test_a_dry_run_stops_at_the_plan(job_file, tmp_path):
+    done = dbt("run", job_file(), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "about" in done.stdout
+    assert "optimizer" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sample_draws_any_prompt_with_its_settings_in_the_files(job_file, tmp_path):
+    assert dbt("run", job_file(), cwd=tmp_path).returncode == 0
+    first = dbt("sample", "runs/small", "{identifier} on the moon", "-n", "2", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "runs/small/samples/drawn-001"
+    with Image.open(folder / "001.png") as picture:
+        facts = json.loads(picture.text["dreambooth"])
+        pixels = picture.tobytes()
+    assert facts["prompt"] == "ohwx on the moon"
+    assert facts["sampler"]["steps"] == 2
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size == (64, 32)
+    again = dbt("sample", "runs/small", "ohwx on the moon", "-n", "2", cwd=tmp_path)
+    assert again.returncode == 0
+    with Image.open(tmp_path / "runs/small/samples/drawn-002/001.png") as picture:
+        assert picture.tobytes() == pixels
+    options = ["--guidance", "1", "--steps", "3", "--size", "40x32", "--seed", "9", "--out", "o"]
+    assert dbt("sample", "runs/small", "a dog", *options, cwd=tmp_path).returncode == 0
+    with Image.open(tmp_path / "o/000.png") as picture:
+        assert picture.size == (32, 40)
+
+
+def test_sample_of_no_run_says_so(tmp_path):
+    done = dbt("sample", ".", "a dog", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is not a run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(job_file, tmp_path, number, code):
+    path = job_file(train={"steps": 5000})
+    env = {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dreambooth", "run", str(path)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while "step 3/" not in process.stdout.readline():
+            assert time.monotonic() < deadline
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    [checkpoint] = (tmp_path / "runs/small/checkpoints").iterdir()
+    done = int(checkpoint.name.removeprefix("step-"))
+    rest = dbt("run", path, "-o", f"train.steps={done + 1}", cwd=tmp_path)
+    assert f"resuming from step {done} of {done + 1}" in rest.stdout, rest.stderr
+    assert rest.returncode == 0
