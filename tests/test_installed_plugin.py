@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 POLICY = '''
 from typing import Literal
@@ -182,6 +184,39 @@ def test_a_bad_value_is_reported_where_it_stands(installed: Path, tmp_path: Path
 def test_good_options_pass(installed: Path, tmp_path: Path) -> None:
     _, told = validate("{kind: name_contains, contains: attn1}", installed, tmp_path)
     assert "job.yaml:4:" not in told
+
+
+def test_it_trains_what_it_says(
+    installed: Path, tmp_path: Path, pictures: Path, tiny_model: Path
+) -> None:
+    job = tmp_path / "run.yaml"
+    job.write_text(
+        textwrap.dedent(f"""
+            output: {tmp_path / "runs"}
+            subject: {{identifier: ohwx, class_noun: dog}}
+            model: {{kind: stable_diffusion, source: "{tiny_model}"}}
+            data: {{kind: folder, path: "{pictures}", resolution: 32}}
+            prior: none
+            freezing: {{kind: name_contains, contains: attn2.to_k}}
+            optimizer: {{kind: adamw, lr: 1e-3}}
+            samples: {{every: 0}}
+            train: {{steps: 2}}
+            """),
+        encoding="utf-8",
+    )
+    done = dbt("run", str(job), path=installed)
+    assert done.returncode == 0, done.stderr
+    file = "unet/diffusion_pytorch_model.safetensors"
+    before, after = (
+        load_file(tiny_model / file),
+        load_file(tmp_path / "runs/dreambooth/final" / file),
+    )
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved == {name for name in before if "attn2.to_k" in name}
+    manifest = json.loads((tmp_path / "runs/dreambooth/manifest.json").read_text())
+    assert {"name": "contains-plugin", "distribution": "contains-plugin", "version": "1.2"} in (
+        manifest["plugins"]
+    )
 
 
 def test_naming_a_kind_of_a_broken_plugin_says_what_happened(

@@ -11,6 +11,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
     from dreambooth.interfaces.model import ModelInfo
     from dreambooth.job import Job
 
@@ -50,10 +54,20 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         validate_default=True,
         defer_build=True,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Add the docstrings below options as their descriptions."""
+        from dreambooth.optiondocs import add_docs
+
+        result = handler(schema)
+        add_docs(cls, handler.resolve_ref_schema(result))
+        return result
 
 
 class Component(Section):

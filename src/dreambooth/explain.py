@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
 from dreambooth.jobkeys import homes, model_at, slot_of
+from dreambooth.optiondocs import option_docs
 from dreambooth.plainwords import about_type, describe, first_sentence
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Explainer:
         where = f"{quoted(dotted(at[:-1]))} needs" if at[:-1] else "the job needs"
         parent = model_at(self.root, self.data, at[:-1])
         field = parent.model_fields.get(at[-1]) if parent else None
-        about = first_sentence(field.description or "") if field else ""
+        about = first_sentence(option_docs(parent).get(at[-1], "")) if parent else ""
         slot = slot_of(field) if field else None
         if slot is not None:
             about = f"{about}; {self._kinds(slot.info.name)}"

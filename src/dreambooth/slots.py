@@ -120,11 +120,13 @@ class Slot:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
+        from dreambooth.optiondocs import add_docs
+
         members: list[JsonSchemaValue] = []
         short: list[str] = []
         for kind, cls in sorted(self._kinds().items()):
             cls.model_rebuild()
-            members.append(handler(cls.__pydantic_core_schema__))
+            members.append(add_docs(cls, handler(cls.__pydantic_core_schema__)))
             if not any(f.is_required() for n, f in cls.model_fields.items() if n != "kind"):
                 short.append(kind)
         named: list[JsonSchemaValue] = [{"enum": short, "type": "string"}] if short else []

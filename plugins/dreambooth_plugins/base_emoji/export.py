@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
 
 from dreambooth.engine.random import generator
 from dreambooth.files import new_folder, write_json
 from dreambooth_plugins.base_emoji import clip, vae
+from dreambooth_plugins.model.saving import file_key, save_tokenizer, save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +78,6 @@ def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: 
 
 def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any) -> None:
     """Write `out/emoji-64` and `out/emoji-64-clip` as fp16 safetensors."""
-    from dreambooth_plugins.model.saving import _index, file_key, save_tokenizer, save_weights
-
     parts = {"vae": vae.open_trained(settings.work), "unet": unet, "text_encoder": text}
     with new_folder(settings.out / PIPELINE) as beside:
         for part, module in parts.items():
@@ -88,25 +89,51 @@ def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any) -> Non
         save_tokenizer(tokenizer, beside / "tokenizer")
         scheduler = noise_scheduler()
         scheduler.save_pretrained(beside / "scheduler")
-        write_json(beside / "model_index.json", _index(type(scheduler).__name__))
-    judge = clip.open_trained(settings.work).half()
-    with new_folder(settings.out / JUDGE) as beside:
-        judge.save_pretrained(beside)
-        save_tokenizer(tokenizer, beside)
-        write_json(beside / "preprocessor_config.json", preprocessor())
+        write_json(beside / "model_index.json", model_index())
+    write_judge(settings.out / JUDGE, clip.open_trained(settings.work), tokenizer)
     print(f"wrote {settings.out / PIPELINE} and {settings.out / JUDGE}", flush=True)
 
 
-def plain_config(module: Any) -> dict[str, Any]:
-    """Return a part's configuration without where and in which type it was loaded."""
-    config = module.config
-    values = dict(config) if isinstance(config, dict) else config.to_diff_dict()
-    dropped = ("dtype", "torch_dtype", "_name_or_path", "_use_default_values")
-    if hasattr(module, "config_name") and isinstance(config, dict):
-        import json
+def write_judge(dest: Path, judge: Any, tokenizer: Any) -> None:
+    """Write the companion `CLIPModel` with its tokenizer and image processor."""
+    with new_folder(dest) as beside:
+        judge.half().save_pretrained(beside)
+        write_json(beside / "config.json", plain_config(judge))
+        save_tokenizer(tokenizer, beside)
+        write_json(beside / "preprocessor_config.json", preprocessor())
 
-        values = json.loads(module.to_json_string())
-    return {name: value for name, value in values.items() if name not in dropped}
+
+def plain_config(module: Any) -> dict[str, Any]:
+    """Return a part's configuration without where it was loaded from.
+
+    transformers loads a part in the type its configuration names, diffusers in fp32: naming fp32
+    makes a pipeline that is loaded without a type work as it is.
+    """
+    values: dict[str, Any] = json.loads(
+        module.to_json_string()
+        if hasattr(module, "to_json_string")
+        else module.config.to_json_string()
+    )
+    values.pop("_name_or_path", None)
+    if not hasattr(module, "to_json_string"):
+        values |= {"dtype": "float32", "architectures": [type(module).__name__]}
+    return values
+
+
+def model_index() -> dict[str, Any]:
+    """Return `model_index.json` of the pipeline."""
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
 
 
 def preprocessor() -> dict[str, Any]:

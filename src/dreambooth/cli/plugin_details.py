@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel
 
+from dreambooth.optiondocs import option_docs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,7 +31,8 @@ def describe_kind(reg: Registry, slot: str, kind: str) -> dict[str, Any]:
     cls, info = reg.kinds(slot)[kind], reg.provider(slot, kind)
     if not cls.__pydantic_fields_complete__:
         cls.model_rebuild()
-    options = [_option(n, f) for n, f in cls.model_fields.items() if n != "kind"]
+    docs = option_docs(cls)
+    options = [_option(n, f, docs.get(n, "")) for n, f in cls.model_fields.items() if n != "kind"]
     return {
         "slot": slot,
         "kind": kind,
@@ -42,7 +45,7 @@ def describe_kind(reg: Registry, slot: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _option(name: str, option: FieldInfo) -> dict[str, Any]:
+def _option(name: str, option: FieldInfo, doc: str) -> dict[str, Any]:
     required = option.is_required()
     default = None if required else _plain(option.get_default(call_default_factory=True))
     return {
@@ -50,7 +53,7 @@ def _option(name: str, option: FieldInfo) -> dict[str, Any]:
         "type": type_text(option.annotation, option.metadata),
         "required": required,
         "default": default,
-        "description": " ".join((option.description or "").split()),
+        "description": " ".join(doc.split()),
     }
 
 

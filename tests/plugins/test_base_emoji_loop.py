@@ -1,0 +1,130 @@
+"""The recipe's loop and optimiser: exact resume, the rates, the orthogonal update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from dreambooth.engine.random import generator
+from dreambooth_plugins.base_emoji import loop, optim
+from dreambooth_plugins.base_emoji.clip import contrastive_loss
+from dreambooth_plugins.base_emoji.settings import RecipeSettings
+from dreambooth_plugins.base_emoji.unet import min_snr_weight
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_stage() -> loop.Stage:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 6, 3), torch.nn.SiLU(), torch.nn.Conv2d(6, 2, 3, bias=False)
+        )
+
+    def loss(step: int, progress: float) -> dict[str, torch.Tensor]:
+        draw = generator(0, "test", step)
+        return {"loss": net(torch.randn(2, 3, 8, 8, generator=draw)).square().mean()}
+
+    modules = {"net": net}
+    return loop.Stage(
+        name="toy",
+        modules=modules,
+        optimizers=optim.build(net.named_parameters(), 1e-3, 2e-3),
+        loss=loss,
+        minutes=1,
+        ema=loop.EMA(modules, 0.9),
+    )
+
+
+def test_resumed_state_equals_straight_run_to_the_bit(tmp_path: Path) -> None:
+    straight = make_stage()
+    for step in range(8):
+        loop.train_step(straight, step, 8)
+
+    begun = make_stage()
+    for step in range(3):
+        loop.train_step(begun, step, 8)
+    loop.save(begun, tmp_path, 3, 8)
+    resumed = make_stage()
+    assert loop.load(resumed, tmp_path) == (3, 8)
+    for step in range(3, 8):
+        loop.train_step(resumed, step, 8)
+
+    one, other = loop.state_tensors(straight), loop.state_tensors(resumed)
+    assert one.keys() == other.keys()
+    assert any(name.startswith("optimizer.1.") for name in one)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_fit_plans_from_its_rate_finishes_and_does_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "PROBE", 3)
+    settings = RecipeSettings(work=tmp_path)
+    stage = make_stage()
+    stage.minutes = 0.005
+    loop.fit(stage, settings)
+    step, total = loop.load(make_stage(), tmp_path / "toy")
+    assert step == total
+    assert total is not None
+    assert total > 3
+    assert f"toy {total}/{total}" in capsys.readouterr().out
+    loop.fit(make_stage(), settings)
+    assert capsys.readouterr().out == ""
+
+
+def test_rates_warm_up_hold_and_fall_to_a_hundredth() -> None:
+    assert loop.rate_factor(0, 1000, 0.5) == pytest.approx(1 / loop.WARM_UP)
+    assert loop.rate_factor(loop.WARM_UP, 1000, 0.5) == 1
+    assert loop.rate_factor(500, 1000, 0.5) == 1
+    assert loop.rate_factor(750, 1000, 0.5) == pytest.approx(0.5)
+    assert loop.rate_factor(999, 1000, 0.5) == pytest.approx(0.01)
+    assert loop.rate_factor(10**6, None, 0.5) == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (12, 12)])
+def test_orthogonalised_update_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=generator(0, "matrix"), dtype=torch.float64)
+    made = optim.orthogonalise(matrix)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.T @ made @ v.T
+    values = inner.diagonal()
+    assert torch.allclose(inner, torch.diag(values), atol=1e-6)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_average_swaps_in_and_out_to_the_bit() -> None:
+    stage = make_stage()
+    for step in range(3):
+        loop.train_step(stage, step, 3)
+    before = loop.state_tensors(stage)
+    before = {name: value.clone() for name, value in before.items()}
+    assert stage.ema is not None
+    stage.ema.swap()
+    assert not torch.equal(
+        loop.state_tensors(stage)["model.net.0.weight"], before["model.net.0.weight"]
+    )
+    stage.ema.swap()
+    after = loop.state_tensors(stage)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_contrastive_loss_shares_the_target_among_equal_captions() -> None:
+    logits = torch.tensor([[2.0, 2.0, -9.0], [2.0, 2.0, -9.0], [-9.0, -9.0, 2.0]])
+    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    # Two equal captions can do no better than an even guess between the two.
+    expected = (2 * torch.log(torch.tensor(2.0))) / 3
+    assert contrastive_loss(logits, same).item() == pytest.approx(expected.item(), abs=1e-3)
+    alone = torch.eye(3, dtype=torch.bool)
+    assert contrastive_loss(5 * torch.eye(3), alone) < contrastive_loss(torch.eye(3), alone)
+
+
+def test_min_snr_weight_matches_the_formula() -> None:
+    alphas = torch.tensor([0.99, 0.5, 0.01])
+    weights = min_snr_weight(alphas, 5.0)
+    assert weights.tolist() == pytest.approx([5 / 99, 1.0, 1.0], rel=1e-4)

@@ -1,0 +1,87 @@
+"""The README stays true: its job validates, its code runs, its commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from dreambooth.jobfile import check_job
+from dreambooth.plugins import registry_with
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (512, 512), "red").save(tmp_path / "pictures/a.png")
+
+    def write(text):
+        path = tmp_path / "job.yaml"
+        path.write_text(text.replace("path/to/stable-diffusion-v1-5", "builtin:tiny"))
+        return path
+
+    return write
+
+
+def test_the_ten_line_job_is_ten_lines_and_validates(job_file):
+    [job] = blocks("yaml")
+    assert len(job.splitlines()) == 10
+    assert check_job(job_file(job)).name == "my-dog"
+
+
+def test_the_plugin_is_complete_and_works_in_a_job(job_file, monkeypatch):
+    plugin = ModuleType("readme_plugin")
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+    code = blocks("python")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    exec(compile(code, "README.md", "exec"), plugin.__dict__)
+    [job] = blocks("yaml")
+    with registry_with(plugin):
+        changed = re.sub("freezing:.*", "freezing: cross_attention_only", job)
+        assert check_job(job_file(changed)).freezing.kind == "cross_attention_only"
+
+
+def test_the_python_example_builds_a_job():
+    code = blocks("python")[1].split("result = ")[0]
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["job"].name == "my-dog"
+
+
+def test_the_shown_error_is_what_one_gets(job_file):
+    from dreambooth.diagnostics import JobErrors
+
+    [shown] = [b for b in blocks("text") if "weight_deacy" in b]
+    job = blocks("yaml")[0].replace("lr: 5e-6", "weight_deacy: 0.1")
+    path = job_file(job)
+    with pytest.raises(JobErrors) as caught:
+        check_job(path)
+    assert caught.value.render().replace(str(path), "job.yaml").strip() == shown.strip()
+
+
+def test_every_command_shown_exists():
+    done = subprocess.run(
+        [sys.executable, "-m", "dreambooth", "--help"], capture_output=True, text=True, check=True
+    )
+    shown = set(re.findall(r"\bdbt (\w+)", README)) - {"and"}
+    assert shown >= {"run", "validate", "init", "sample", "schema", "plugins"}
+    for name in shown:
+        assert re.search(rf"^\s+{name}\b", done.stdout, flags=re.MULTILINE), name
+
+
+def test_every_make_target_shown_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([\w-]+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
