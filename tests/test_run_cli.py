@@ -103,7 +103,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(job_file, tmp_path, numb
         while "step 3/" not in process.stdout.readline():
             assert time.monotonic() < deadline
         process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "run the same command again" in err
     assert "Traceback" not in err

@@ -28,9 +28,14 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_whole(tmp_path):
     dest = tmp_path / "step"
     with new_folder(dest) as beside:
         (beside / "a").write_text("1")
-    with pytest.raises(RuntimeError, match="stop"), new_folder(dest) as beside:
-        (beside / "a").write_text("2")
-        raise RuntimeError("stop")
+
+    def fail():
+        with new_folder(dest) as beside:
+            (beside / "a").write_text("2")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert (dest / "a").read_text() == "1"
     with new_folder(dest) as beside:
         (beside / "b").write_text("3")

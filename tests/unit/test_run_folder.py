@@ -63,7 +63,7 @@ def test_more_steps_are_refused_where_the_schedule_depends_on_the_end(job):
     cosine = changed(job, lr_schedule="cosine")
     folder = RunFolder(cosine.folder)
     folder.begin(cosine, "")
-    with pytest.raises(JobError, match="train.steps"):
+    with pytest.raises(JobError, match=r"train\.steps"):
         check_resumable(folder, changed(cosine, train={"steps": 900}))
 
 
@@ -105,5 +105,5 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
 def test_an_unreadable_manifest_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.manifest.write_text("{")
-    with pytest.raises(RunError, match="manifest.json"):
+    with pytest.raises(RunError, match=r"manifest\.json"):
         folder.read_manifest()

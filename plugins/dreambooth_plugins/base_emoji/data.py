@@ -39,8 +39,8 @@ def run(settings: RecipeSettings) -> None:
 def train_tokenizer(settings: RecipeSettings, captions: list[str]) -> Any:
     """Return a `CLIPTokenizer` for the captions and every emoji's name.
 
-    Byte-pair merges over bytes with CLIP's `</w>` endings: a word that was never seen (`ohwx`) falls
-    into small pieces instead of an unknown token.
+    Byte-pair merges over bytes with CLIP's `</w>` endings: a word that was never seen (`ohwx`)
+    falls into small pieces instead of an unknown token.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -63,7 +63,7 @@ def train_tokenizer(settings: RecipeSettings, captions: list[str]) -> Any:
     merges = [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
     # CLIP's order: bytes, bytes that end a word, merges, the two special tokens.
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    tokens += [a + b for a, b in merges if a + b not in set(tokens)]
+    tokens += [a + b for a, b in merges]
     tokens = [*dict.fromkeys(tokens), START, END]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=settings.clip.max_length)

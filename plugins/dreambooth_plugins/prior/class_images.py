@@ -55,6 +55,7 @@ class ClassImages(PriorSet):
         size = ctx.job.data.size
         self._solver = schedule.solver_config(size, sampler.sampling_steps())
         self._source = model
+        self._epoch, self._order = -1, torch.empty(0)
         key = set_key(config, ctx, model, sampler, self._solver)
         self.latents = ctx.chunks("class-latents", key, config.batch_size, self._draw)
         self._pictures = ctx.chunks("class-pictures", key, config.batch_size, self._decode)
@@ -81,6 +82,9 @@ class ClassImages(PriorSet):
         latents = torch.stack([self.latents.row(i)["latents"] for i in indices])
         pixels = self._source.decode(latents.to(self._ctx.device))
         return {"pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
+
+    def prepare(self) -> None:
+        """Draw what must be there before the first step: here, nothing."""
 
     def _show(self, count: int) -> None:
         """Write the first pictures and their seeds into the run's folder."""
@@ -117,18 +121,10 @@ class ClassImages(PriorSet):
 class Ahead(ClassImages):
     """All class images exist before the first step; epochs over them are shuffled."""
 
-    def __init__(
-        self,
-        config: Generated,
-        ctx: Context,
-        model: LoadedModel,
-        sampler: Sampler,
-        schedule: NoiseSchedule,
-    ) -> None:
-        super().__init__(config, ctx, model, sampler, schedule)
-        self.latents.ensure(config.count, "Drawing class images")
-        self._show(config.count)
-        self._epoch, self._order = -1, torch.empty(0)
+    def prepare(self) -> None:
+        """Draw what must be there before the first step."""
+        self.latents.ensure(self._config.count, "Drawing class images")
+        self._show(self._config.count)
 
     def pick(self, index: int) -> int:
         """Shuffle each epoch over the set in an order of its own."""
@@ -146,18 +142,11 @@ class Alongside(ClassImages):
     then, rounded down to whole batches: a function of i, so a resumed run sees the same rows.
     """
 
-    def __init__(
-        self,
-        config: Generated,
-        ctx: Context,
-        model: LoadedModel,
-        sampler: Sampler,
-        schedule: NoiseSchedule,
-    ) -> None:
-        super().__init__(config, ctx, model, sampler, schedule)
-        self.latents.ensure(config.batch_size, "Drawing the first class images")
-        self._show(config.batch_size)
-        self._source = model.frozen_copy()
+    def prepare(self) -> None:
+        """Draw what must be there before the first step."""
+        self.latents.ensure(self._config.batch_size, "Drawing the first class images")
+        self._show(self._config.batch_size)
+        self._source = self._source.frozen_copy()
 
     def window(self, index: int) -> range:
         """Return the pictures row `index` chooses from."""

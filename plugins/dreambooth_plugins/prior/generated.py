@@ -69,8 +69,10 @@ class Generated(Prior):
         """Generate what is missing of the set, or prepare to do so while training goes on."""
         from dreambooth_plugins.prior.class_images import Ahead, Alongside
 
-        opened = Ahead if self.when == "ahead" else Alongside
-        return opened(self, ctx, model, sampler, schedule)
+        kind = Ahead if self.when == "ahead" else Alongside
+        images = kind(self, ctx, model, sampler, schedule)
+        images.prepare()
+        return images
 
     def cached(
         self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
