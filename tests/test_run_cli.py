@@ -112,3 +112,28 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(job_file, tmp_path, numb
     rest = dbt("run", path, "-o", f"train.steps={done + 1}", cwd=tmp_path)
     assert f"resuming from step {done} of {done + 1}" in rest.stdout, rest.stderr
     assert rest.returncode == 0
+
+
+def test_ctrl_c_before_training_keeps_what_is_done_and_says_so(job_file, tmp_path):
+    path = job_file(prior={"count": 4000, "batch_size": 2})
+    env = {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1", "DREAMBOOTH_CACHE": str(tmp_path / "c")}
+    command = [sys.executable, "-m", "dreambooth", "run", str(path)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "c").glob("class-latents/*/chunk-*"))) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    plan = {**env, "DREAMBOOTH_CACHE": str(tmp_path / "c")}
+    done = subprocess.run(
+        [*command, "--dry-run"], cwd=tmp_path, env=plan, capture_output=True, text=True, check=True
+    )
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("class images")]
+    assert int(line.split(", ")[1].split()[0]) >= 4

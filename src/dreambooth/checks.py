@@ -9,6 +9,7 @@ from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
 from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces import FreezingPolicy
+from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.slots import SLOTS
 
@@ -38,6 +39,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _loss_needs(job, info)
     problems += _size(job, info)
     problems += _exports(job)
+    problems += _sample_prompts(job)
     return list(dict.fromkeys(problems))
 
 
@@ -155,3 +157,13 @@ def _exports(job: Job) -> Iterator[Problem]:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
         named = ", ".join(e.kind for e in job.exports) or "none"
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
+
+
+def _sample_prompts(job: Job) -> Iterator[Problem]:
+    for number, prompt in enumerate(job.samples.prompts):
+        for name in unknown_placeholders(prompt):
+            yield Problem(
+                ("samples", "prompts", number),
+                f"nothing fills in {{{name}}}",
+                "prompts know {identifier} and {class_noun}",
+            )

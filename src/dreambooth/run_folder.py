@@ -97,10 +97,8 @@ class RunFolder:
         write_text(self.job, text)
         self.update_manifest(job=job.resolved())
 
-    def set_aside(self) -> Path | None:
+    def set_aside(self) -> Path:
         """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
-        if not self.path.exists():
-            return None
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1

@@ -54,6 +54,13 @@ def test_pictures_are_drawn_as_half_blocks(tmp_path):
     assert str(text.spans[0].style) == "#ff0000 on #ff0000"
 
 
+def test_a_tall_picture_fits_the_terminal(tmp_path):
+    Image.new("RGB", (60, 300), (0, 9, 0)).save(tmp_path / "a.png")
+    rows = halfblocks(tmp_path / "a.png", 100, lines=20).plain.splitlines()
+    assert len(rows) == 20
+    assert {len(row) for row in rows} == {8}
+
+
 def test_sparkline_spans_its_values():
     assert sparkline([1.0, 2.0, 3.0]) == "▁▄█"
     assert sparkline([]) == ""

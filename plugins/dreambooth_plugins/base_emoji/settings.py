@@ -54,7 +54,7 @@ class UNetSettings(Section):
 
     widths: tuple[int, ...] = (64, 128, 192)
     minutes: float = Field(54, gt=0)
-    pictures: int = Field(16_000, ge=64)
+    pictures: int = Field(8_000, ge=64)
     batch: int = Field(32, ge=2)
     lr: float = Field(7e-4, gt=0)
     matrix_lr: float = Field(2e-3, ge=0)

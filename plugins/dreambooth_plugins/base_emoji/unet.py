@@ -117,14 +117,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
         predicted: Tensor = unet(z_t, t, states).sample
         return predicted.float()
 
-    def probe() -> Tensor:
-        batch = options.batch
-        loss = forward(mean[:batch], torch.zeros(batch, dtype=torch.long), ids[:batch]).mean()
-        loss.backward()
-        unet.zero_grad(), text.zero_grad()
-        return loss
-
-    dtype = loop.pick_precision(settings, probe)
+    dtype = loop.pick_precision(settings)
 
     def loss(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "unet", step)

@@ -89,14 +89,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
         made = vae.decode(posterior.sample(noise)).sample
         return made.float(), posterior.kl().mean()
 
-    def probe() -> Tensor:
-        made, _ = autoencode(torch.zeros(options.batch, 3, cut, cut), torch.Generator())
-        loss = made.square().mean()
-        loss.backward()
-        vae.zero_grad()
-        return loss
-
-    dtype = loop.pick_precision(settings, probe)
+    dtype = loop.pick_precision(settings)
 
     def loss(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "vae", step)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
+from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 CaptionKind = Literal["auto", "none", "txt", "caption", "metadata"]
 METADATA = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "prompt")
-PLACEHOLDERS = frozenset({"identifier", "class_noun"})
 _SIDECARS: Mapping[CaptionKind, tuple[str, ...]] = {
     "auto": (".txt", ".caption"),
     "txt": (".txt",),
@@ -140,11 +140,6 @@ def names_subject(prompt: str, subject: Subject) -> bool:
     """Say whether a filled prompt holds the identifier as a word of its own."""
     word = re.escape(subject.identifier.casefold())
     return re.search(rf"(?<!\w){word}(?!\w)", prompt.casefold()) is not None
-
-
-def unknown_placeholders(template: str) -> list[str]:
-    """Return the `{...}` of a template that nothing fills in (spaces inside count as a mistake)."""
-    return [name for name in re.findall(r"\{([^{}]*)\}", template) if name not in PLACEHOLDERS]
 
 
 def judge(captions: Mapping[str, str], images: list[str], subject: Subject) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreambooth.component import JobPath, Problem
 from dreambooth.errors import JobError
 from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan
+from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,7 @@ class Folder(DataSource):
         return formats.why_no_image(path, size)[0]
 
     def _check_prompt(self, job: Job) -> Iterable[Problem]:
-        from dreambooth_plugins.data.captions import names_subject, unknown_placeholders
+        from dreambooth_plugins.data.captions import names_subject
 
         at, subject = ("data", "prompt"), job.subject
         for name in unknown_placeholders(self.prompt):

@@ -35,7 +35,6 @@ def set_key(
         "solver": solver,
         "model": {p: model.fingerprint(p) for p in model.info.parts},
         "dtype": str(ctx.dtype),
-        "device": ctx.device.type,
     }
 
 

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WIDTH = 128
+MAX_LINES = 24
 
 
-def halfblocks(path: Path, width: int) -> Text:
-    """Draw the picture at `path` at most `width` cells wide, upper pixel over lower pixel."""
+def halfblocks(path: Path, width: int, lines: int = MAX_LINES) -> Text:
+    """Draw the picture at `path` in at most `width` by `lines` cells, upper over lower pixel."""
     from PIL import Image
 
     with Image.open(path) as image:
-        columns = min(width, MAX_WIDTH, image.width)
-        rows = max(2, round(image.height * columns / image.width)) // 2 * 2
+        scale = min(min(width, MAX_WIDTH) / image.width, 2 * min(lines, MAX_LINES) / image.height)
+        columns = max(1, round(image.width * min(scale, 1.0)))
+        rows = max(2, round(image.height * min(scale, 1.0)) // 2 * 2)
         small = image.convert("RGB").resize((columns, rows), Image.Resampling.BOX)
     text = Text(no_wrap=True)
     for y in range(0, rows, 2):

@@ -187,7 +187,7 @@ class LiveReporter(LineReporter):
 
     def pictures(self, step: int, grid: Path) -> None:
         """Show the newest grid as half-block characters, and where it lies."""
-        self.console.print(halfblocks(grid, self.console.width))
+        self.console.print(halfblocks(grid, self.console.width, self.console.height // 2))
         self.info(f"samples at step {step}: {grid}")
 
 

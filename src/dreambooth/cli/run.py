@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ def run(
 ) -> None:
     """Train a job. The same command resumes a run that was interrupted."""
     from dreambooth.console import print_warning, stdout
+    from dreambooth.errors import Interrupted
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
 
@@ -50,7 +52,15 @@ def run(
     if dry_run:
         return
     console.print()
-    result = run_job(loaded, fresh=fresh, reporter=reporter_for(console))
+    try:
+        result = run_job(loaded, fresh=fresh, reporter=reporter_for(console))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted",
+            "what was finished is kept (caches, class images, checkpoints): "
+            "run the same command again to go on",
+            signal.SIGINT,
+        ) from None
     show_result(console, loaded, result)
 
 

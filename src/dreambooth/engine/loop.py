@@ -61,7 +61,9 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
     reporter = reporter or Quiet()
     require(job)
     folder = RunFolder(job.folder)
-    if fresh and (aside := folder.set_aside()):
+    if fresh and folder.path.exists():
+        with folder.lock():  # refuses to move a run away from under its process
+            aside = folder.set_aside()
         reporter.info(f"the earlier run was moved to {aside}")
     with folder.lock(), open_devices(job.train) as devices:
         for name, (old, new) in check_resumable(folder, job).items():

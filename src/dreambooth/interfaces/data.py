@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.model import RowGeometry
 
 Side = Annotated[int, Field(ge=8, le=8192)]
+
+
+PLACEHOLDERS = ("identifier", "class_noun")
+
+
+def unknown_placeholders(template: str) -> list[str]:
+    """Return the `{...}` of a prompt template that nothing fills in (spaces inside included)."""
+    return [name for name in re.findall(r"\{([^{}]*)\}", template) if name not in PLACEHOLDERS]
 
 
 class Subject(Section):
