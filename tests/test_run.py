@@ -63,6 +63,7 @@ def test_a_run_leaves_a_pipeline_that_draws(small_job):
     assert [line["step"] for line in lines(result.folder)] == [1, 2, 3, 4]
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["trainable"]["unet"] > 0
+    assert "info trained to step 4" in (result.folder / "run.log").read_text()
     assert {p["name"] for p in manifest["plugins"]} >= {"default-loss", "default-prior"}
     assert manifest["images"].keys() == {"0.png", "1.png", "2.png"}
 
@@ -79,6 +80,13 @@ def test_fp32_gives_the_same_numbers_on_every_run(small_job):
     assert_equal_weights(weights(first.folder), weights(second.folder))
     one, two = (r.folder / "metrics.jsonl" for r in (first, second))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_two_jobs_of_different_precision_in_one_process_equal_two_processes(small_job):
+    alone = run(small_job(name="alone"))
+    run(small_job(name="half", train={"precision": "bf16"}))
+    after = run(small_job(name="after"))
+    assert_equal_weights(weights(alone.folder), weights(after.folder))
 
 
 class StopAfter(Exception):

@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def log(self) -> Path:
+        """What was said while the run went on, with the time of day."""
+        return self.path / "run.log"
+
+    @property
     def timings(self) -> Path:
         """Wall-clock, apart from the metrics so that those can be compared bit for bit."""
         return self.path / "timings.jsonl"

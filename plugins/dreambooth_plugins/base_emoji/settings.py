@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dreambooth_plugins.base_emoji.nouns import FIRST_NOUNS
+
 HERE = Path(__file__).parent
 STAGES = ("data", "vae", "clip", "unet", "check")
 
@@ -52,6 +54,8 @@ class CLIPSettings(Section):
 class UNetSettings(Section):
     """The denoiser, trained together with the text encoder on cached latents."""
 
+    nouns: tuple[str, ...] = FIRST_NOUNS
+    """Class nouns it learns to draw. Fewer are learnt better in the same time."""
     widths: tuple[int, ...] = (64, 128, 192)
     minutes: float = Field(54, gt=0)
     pictures: int = Field(8_000, ge=64)

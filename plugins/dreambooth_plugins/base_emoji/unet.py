@@ -11,7 +11,9 @@ from dreambooth.engine.random import generator
 from dreambooth.files import write_with
 from dreambooth_plugins.base_emoji import export, loop, optim, vae
 from dreambooth_plugins.base_emoji.clip import token_ids
+from dreambooth_plugins.base_emoji.compose import compose
 from dreambooth_plugins.base_emoji.data import open_tokenizer
+from dreambooth_plugins.base_emoji.sprites import read_sprites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +34,12 @@ SAMPLE_PROMPTS = (
     "a photo of a pizza on a purple background",
     "a photo of a banana on a black background",
     "a photo of a penguin in the snow",
-    "a photo of a rocket at night",
-    "a photo of a turtle on the beach",
+    "a photo of a train at night",
+    "a photo of a frog on the beach",
     "a photo of an elephant on the grass",
     "a small apple on the left on a gray background",
     "a photo of a dog",
-    "a photo of a donut on blue with pink dots",
+    "a photo of a strawberry on blue with pink dots",
 )
 
 
@@ -93,6 +95,14 @@ def latent_moments(settings: RecipeSettings) -> tuple[Tensor, Tensor, Tensor]:
     return kept["mean"].float(), kept["std"].float(), kept["ids"]
 
 
+def noun_rows(settings: RecipeSettings) -> Tensor:
+    """Return the numbers of the compositions that show one of the nouns to be learnt."""
+    sprites, wanted = read_sprites(settings.packages), set(settings.unet.nouns)
+    count = settings.unet.pictures
+    shown = (compose(sprites, settings.seed, index).facts.noun for index in range(count))
+    return torch.tensor([index for index, noun in enumerate(shown) if noun in wanted])
+
+
 def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
     """Return min(SNR, gamma) / SNR for every timestep (Hang et al. 2023), for noise targets."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -109,6 +119,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
     alphas = scheduler.alphas_cumprod
     weights = min_snr_weight(alphas, options.min_snr_gamma)
     empty = token_ids(tokenizer, [""])[0]
+    learnt = noun_rows(settings)
 
     def forward(z_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         # Prompts repeat: each distinct one is encoded once.
@@ -121,7 +132,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
 
     def loss(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "unet", step)
-        rows = torch.randint(len(mean), (options.batch,), generator=draw)
+        rows = learnt[torch.randint(len(learnt), (options.batch,), generator=draw)]
         noise = torch.randn(mean[rows].shape, generator=draw)
         z = mean[rows] + deviation[rows] * torch.randn(noise.shape, generator=draw)
         # One timestep in each of B equal parts: the same distribution with less variance.

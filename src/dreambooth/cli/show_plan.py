@@ -46,12 +46,14 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     line("samples", samples_text(job, plan))
     checkpoints = f"every {job.checkpoints.every} steps, {gigabytes(plan.checkpoint_bytes)} each"
     line("checkpoints", f"{checkpoints}, the newest {job.checkpoints.keep_last} are kept")
-    table = Table("component", "parameters", "trainable", "share", box=None, pad_edge=False)
+    columns = ("component", "parameters", "trainable", "share", "memory")
+    table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for part in plan.parts:
         share = f"{100 * part.trainable / part.parameters:.2f} %" if part.trainable else "frozen"
-        table.add_row(part.name, f"{part.parameters:,}", f"{part.trainable:,}", share)
+        held = gigabytes(part.bytes) if part.bytes else "released once cached"
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.trainable:,}", share, held)
     console.print()
     console.print(table)
     console.print()

@@ -18,7 +18,7 @@ from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, describe_run
-from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.errors import Interrupted, RunError
@@ -66,6 +66,7 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
             aside = folder.set_aside()
         reporter.info(f"the earlier run was moved to {aside}")
     with folder.lock(), open_devices(job.train) as devices:
+        reporter = Logged(reporter, folder.log)
         for name, (old, new) in check_resumable(folder, job).items():
             reporter.info(f"{name} changed since the run began: {old!r} -> {new!r}")
         if result := finished(folder, job):
@@ -86,6 +87,7 @@ def finished(folder: RunFolder, job: Job) -> RunResult | None:
 
 def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> RunResult:
     """Train from the newest checkpoint (or from the start) to the last step, then export."""
+    reporter.info(f"run {job.name} on {devices.device}, {job.train.steps} steps")
     began = time.monotonic()
     recorded = folder.read_manifest().get("machine", {})
     precision = resolve_precision(job, devices, recorded.get("precision"))
@@ -116,6 +118,7 @@ def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> Ru
                 if stop.signal:
                     interrupt(events, session, stop.signal)
         events.at_end()
+        reporter.info(f"trained to step {state.step}; exporting")
         return finish(session, folder, events, export_all(session, folder))
 
 

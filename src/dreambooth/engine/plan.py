@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import Parameter
 
-from dreambooth.engine.batches import plain_geometry
+from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.precision import choose
@@ -17,7 +15,7 @@ from dreambooth.engine.precision import choose
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch.nn import Parameter
 
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Scan
@@ -34,6 +32,8 @@ class PartPlan:
     name: str
     parameters: int
     trainable: int
+    bytes: int
+    """Weights, gradients, optimizer state and average while training; 0 once it has left memory."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ def make_plan(job: Job, reporter: Reporter) -> Plan:
     cached = job.prior.cached(ctx, model, job.sampler, schedule)
     job.freezing.prepare(model, ctx)
     trainable = dict(job.freezing.trainable(model))
-    parts = count_parts(model, trainable)
+    parts = count_parts(job, ctx, model, trainable, scan)
     per_step = job.train.batch_size * job.train.accumulation
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
-    memory = estimate_memory(job, ctx, model, trainable, job.train.batch_size * share)
+    memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
@@ -142,14 +142,43 @@ def sample_count(job: Job) -> int:
     )
 
 
-def count_parts(model: LoadedModel, trainable: dict[str, Parameter]) -> tuple[PartPlan, ...]:
-    """Count parameters, all and trainable, a part."""
+def staying_parts(job: Job, model: LoadedModel, trained: set[str], scan: Scan) -> set[str]:
+    """Return the parts that are in memory while training: the others are cached and released."""
+    stay = trained | set(model.info.part_names("denoiser"))
+    countable = all(job.data.variants(item) is not None for item in scan.items)
+    if job.samples.every or not job.train.cache or not countable:
+        stay |= set(model.info.part_names("vae"))
+    if not job.train.cache:
+        stay |= set(model.info.part_names("text_encoders"))
+    return stay
+
+
+def count_parts(
+    job: Job,
+    ctx: EngineContext,
+    model: LoadedModel,
+    trainable: dict[str, Parameter],
+    scan: Scan,
+) -> tuple[PartPlan, ...]:
+    """Count parameters and bytes a part: what trains in float32, the rest in the run's dtype."""
+    by_part: dict[str, int] = {}
+    for name, parameter in trainable.items():
+        part = name.split(".", 1)[0]
+        by_part[part] = by_part.get(part, 0) + parameter.numel()
+    stay = staying_parts(job, model, set(by_part), scan)
     counts = []
     for part in model.info.parts:
         total = sum(p.numel() for p in model.parts[part].parameters())
-        train = sum(p.numel() for n, p in trainable.items() if n.split(".", 1)[0] == part)
-        counts.append(PartPlan(part, total, train))
+        train = by_part.get(part, 0)
+        wide = 4 if part in model.info.part_names("vae") else ctx.dtype.itemsize
+        held = wide * (total - train) + round(state_bytes(job) * train) if part in stay else 0
+        counts.append(PartPlan(part, total, train, held))
     return tuple(counts)
+
+
+def state_bytes(job: Job) -> float:
+    """Return the bytes one trained parameter costs: weight, gradient, optimizer, average."""
+    return 4 + 4 + job.optimizer.state_bytes() + (4 if job.train.ema else 0)
 
 
 def estimate_memory(
@@ -157,54 +186,18 @@ def estimate_memory(
     ctx: EngineContext,
     model: LoadedModel,
     trainable: dict[str, Parameter],
+    parts: tuple[PartPlan, ...],
     rows: int,
 ) -> Memory:
     """Estimate bytes while training: exact for weights and states, counted for activations."""
-    wide = ctx.dtype.itemsize
-    count = sum(p.numel() for p in trainable.values())
-    trained_parts = {name.split(".", 1)[0] for name in trainable}
-    stay = trained_parts | set(model.info.part_names("denoiser"))
-    if job.samples.every:
-        stay |= set(model.info.part_names("vae"))
-    frozen = sum(p.numel() for part in stay for p in model.parts[part].parameters()) - count
+    count = sum(part.trainable for part in parts)
+    optimizer = round(job.optimizer.state_bytes() * count)
+    average = 4 * count if job.train.ema else 0
     saved = activation_bytes(job, model, trainable, rows)
     return Memory(
-        weights=4 * count + wide * frozen,
+        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average,
         gradients=4 * count,
-        optimizer=int(job.optimizer.state_bytes() * count),
-        average=4 * count if job.train.ema else 0,
-        activations=saved * wide // 4,
+        optimizer=optimizer,
+        average=average,
+        activations=saved * ctx.dtype.itemsize // 4,
     )
-
-
-def activation_bytes(
-    job: Job, model: LoadedModel, trainable: dict[str, Parameter], rows: int
-) -> int:
-    """Count the float32 bytes autograd keeps from one forward, by running it on `meta` tensors."""
-    wanted = {id(p) for p in trainable.values()}
-    parts = sorted({name.split(".", 1)[0] for name in trainable})
-    for part in model.info.parts:
-        for p in model.parts[part].parameters():
-            p.requires_grad_(id(p) in wanted)
-    if job.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing(parts)
-        for part in parts:
-            model.parts[part].train()
-    saved: dict[int, tuple[Tensor, int]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if not isinstance(base, Parameter):
-            saved[id(base)] = (base, base.numel() * base.element_size())
-        return tensor
-
-    latent = model.info.latent
-    height, width = (side // latent.factor for side in job.data.size)
-    z = torch.empty(rows, latent.channels, height, width, device="meta")
-    t = torch.zeros(rows, dtype=torch.int64, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        encoded = model.encode_prompts([job.subject.fill("{identifier} {class_noun}")] * rows)
-        geometry = [plain_geometry(job.data.size)] * rows
-        cond = model.condition(model.collate(encoded), geometry)
-        out = model.denoise(z, t, cond)
-    return sum(size for _, size in saved.values()) + prod(out.shape) * 4

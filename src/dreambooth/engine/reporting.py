@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -78,3 +79,37 @@ class Quiet:
     def pictures(self, step: int, grid: Path) -> None:
         """Log where the pictures are."""
         logger.info("step %d: samples in %s", step, grid)
+
+
+class Logged:
+    """Passes everything on to another reporter and keeps what is said in the run's `run.log`."""
+
+    def __init__(self, inner: Reporter, path: Path) -> None:
+        self._inner, self._path = inner, path
+        self.progress = inner.progress
+        self.training = inner.training
+        self.step = inner.step
+
+    def info(self, message: str) -> None:
+        """Keep and pass on one line."""
+        self._keep("info", message)
+        self._inner.info(message)
+
+    def warn(self, message: str) -> None:
+        """Keep and pass on one warning."""
+        self._keep("warning", message)
+        self._inner.warn(message)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass the numbers on; `metrics.jsonl` keeps them."""
+        self._inner.scalars(step, values)
+
+    def pictures(self, step: int, grid: Path) -> None:
+        """Keep where the pictures are, and pass them on."""
+        self._keep("info", f"samples at step {step}: {grid}")
+        self._inner.pictures(step, grid)
+
+    def _keep(self, level: str, message: str) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{stamp} {level} {message}\n")

@@ -1,0 +1,75 @@
+"""The plan counts what the run will really hold and do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreambooth.engine.plan import make_plan
+from dreambooth.engine.reporting import Quiet
+
+
+def plan_of(job):
+    return make_plan(job, Quiet())
+
+
+def test_parameters_and_bytes_a_part(small_job, tiny_model):
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    count = sum(p.numel() for p in unet.parameters())
+    plan = plan_of(small_job(freezing={"kind": "components", "train": ["unet"]}))
+    parts = {part.name: part for part in plan.parts}
+    assert (parts["unet"].parameters, parts["unet"].trainable) == (count, count)
+    assert parts["unet"].bytes == 16 * count  # weight, gradient and two moments, float32
+    assert parts["text_encoder"].trainable == 0
+    assert parts["text_encoder"].bytes == parts["vae"].bytes == 0  # cached, then released
+    assert plan.checkpoint_bytes == 12 * count
+
+
+def test_what_stays_in_memory(small_job):
+    def held(**sections):
+        plan = plan_of(small_job(freezing={"kind": "components", "train": ["unet"]}, **sections))
+        return {part.name for part in plan.parts if part.bytes}
+
+    assert held() == {"unet"}
+    assert held(samples={"every": 2}) == {"unet", "vae"}
+    assert held(data={"crop": "random"}) == {"unet", "vae"}
+    assert held(train={"cache": False}) == {"unet", "vae", "text_encoder"}
+
+
+def test_activations_are_what_autograd_keeps(small_job, tiny_model):
+    from diffusers import UNet2DConditionModel
+
+    job = small_job(freezing={"kind": "components", "train": ["unet"]}, train={"batch_size": 2})
+    plan = plan_of(job)
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    kept, parameters = {}, {p.data_ptr() for p in unet.parameters()}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        z = torch.randn(4, 4, 8, 8)
+        unet(z, torch.zeros(4, dtype=torch.int64), torch.randn(4, 77, 32)).sample.sum()
+    real = sum(size for _, size in kept.values())
+    assert plan.memory.activations == pytest.approx(real, rel=0.15)
+
+
+def test_checkpointing_keeps_less(small_job):
+    plain = plan_of(small_job()).memory.activations
+    less = plan_of(small_job(train={"gradient_checkpointing": True})).memory.activations
+    assert less < 0.7 * plain
+
+
+def test_prices(small_job):
+    plan = plan_of(small_job(samples={"every": 2, "per_prompt": 3}, train={"steps": 5}))
+    assert plan.sample_pictures == 3 * 2 * 3  # at steps 2 and 4, and at the end
+    # 4 pictures of 2 steps in two halves, against steps of 2 rows at three forwards each
+    assert plan.class_steps == pytest.approx(4 * 2 * 2 / 6)
+    assert plan.epochs == pytest.approx(5 / 3)
+    assert plan.rows == 2
+    assert plan_of(small_job(prior="none")).class_pictures == 0
