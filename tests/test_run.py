@@ -146,6 +146,33 @@ def test_cut_and_resumed_equals_straight(small_job, monkeypatch, options):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_cut_export_is_done_again_without_drawing_again(small_job, monkeypatch, tmp_path):
+    from dreambooth_plugins.exporter import Diffusers
+
+    job = small_job(samples={"every": 3, "per_prompt": 2}, metrics=["diversity"])
+    with monkeypatch.context() as patch:
+
+        def dying(*_):
+            raise StopAfter
+
+        patch.setattr(Diffusers, "write", dying)
+        with pytest.raises(StopAfter):
+            run(job)
+    before = (job.folder / "metrics.jsonl").read_bytes()
+    assert not (job.folder / "final").exists()
+    grid = job.folder / "samples/step-000004/grid.png"
+    grid.unlink()
+    assert run(job).final.is_dir()
+    assert (job.folder / "metrics.jsonl").read_bytes() == before
+    assert not grid.exists()
+
+
+def test_a_device_that_is_none_is_named(small_job):
+    for name in ("meta", "cuda:97", "toaster"):
+        with pytest.raises(JobError, match=r"train\.device"):
+            run(small_job(train={"device": name}))
+
+
 def test_samples_change_nothing_in_training(small_job):
     without = run(small_job(name="without"))
     with_them = run(small_job(name="with", samples={"every": 1, "per_prompt": 1}))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,14 +44,33 @@ def add_docs(cls: type[Section], schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _own_docs(cls: type) -> dict[str, str]:
+    return _module_docs(cls.__module__).get(cls.__qualname__, {})
+
+
+@cache
+def _module_docs(module: str) -> dict[str, dict[str, str]]:
+    """Return class name -> option -> docstring of a module, parsed once."""
     try:
-        source = inspect.getsource(cls)
-    except (OSError, TypeError):
-        return {}
-    tree = ast.parse(textwrap.dedent(source)).body[0]
-    assert isinstance(tree, ast.ClassDef)
+        source = inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):
+        return {}  # no source text: typed into an interpreter, or made at run time
+    found: dict[str, dict[str, str]] = {}
+
+    def visit(body: list[ast.stmt], path: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                found[path + node.name] = _class_docs(node)
+                visit(node.body, f"{path}{node.name}.")
+            elif isinstance(node, ast.FunctionDef):
+                visit(node.body, f"{path}{node.name}.<locals>.")
+
+    visit(ast.parse(source).body, "")
+    return found
+
+
+def _class_docs(node: ast.ClassDef) -> dict[str, str]:
     docs = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
+    for field, below in pairwise(node.body):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
         value = below.value if isinstance(below, ast.Expr) else None

@@ -70,7 +70,7 @@ def pick_device(name: str) -> torch.device | None:
         return None
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # `meta` exists, but holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise JobError(
             f'train.device "{name}" cannot be used: {str(error).splitlines()[0]}',

@@ -51,6 +51,8 @@ class Events:
         self._observers = [callback.open(self._ctx) for callback in self._job.callbacks]
         if found:
             self._saved_at = step
+            # Samples come before the checkpoint of their step, so these are drawn already.
+            self._sampled_at = step if self._sample_due(step) else -1
             for observer, state in zip(self._observers, found.numbers["callbacks"], strict=False):
                 observer.load_state(state)
         self._cut_timings(step)
@@ -69,13 +71,17 @@ class Events:
         self._tell("step")
         if step % job.log.every == 0 or step == job.train.steps:
             self._log(step, result)
-        if job.samples.every and step % job.samples.every == 0:
+        if self._sample_due(step):
             self.sample()
         if step % job.checkpoints.every == 0 or step == job.train.steps or self._save_asked:
             self.save()
 
+    def _sample_due(self, step: int) -> bool:
+        every = self._job.samples.every
+        return bool(every) and (step % every == 0 or step == self._job.train.steps)
+
     def at_end(self) -> None:
-        """Draw and save what the last step did not, then tell the callbacks."""
+        """Draw and save where a callback ended the run early, then tell the callbacks."""
         if self._job.samples.every and self._sampled_at != self._session.state.step:
             self.sample()
         self.save()

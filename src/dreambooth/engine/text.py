@@ -41,11 +41,7 @@ def settle(
     parameters: Mapping[str, Parameter],
 ) -> None:
     """Fill the model's embeddings and release its text encoders, or let them train."""
-    if trains_text(model, parameters):
-        model.text_is_frozen = False
-        model.embeddings.clear()
-        return
-    if not ctx.job.train.cache:
+    if trains_text(model, parameters) or not ctx.job.train.cache:
         model.text_is_frozen = False
         model.embeddings.clear()
         return
