@@ -11,7 +11,8 @@ demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
 	$(BIN)/dbt run $(DEMO)/job.yaml
 	@echo
-	@echo "Pictures: $(DEMO)/runs/fox/samples (grid.png in each folder)"
+	@echo "Pictures: the grid.png files below $(DEMO)/runs (newest last)"
+	@ls -t -r $(DEMO)/runs/*/samples/*/grid.png
 
 test: lint types imports unit
 

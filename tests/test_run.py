@@ -198,6 +198,17 @@ def test_another_job_under_the_same_name_is_refused_and_fresh_moves_the_old_asid
     assert (result.folder.parent / "small.old-1/final").is_dir()
 
 
+def test_inputs_that_changed_between_two_lives_are_named(small_job, pictures):
+    run(small_job())
+    (pictures / "0.png").write_bytes((pictures / "1.png").read_bytes())
+    (pictures / "2.png").unlink()
+    listening = Listening()
+    run(small_job(train={"steps": 5}), reporter=listening)
+    assert "picture 0.png changed since the run began" in listening.lines
+    assert "picture 2.png came or went since the run began" in listening.lines
+    assert not [line for line in listening.lines if "1.png" in line and "began" in line]
+
+
 def test_frozen_parts_are_untouched_and_hold_no_optimizer_state(small_job, tiny_model):
     result = run(small_job(freezing={"kind": "components", "train": ["unet"]}))
     base = load_file(tiny_model / "text_encoder/model.safetensors")

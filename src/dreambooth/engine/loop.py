@@ -17,7 +17,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
-from dreambooth.engine.manifest import check_environment, describe_run
+from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
@@ -89,13 +89,16 @@ def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> Ru
     """Train from the newest checkpoint (or from the start) to the last step, then export."""
     reporter.info(f"run {job.name} on {devices.device}, {job.train.steps} steps")
     began = time.monotonic()
-    recorded = folder.read_manifest().get("machine", {})
+    manifest = folder.read_manifest()
+    recorded = manifest.get("machine", {})
     precision = resolve_precision(job, devices, recorded.get("precision"))
     ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
     check_environment(ctx, recorded)
     found = checkpoint.newest(folder.checkpoints, ctx.warn)
     session = open_session(ctx, job.data.scan(ctx))
-    folder.update_manifest(**describe_run(session))
+    described = describe_run(session)
+    check_inputs(ctx, manifest, described)
+    folder.update_manifest(**described)
     meter = Meter()
     with ExitStack() as stack:
         if found:

@@ -67,3 +67,21 @@ def check_environment(ctx: EngineContext, recorded: Mapping[str, Any]) -> None:
                 f"{name.replace('_', ' ')} was {recorded[name]} when the run began and is "
                 f"{now[name]} now: numbers can differ in their last bits"
             )
+
+
+def check_inputs(ctx: EngineContext, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Name what a resumed run does not find as it was: base weights, pictures, plugins.
+
+    Both are manifests; an empty `recorded` is a fresh run.
+    """
+    for what, name in (("model", "the base's {}"), ("images", "picture {}")):
+        before, now = recorded.get(what, {}), found[what]
+        for key in sorted(before.keys() | now.keys()) if before else ():
+            if before.get(key) != now.get(key):
+                how = "changed" if key in before and key in now else "came or went"
+                ctx.warn(f"{name.format(key)} {how} since the run began")
+    versions_before = {p["name"]: p["version"] for p in recorded.get("plugins", ())}
+    for plugin in found["plugins"]:
+        old = versions_before.get(plugin["name"], plugin["version"])
+        if old != plugin["version"]:
+            ctx.warn(f"plugin {plugin['name']} was {old} and is {plugin['version']} now")
