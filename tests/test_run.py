@@ -173,6 +173,14 @@ def test_a_device_that_is_none_is_named(small_job):
             run(small_job(train={"device": name}))
 
 
+def test_the_callers_random_state_is_left_alone(small_job):
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    run(small_job())
+    assert torch.equal(torch.randn(4), expected)
+
+
 def test_samples_change_nothing_in_training(small_job):
     without = run(small_job(name="without"))
     with_them = run(small_job(name="with", samples={"every": 1, "per_prompt": 1}))

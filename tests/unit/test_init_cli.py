@@ -51,10 +51,10 @@ def test_an_example_is_a_whole_job_with_pictures_and_captions(tmp_path: Path, ex
     assert job.name == f"ohwx-{example}"
     assert job.subject == Subject(identifier="ohwx", class_noun=example)
     assert job.output == folder / "runs"
-    assert job.model.key()["source"] == "builtin:emoji-64"
+    assert job.model.key()["source"] in ("builtin:emoji-64", "builtin:tiny")
     data = job.data.key()
     assert data["path"] == str(folder / "pictures")
-    assert data["resolution"] == 64
+    assert data["resolution"] == job.model.describe().resolution
     assert job.optimizer.key()["lr"] == 1e-4
     assert (job.train.steps, job.train.batch_size) == (300, 2)
     assert {k: job.prior.key()[k] for k in ("kind", "count", "batch_size")} == {
@@ -80,8 +80,11 @@ def test_an_example_is_a_whole_job_with_pictures_and_captions(tmp_path: Path, ex
     assert "MIT License" in (folder / "LICENSE-pictures.txt").read_text()
 
 
-def test_the_written_job_passes_every_check_there_is(tmp_path: Path) -> None:
-    run(tmp_path, "--example", "fox", "--model", "builtin:tiny")
+@pytest.mark.parametrize("model", [(), ("--model", "builtin:tiny")])
+def test_the_written_job_passes_every_check_there_is(
+    tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    run(tmp_path, "--example", "fox", *model)
     assert check_job(tmp_path / "job.yaml").data.key()["path"] == str(tmp_path / "pictures")
 
 

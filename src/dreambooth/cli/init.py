@@ -13,11 +13,12 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dreambooth.interfaces import Model
+    from dreambooth.interfaces import Model, ModelInfo
     from dreambooth.starter import Starter
 
 _NAME_HINT = "Use letters, digits, dot, dash and underscore; at most 100."
 _WORD_HINT = "For example: --identifier ohwx --class-noun dog."
+EMOJI, TINY = "builtin:emoji-64", "builtin:tiny"
 JOB, SCHEMA, PICTURES = "job.yaml", "job.schema.json", "pictures"
 
 
@@ -41,8 +42,11 @@ def init(
         Example | None, typer.Option(help="Also write example pictures to train on.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Diffusers folder, .safetensors file, hub id, or built in.")
-    ] = "builtin:emoji-64",
+        str | None,
+        typer.Option(
+            help="Diffusers folder, .safetensors file or hub id; the small built-in one by default."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
@@ -58,7 +62,11 @@ def init(
     noun = class_noun or (example.value if example else _ask_class_noun())
     files = _example_files(example.value) if example else {}
     folder = directory / PICTURES if pictures is None else pictures.expanduser()
-    starter, notes = _starter(directory, folder, example is not None, identifier, noun, model, name)
+    chosen, about = (model, []) if model else _default_model(example is not None)
+    starter, notes = _starter(
+        directory, folder, example is not None, identifier, noun, chosen, name
+    )
+    notes = [*about, *notes]
 
     files[SCHEMA] = schema_text().encode()
     files[JOB] = job_text(starter).encode()  # last: a job that is there is complete
@@ -79,6 +87,25 @@ def _ask_class_noun() -> str:
         "what is the subject? The right class noun matters more than any other option",
         "Add --class-noun, e.g. --class-noun dog.",
     )
+
+
+def _default_model(example: bool) -> tuple[str, list[str]]:
+    """Return the built-in model this installation has, and what to know about it."""
+    from dreambooth.errors import UserError
+
+    try:
+        _describe(EMOJI)
+    except UserError as error:
+        return TINY, [f"{error.message}; {TINY} has random weights and draws noise"]
+    note = f"{EMOJI} draws small emoji, not photographs: quick to try; --model takes a real model"
+    return EMOJI, [] if example else [note]
+
+
+def _describe(model: str) -> ModelInfo:
+    from dreambooth.plugins import registry
+
+    cls = registry().kinds("model")["stable_diffusion"]
+    return cast("Model", cls.model_validate({"source": model})).describe()
 
 
 def _example_files(example: str) -> dict[str, bytes]:
@@ -140,13 +167,11 @@ def _check_words(name: str, identifier: str, noun: str) -> None:
 def _native_resolution(model: str) -> tuple[int, int, list[str]]:
     """Return the model's own side in pixels, what sides are multiples of, and notes."""
     from dreambooth.errors import UserError
-    from dreambooth.plugins import registry
     from dreambooth.starter import preset_for
 
     preset = preset_for(model)
     try:
-        cls = registry().kinds("model")["stable_diffusion"]
-        described = cast("Model", cls.model_validate({"source": model})).describe()
+        described = _describe(model)
     except UserError as error:
         note = f"{error.message}; {preset.resolution} pixels assumed"
         return preset.resolution, preset.multiple, [note]

@@ -101,6 +101,9 @@ def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> Ru
     folder.update_manifest(**described)
     meter = Meter()
     with ExitStack() as stack:
+        # Steps seed torch's global generators; whoever called gets theirs back.
+        gpus = [devices.device] if devices.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(gpus))
         if found:
             session.state.load(found.tensors, found.numbers["train"])
             meter.load(found.numbers["meter"])
