@@ -50,7 +50,10 @@ def init(
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write a commented job.yaml for your pictures, or for an example."""
+    """Write a commented job.yaml.
+
+    For a folder of your pictures, or with --example for pictures that come with the trainer.
+    """
     from dreambooth.errors import JobError
     from dreambooth.files import write_bytes
     from dreambooth.schema import schema_text

@@ -19,7 +19,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_plugins(as_json: Json = False) -> None:
-    """List the installed plugins: where each comes from, whether it works, what it brings."""
+    """List the installed plugins.
+
+    Where each comes from, whether it works, and which kinds it brings.
+    """
     from dreambooth.plugins import registry
 
     infos = registry().infos
@@ -42,7 +45,10 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show a plugin, or a kind with its options: types, defaults, meaning, origin."""
+    """Show a plugin, or a kind with its options.
+
+    Types, defaults, meaning, and where it comes from.
+    """
     from dreambooth.cli.plugin_details import describe_kind, kind_text, plugin_text
     from dreambooth.plugins import registry
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    job: Annotated[Path, typer.Argument(help="Job file.", show_default=False)],
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file.", show_default=False)],
     override: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,11 +9,11 @@ import typer
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/my-dog.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/my-dog.")],
     prompts: Annotated[
         list[str],
         typer.Argument(
-            metavar="PROMPT...",
+            metavar="PROMPT",
             help="{identifier} and {class_noun} are filled in.",
         ),
     ],
@@ -29,7 +29,10 @@ def sample(
         Path | None, typer.Option("--out", help="Folder; samples/drawn-N of the run by default.")
     ] = None,
 ) -> None:
-    """Draw pictures with a trained run: single PNGs and a grid, settings in their metadata."""
+    """Draw pictures with a trained run.
+
+    Writes single PNGs, with prompt, seed and settings in their metadata, and a grid.
+    """
     from dreambooth.cli.options import parse_size, with_sampler_options
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stdout

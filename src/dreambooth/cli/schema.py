@@ -13,7 +13,10 @@ def schema(
         Path | None, typer.Option("--output", "-o", help="Write to this file instead.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a job, the installed plugins' options included."""
+    """Print the JSON Schema of a job.
+
+    The options of every installed plugin are in it, so an editor can check and complete them.
+    """
     from dreambooth.schema import schema_text, write
 
     if output is None:

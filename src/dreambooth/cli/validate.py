@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def validate(
-    jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="Job files.")],
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB", help="Job files.")],
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,7 +25,10 @@ def validate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check job files: keys, types, names, model, data, and what the parts need of each other."""
+    """Check job files, all faults at once.
+
+    Keys, types, names, the model, the data, and what the parts need of each other.
+    """
     from dreambooth.console import print_error, print_warning
     from dreambooth.diagnostics import JobErrors
     from dreambooth.errors import EXIT_BAD_JOB
