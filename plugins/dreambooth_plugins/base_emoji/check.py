@@ -11,7 +11,7 @@ from dreambooth.errors import RunError
 from dreambooth.files import write_json, write_with
 from dreambooth_plugins.base_emoji import clip, export, vae
 from dreambooth_plugins.base_emoji.compose import HELD_OUT, compose
-from dreambooth_plugins.base_emoji.nouns import COLOURS, NOUNS, with_article
+from dreambooth_plugins.base_emoji.nouns import COLOURS, with_article
 from dreambooth_plugins.base_emoji.sprites import read_sprites
 
 if TYPE_CHECKING:
@@ -79,10 +79,13 @@ def nearest_colour(colour: Tensor) -> str:
 def prompt_figures(
     pipe: Any, judge: Any, held: Sequence[Composition], settings: RecipeSettings
 ) -> dict[str, Any]:
-    """Sample prompts with a noun and a colour each; count right colours and right nouns."""
-    nouns, colours = tuple(NOUNS), tuple(COLOURS)
+    """Sample prompts with a noun and a colour each; count right colours and right nouns.
+
+    The judge chooses among the nouns the UNet was trained on, for sampled and for real pictures.
+    """
+    nouns, colours = settings.unet.nouns, tuple(COLOURS)
     count = settings.check.prompts
-    asked = [(nouns[i % len(nouns)], colours[(i * 5 + i // 60) % 12]) for i in range(count)]
+    asked = [(nouns[i % len(nouns)], colours[(i * 5 + i // len(nouns)) % 12]) for i in range(count)]
     prompts = [
         f"a photo of {with_article(noun)} on {with_article(colour)} background"
         for noun, colour in asked
@@ -93,9 +96,9 @@ def prompt_figures(
     write_with(settings.out / "samples.png", sheet.save)
     seen = [nearest_colour(border_colour(picture)) for picture in made]
     right_colour = [a == colour for a, (_, colour) in zip(seen, asked, strict=True)]
-    named = clip.classify(judge, pipe.tokenizer, made).tolist()
-    right_noun = [nouns[a] == noun for a, (noun, _) in zip(named, asked, strict=True)]
-    real = clip.noun_score(judge, pipe.tokenizer, held)
+    named = clip.classify(judge, pipe.tokenizer, made, nouns)
+    right_noun = [a == noun for a, (noun, _) in zip(named, asked, strict=True)]
+    real = clip.noun_score(judge, pipe.tokenizer, held, nouns)
     sampled = sum(right_noun) / count
     per_noun = {
         noun: [right_noun[i] for i in range(count) if asked[i][0] == noun] for noun in nouns

@@ -67,9 +67,9 @@ def stack(items: Sequence[Composition]) -> Tensor:
     return to_float(torch.from_numpy(np.stack([i.pixels for i in items])).permute(0, 3, 1, 2))
 
 
-def noun_prompts() -> list[str]:
+def noun_prompts(nouns: Sequence[str] = tuple(NOUNS)) -> list[str]:
     """Return the sentences that stand for the class nouns, in their order."""
-    return [f"a photo of {with_article(noun)}" for noun in NOUNS]
+    return [f"a photo of {with_article(noun)}" for noun in nouns]
 
 
 def image_features(clip: Any, pixels_b3hw: Tensor) -> Tensor:
@@ -142,18 +142,25 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
 
 
 @torch.no_grad()
-def classify(clip: Any, tokenizer: Any, pixels_b3hw: Tensor) -> Tensor:
-    """Return each picture's most likely class noun by number: int64 [B]."""
-    texts = text_features(clip, token_ids(tokenizer, noun_prompts()))
+def classify(
+    clip: Any, tokenizer: Any, pixels_b3hw: Tensor, nouns: Sequence[str] = tuple(NOUNS)
+) -> list[str]:
+    """Return each picture's most likely class noun among `nouns`."""
+    texts = text_features(clip, token_ids(tokenizer, noun_prompts(nouns)))
     parts = [image_features(clip, part) @ texts.T for part in pixels_b3hw.split(64)]
-    return torch.cat(parts).argmax(dim=1)
+    return [nouns[number] for number in torch.cat(parts).argmax(dim=1).tolist()]
 
 
-def noun_score(clip: Any, tokenizer: Any, items: Sequence[Composition]) -> float:
-    """Return the share of the compositions whose class noun the judge names."""
-    nouns = tuple(NOUNS)
-    label = torch.tensor([nouns.index(item.facts.noun) for item in items])
-    return (classify(clip, tokenizer, stack(items)) == label).float().mean().item()
+def noun_score(
+    clip: Any,
+    tokenizer: Any,
+    items: Sequence[Composition],
+    nouns: Sequence[str] = tuple(NOUNS),
+) -> float:
+    """Return the share of the compositions whose class noun the judge names among `nouns`."""
+    shown = [item for item in items if item.facts.noun in nouns]
+    named = classify(clip, tokenizer, stack(shown), nouns)
+    return sum(a == i.facts.noun for a, i in zip(named, shown, strict=True)) / len(shown)
 
 
 def open_trained(work: Path) -> Any:

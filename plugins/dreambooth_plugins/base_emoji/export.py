@@ -98,6 +98,8 @@ def write_judge(dest: Path, judge: Any, tokenizer: Any) -> None:
     """Write the companion `CLIPModel` with its tokenizer and image processor."""
     with new_folder(dest) as beside:
         judge.half().save_pretrained(beside)
+        # safetensors leaves files that their owner alone can read.
+        (beside / "model.safetensors").chmod(0o644)
         write_json(beside / "config.json", plain_config(judge))
         save_tokenizer(tokenizer, beside)
         write_json(beside / "preprocessor_config.json", preprocessor())

@@ -36,7 +36,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
         factor = poly if factor is None else poly @ factor
         if step < steps - 1:
             gram = poly @ gram @ poly
-    made = x if factor is None else factor @ x
+    made: Tensor = x if factor is None else factor @ x
     return made if matrix.shape[0] <= matrix.shape[1] else made.T
 
 
@@ -74,7 +74,8 @@ def build(
 
     A `matrix_lr` of 0 gives AdamW everything.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, param in named:
         hidden = param.ndim >= 2 and not any(edge in name for edge in _EDGES)
         (matrices if hidden and matrix_lr else others).append(param)
