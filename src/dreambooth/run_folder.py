@@ -113,8 +113,14 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Own the run for the block; a crash leaves no lock behind. `RunError` if owned."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise JobError(
+                f"cannot write into {self.path}: {error.strerror or error}",
+                "name a folder you may write to in output (or -o output=...)",
+            ) from error
         try:
             _lock_file(file, self.path)
             yield

@@ -106,3 +106,13 @@ def test_an_unreadable_manifest_is_named(tmp_path):
     folder.manifest.write_text("{")
     with pytest.raises(RunError, match=r"manifest\.json"):
         folder.read_manifest()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(JobError, match="cannot write into") as caught,
+        RunFolder(tmp_path / "file/run").lock(),
+    ):
+        pass
+    assert "output" in caught.value.hint

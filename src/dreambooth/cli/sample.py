@@ -52,4 +52,9 @@ def sample(
     )
     files = draw_from_run(run, request, reporter)
     reporter.pictures(0, files[-1]) if console.is_terminal else None
-    console.print(f"{len(files) - 1} pictures and {files[-1]}", markup=False, soft_wrap=True)
+    drawn = len(files) - 1
+    console.print(
+        f"{drawn} picture{'s' if drawn > 1 else ''} in {files[-1].parent}, all on {files[-1].name}",
+        markup=False,
+        soft_wrap=True,
+    )
