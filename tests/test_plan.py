@@ -65,6 +65,14 @@ def test_checkpointing_keeps_less(small_job):
     assert less < 0.7 * plain
 
 
+def test_alongside_holds_a_copy_of_the_base(small_job):
+    options = {"freezing": {"kind": "components", "train": ["unet"]}}
+    ahead = plan_of(small_job(**options))
+    alongside = plan_of(small_job(prior={"when": "alongside"}, **options))
+    base = sum(part.parameters for part in ahead.parts if part.name != "vae")
+    assert alongside.memory.weights - ahead.memory.weights == 4 * base
+
+
 def test_prices(small_job):
     # A seed of its own: no other test has put this set of class images into the store.
     options = {"samples": {"every": 2, "per_prompt": 3}, "prior": {"seed": 987}}

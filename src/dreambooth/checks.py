@@ -40,6 +40,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _size(job, info)
     problems += _exports(job)
     problems += _sample_prompts(job)
+    problems += _plain_mistakes(job)
     return list(dict.fromkeys(problems))
 
 
@@ -167,3 +168,20 @@ def _sample_prompts(job: Job) -> Iterator[Problem]:
                 f"nothing fills in {{{name}}}",
                 "prompts know {identifier} and {class_noun}",
             )
+
+
+def _plain_mistakes(job: Job) -> Iterator[Problem]:
+    if job.subject.identifier.casefold() == job.subject.class_noun.casefold():
+        yield Problem(
+            ("subject", "identifier"),
+            f'the identifier is the class noun, "{job.subject.class_noun}": every one of the class '
+            "would become your subject",
+            "take a rare token that means nothing yet, such as ohwx",
+        )
+    if job.lr_schedule.warmup_steps >= job.train.steps:
+        yield Problem(
+            ("lr_schedule", "warmup_steps"),
+            f"the warm-up of {job.lr_schedule.warmup_steps} steps is as long as the run "
+            f"({job.train.steps}): the learning rate would never be reached",
+            "shorten the warm-up, or train for more steps",
+        )

@@ -82,7 +82,7 @@ class Samples(Section):
 
     every: Annotated[int, Field(ge=0)] = 100
     """Draw every so many steps, and at the end; 0 draws none."""
-    prompts: list[Annotated[str, Field(min_length=1)]] = Field(default=list(PREVIEWS))
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(default=list(PREVIEWS), min_length=1)
     """Prompts; `{identifier}` and `{class_noun}` are filled in."""
     per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     """Pictures a prompt."""

@@ -91,6 +91,8 @@ def _wrong_type(name: str, errors: Sequence[ErrorDetails], given: Any) -> tuple[
     wanted = [*(w if w.isdigit() else quoted(w) for w in words), *dict.fromkeys(wanted)]
     options = " or ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
     message = f"{name} must be {options}, is {quoted(given)}"
+    if isinstance(given, str) and given in words and given.isdigit():
+        return message, f"write {given} without quotes"
     near = nearest(given, words) if isinstance(given, str) else None
     return message, f'did you mean "{near}"?' if near else _repair(wanted, given)
 

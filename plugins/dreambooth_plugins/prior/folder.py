@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dreambooth.component import JobPath, Problem
 from dreambooth.interfaces import Prior, PriorCost
+from dreambooth_plugins.prior.generated import unknown_in_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,8 +35,19 @@ class FolderPrior(Prior):
     """Prompt the class images are trained with; `{class_noun}` is filled in."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
-        """The folder must be there."""
-        if not self.path.is_dir():
+        """The folder must be there and hold pictures."""
+        from dreambooth_plugins.data import formats, scanning
+
+        yield from unknown_in_prompt(self.prompt)
+        if self.path.is_dir():
+            names = scanning.list_files(self.path, False)
+            if not any(formats.looks_like_image(self.path / name) for name in names):
+                yield Problem(
+                    ("prior", "path"),
+                    f"there are no class images in {self.path}",
+                    "put pictures of the class there, or use prior: generated",
+                )
+        else:
             yield Problem(
                 ("prior", "path"),
                 f"there is no folder {self.path}",

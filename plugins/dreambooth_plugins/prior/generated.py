@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dreambooth.component import Problem
 from dreambooth.interfaces import Prior, PriorCost
+from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
         Subject,
     )
     from dreambooth.job import Job
+
+
+def unknown_in_prompt(prompt: str) -> Iterable[Problem]:
+    """Report what a class prompt has in braces that nothing fills in."""
+    for name in unknown_placeholders(prompt):
+        if name != "identifier":
+            yield Problem(
+                ("prior", "prompt"),
+                f"nothing fills in {{{name}}}",
+                "write {class_noun} for the noun",
+            )
 
 
 class Generated(Prior):
@@ -56,6 +68,7 @@ class Generated(Prior):
                 'class images keep the class as it was: use a prompt such as "a photo of a '
                 '{class_noun}"',
             )
+        yield from unknown_in_prompt(self.prompt)
         if self.when == "alongside" and self.count < self.batch_size:
             yield Problem(
                 ("prior", "count"),
@@ -98,5 +111,6 @@ class Generated(Prior):
     def cost(self, job: Job) -> PriorCost:
         """Price the set in denoiser forwards."""
         pictures = self.pictures(job)
-        note = "a frozen copy of the base stays in memory" if self.when == "alongside" else ""
-        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note)
+        alongside = self.when == "alongside"
+        note = "a frozen copy of the base stays in memory" if alongside else ""
+        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note, alongside)

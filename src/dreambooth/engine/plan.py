@@ -80,8 +80,11 @@ class Plan:
     """Step of the newest checkpoint; 0 for a fresh run."""
 
 
-def make_plan(job: Job, reporter: Reporter) -> Plan:
-    """Count with the real model's shapes on the `meta` device: no weights are read."""
+def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False) -> Plan:
+    """Count with the real model's shapes on the `meta` device: no weights are read.
+
+    `fresh`: as if no run of that name were there.
+    """
     from dreambooth.engine.checkpoint import list_checkpoints
     from dreambooth.run_folder import RunFolder
 
@@ -101,6 +104,7 @@ def make_plan(job: Job, reporter: Reporter) -> Plan:
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
+    saved = [step for step, _ in list_checkpoints(RunFolder(job.folder).checkpoints)]
     memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
         scan=scan,
@@ -120,9 +124,7 @@ def make_plan(job: Job, reporter: Reporter) -> Plan:
         checkpoint_bytes=memory.gradients + memory.optimizer + memory.average,
         checkpoint_count=-(-job.train.steps // job.checkpoints.every),
         folder=job.folder,
-        resumes_at=max(
-            (s for s, _ in list_checkpoints(RunFolder(job.folder).checkpoints)), default=0
-        ),
+        resumes_at=0 if fresh or not saved else max(saved),
     )
 
 
@@ -193,9 +195,13 @@ def estimate_memory(
     count = sum(part.trainable for part in parts)
     optimizer = round(job.optimizer.state_bytes() * count)
     average = 4 * count if job.train.ema else 0
+    copied = 0
+    if job.prior.cost(job).keeps_base:
+        names = model.info.part_names("denoiser", "text_encoders")
+        copied = sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
     saved = activation_bytes(job, model, trainable, rows)
     return Memory(
-        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average,
+        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average + copied,
         gradients=4 * count,
         optimizer=optimizer,
         average=average,

@@ -44,6 +44,8 @@ class PriorCost:
     forwards: int
     """Denoiser forwards (rows) for that."""
     note: str = ""
+    keeps_base: bool = False
+    """A frozen copy of denoiser and text encoders stays in memory while training."""
 
 
 class PriorSet(ABC):
