@@ -46,7 +46,7 @@ def test_a_run_shows_its_plan_its_progress_and_what_comes_next(job_file, tmp_pat
         "done: 4 steps",
         "checked  diffusers:",
         "result   runs/small/final",
-        'dbt sample runs/small "a photo of ohwx dog on the moon"',
+        "dbt sample runs/small 'a photo of ohwx dog on the moon'",
     ):
         assert text in done.stdout
     again = dbt("run", tmp_path / "job.yaml", cwd=tmp_path)
@@ -137,3 +137,36 @@ def test_ctrl_c_before_training_keeps_what_is_done_and_says_so(job_file, tmp_pat
     )
     [line] = [line for line in done.stdout.splitlines() if line.startswith("class images")]
     assert int(line.split(", ")[1].split()[0]) >= 4
+
+
+def test_sample_draws_from_the_newest_weights_and_says_which(job_file, tmp_path):
+    path = job_file(train={"steps": 2}, checkpoints={"every": 1})
+    assert dbt("run", path, cwd=tmp_path).returncode == 0
+    drawn = dbt("sample", "runs/small", "a dog", "-n", "1", cwd=tmp_path)
+    assert "1 picture from final in" in drawn.stdout
+    (tmp_path / "runs/small/final/unet/config.json").write_text("")
+    drawn = dbt("sample", "runs/small", "a dog", "-n", "1", cwd=tmp_path)
+    assert "1 picture from step-000002 in" in drawn.stdout
+    again = dbt("sample", "runs/small", "a dog", "--out", "runs/small/final", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds something already" in again.stderr
+    mended = dbt("run", path, cwd=tmp_path)
+    assert "checked  diffusers" in mended.stdout
+    assert "this run is finished" not in mended.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("schema", "-o", "/proc/x/y"), "/proc/x"),
+        (("init", "/proc/x", "--example", "fox"), "/proc/x"),
+        (("sample", "nowhere", "a dog"), "nowhere is not there"),
+        (("sample", "job.yaml", "a dog"), "job.yaml is a file"),
+    ],
+)
+def test_paths_that_cannot_be_are_named_without_a_traceback(job_file, tmp_path, args, said):
+    job_file()
+    done = dbt(*args, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -75,6 +75,21 @@ class RunFolder:
         """Folder of a further export."""
         return self.path / "exports" / kind
 
+    def listing(self, folder: Path) -> dict[str, int]:
+        """Return name -> bytes of every file below a folder of this run."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+
+    def result_is_whole(self) -> bool:
+        """Say whether the exports of a finished run still lie there as they were written."""
+        result = self.read_manifest().get("result") or {}
+        written: dict[str, int] = result.get("files", {})
+        found = [self.path / name for name in written]
+        return bool(written) and all(
+            path.is_file() and path.stat().st_size == size
+            for path, size in zip(found, written.values(), strict=True)
+        )
+
     def read_manifest(self) -> dict[str, Any]:
         """Return the manifest, empty for a run that has none yet; `RunError` if unreadable."""
         if not self.manifest.exists():

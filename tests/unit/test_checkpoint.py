@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from dreambooth.engine import checkpoint
 from dreambooth.errors import RunError
@@ -27,11 +28,18 @@ def test_rotation_keeps_the_newest(tmp_path):
     assert [s for s, _ in checkpoint.list_checkpoints(tmp_path)] == [3, 1000000]
 
 
-def test_a_failed_write_keeps_every_older_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device"),
+    ],
+)
+def test_a_failed_write_keeps_every_older_one(tmp_path, monkeypatch, error):
     write(tmp_path, 1, keep=1)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(RunError, match="No space left"):

@@ -6,6 +6,7 @@ One short module a command. They import what is heavy inside the command, so tha
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -59,6 +60,9 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit: 0 ok, 1 run failed, 2 bad job or usage, 3 plugin failure."""
     code = EXIT_RUN_FAILED
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _main()
         sys.stdout.flush()
@@ -83,9 +87,28 @@ def _main() -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         raise
+    except OSError as error:
+        return _from_the_system(error)
     except Exception as error:
         return _unexpected(error)
+    if result == EXIT_INTERRUPTED:  # typer's own way to say so
+        print("\ninterrupted", file=sys.stderr)
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _from_the_system(error: OSError) -> int:
+    """Say which file the system refuses; anything without a file is no person's mistake."""
+    from dreambooth.console import print_error
+
+    if error.filename is None:
+        return _unexpected(error)
+    print_error(
+        UserError(
+            f"{error.filename}: {error.strerror}",
+            "check that the path is right, writable, and has room",
+        )
+    )
+    return EXIT_RUN_FAILED
 
 
 def _unexpected(error: Exception) -> int:

@@ -6,6 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -231,6 +232,6 @@ def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> N
         typer.echo(f"note     {note}")
     if starter.count == 0:
         typer.echo(f"next     put 3-5 pictures of your {starter.class_noun} into {folder}")
-        typer.echo(f"then     dbt run {job}")
+        typer.echo(f"then     dbt run {quote(str(job))}")
     else:
-        typer.echo(f"next     dbt run {job}")
+        typer.echo(f"next     dbt run {quote(str(job))}")

@@ -19,8 +19,8 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """Read `64` or `96x64` (height x width) in pixels; `JobError` for anything else."""
     if text is None:
         return None
-    match = _SIZE.match(text)
-    if not match:
+    match = _SIZE.match(text.lower())
+    if not match or "0" in (match[1], match[2]):
         raise JobError(f'--size "{text}" is no size', "write 512, or 512x768 (height x width)")
     height = int(match[1])
     return height, int(match[2] or height)

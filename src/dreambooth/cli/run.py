@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,20 +49,30 @@ def run(
     from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
 
-    show_plan(console, loaded, make_plan(loaded, Quiet() if not dry_run else reporter_for(console)))
+    teller = reporter_for(console) if dry_run else Quiet()
+    show_plan(console, loaded, make_plan(loaded, teller, fresh=fresh))
     if dry_run:
         return
     console.print()
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         result = run_job(loaded, fresh=fresh, reporter=reporter_for(console))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted",
             "what was finished is kept (caches, class images, checkpoints): "
             "run the same command again to go on",
-            signal.SIGINT,
+            signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT,
         ) from None
     show_result(console, loaded, result)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM outside of training, where nothing has to be finished first."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def show_result(console: Console, job: Job, result: RunResult) -> None:
@@ -83,7 +94,7 @@ def show_result(console: Console, job: Job, result: RunResult) -> None:
     if job.samples.every:
         say(f"samples  {folder}/samples")
     prompt = job.subject.fill("a photo of {identifier} {class_noun} on the moon")
-    say(f'next     dbt sample {folder} "{prompt}"')
+    say(f"next     dbt sample {quote(folder)} {quote(prompt)}")
 
 
 def shown(path: Path) -> str:

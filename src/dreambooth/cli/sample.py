@@ -50,11 +50,12 @@ def sample(
         sampler=with_sampler_options(job.sampler, steps=steps, guidance_scale=guidance),
         out=out.absolute() if out else None,
     )
-    files = draw_from_run(run, request, reporter)
-    reporter.pictures(0, files[-1]) if console.is_terminal else None
-    drawn = len(files) - 1
+    drawn = draw_from_run(run, request, reporter)
+    if console.is_terminal:
+        reporter.pictures(0, drawn.grid)
     console.print(
-        f"{drawn} picture{'s' if drawn > 1 else ''} in {files[-1].parent}, all on {files[-1].name}",
+        f"{drawn.count} picture{'s' if drawn.count > 1 else ''} from {drawn.source} in "
+        f"{drawn.grid.parent}, all on {drawn.grid.name}",
         markup=False,
         soft_wrap=True,
     )

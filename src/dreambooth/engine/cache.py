@@ -117,9 +117,10 @@ class ChunkStore:
             if not (self.folder / "key.json").exists():
                 write_json(self.folder / "key.json", self._whole_key)
             write_with(self._file(chunk), lambda path: save_file(tensors, path))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
+            said = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RunError(
-                f"cannot write the cache file {self._file(chunk)}: {error.strerror}",
+                f"cannot write the cache file {self._file(chunk)}: {said}",
                 "make room, or name another folder in the environment variable DREAMBOOTH_CACHE",
             ) from error
 

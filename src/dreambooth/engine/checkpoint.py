@@ -7,8 +7,10 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
@@ -43,6 +45,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def reason(error: Exception) -> str:
+    """Return what the disk said, in one line."""
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of the checkpoints below `folder`, oldest first."""
     found = []
@@ -69,9 +76,9 @@ def save(
             write_json(beside / "state.json", numbers)
             sums = {f.name: file_hash(f) for f in sorted(beside.iterdir())}
             write_json(beside / CHECKSUMS, sums)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
         raise RunError(
-            f"cannot write checkpoint {dest}: {error.strerror or error}",
+            f"cannot write checkpoint {dest}: {reason(error)}",
             "the checkpoint before is intact: make room and run the same command again",
         ) from error
     for _, old in list_checkpoints(folder)[:-keep_last]:
@@ -101,9 +108,12 @@ def load(folder: Path) -> Checkpoint:
 
 def newest(folder: Path, warn: Any) -> Checkpoint | None:
     """Return the newest whole checkpoint, naming each damaged one that was passed over."""
-    for _, path in reversed(list_checkpoints(folder)):
+    found: list[Path | None] = [path for _, path in reversed(list_checkpoints(folder))]
+    for path, before in pairwise([*found, None]):
+        assert path is not None
         try:
             return load(path)
         except Damaged as error:
-            warn(f"checkpoint {path.name} is damaged ({error}); using the one before")
+            instead = f"using {before.name}" if before else "no other is left: starting at step 0"
+            warn(f"checkpoint {path.name} is damaged ({error}); {instead}")
     return None

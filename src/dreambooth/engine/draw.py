@@ -44,6 +44,9 @@ class DrawRequest:
 def open_run(path: Path) -> tuple[RunFolder, Job]:
     """Return a run's folder and job; `JobError` where `path` is no run."""
     folder = RunFolder(path.absolute())
+    if not path.is_dir():
+        what = "a file, not a run's folder" if path.exists() else "not there"
+        raise JobError(f"{path} is {what}", "name a run's folder, such as runs/my-dog")
     if not folder.job.is_file():
         raise JobError(
             f"{path} is not a run: it has no job.yaml",
@@ -56,11 +59,14 @@ def open_run(path: Path) -> tuple[RunFolder, Job]:
 def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
     """Open the model a run made, and say where it came from.
 
-    `final/` where the run ended in whole weights, else the newest checkpoint (its average, where
-    the run keeps one) on top of the base.
+    `final/` where the run ended in whole weights and no checkpoint is newer, else the newest
+    checkpoint (its average, where the run keeps one) on top of the base.
     """
     job = ctx.job
-    if (folder.final / "model_index.json").is_file():
+    ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
+    steps = [step for step, _ in checkpoint.list_checkpoints(folder.checkpoints)]
+    whole = folder.result_is_whole() and (folder.final / "model_index.json").is_file()
+    if whole and ended >= max(steps, default=0):
         return job.model.at(folder.final).open(ctx), "final"
     found = checkpoint.newest(folder.checkpoints, ctx.warn)
     if found is None:
@@ -77,9 +83,22 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
     return model, found.folder.name
 
 
-def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> list[Path]:
-    """Draw `count` pictures a prompt and return the files, the grid last."""
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn."""
+
+    count: int
+    grid: Path
+    source: str
+    """Which weights: `final`, or the name of a checkpoint."""
+
+
+def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn:
+    """Draw `count` pictures a prompt into a new or empty folder; `JobError` if it holds files."""
     folder, job = open_run(path)
+    out = request.out or next_folder(folder.samples)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise JobError(f"{out} holds something already", "name a new or an empty folder in --out")
     with ExitStack() as stack:
         devices = stack.enter_context(open_devices(job.train))
         recorded = folder.read_manifest().get("machine", {}).get("precision")
@@ -106,9 +125,8 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> list[
         facts = {"run": job.name, "weights": source, "size": list(size), "sampler": sampler.key()}
         if request.negative is not None:
             facts["negative"] = request.negative
-        out = request.out or next_folder(folder.samples)
         sheet = write_pictures(out, pictures, request.count, facts)
-    return [*sorted(p for p in out.glob("*.png") if p != sheet), sheet]
+    return Drawn(len(pictures), sheet, source)
 
 
 def next_folder(samples: Path) -> Path:

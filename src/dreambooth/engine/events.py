@@ -170,7 +170,8 @@ class Events:
         if means["loss"] != means["loss"]:  # not a number
             raise RunError(
                 f"the loss is not finite within the {self._meter.count} steps before {step}",
-                "lower optimizer.lr, or use train.precision: fp32; the last checkpoint is intact",
+                "lower optimizer.lr, or use train.precision: fp32; "
+                "checkpoints written before are intact",
             )
         values = {f"train/{name}": value for name, value in means.items()}
         if not self._job.prior.has_rows():

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
+from dreambooth.engine.checkpoint import reason
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
 from dreambooth.interfaces.exporter import AUTOMATIC
@@ -71,9 +74,9 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
             try:
                 with new_folder(dest) as beside:
                     exporter.write(artifact, model, beside, ctx, solver)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 raise RunError(
-                    f"cannot write {dest}: {error.strerror or error}",
+                    f"cannot write {dest}: {reason(error)}",
                     "the last checkpoint is intact: make room and run the same command again",
                 ) from error
             progress.advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -68,7 +69,7 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
     with folder.lock(), open_devices(job.train) as devices:
         reporter = Logged(reporter, folder.log)
         for name, (old, new) in check_resumable(folder, job).items():
-            reporter.info(f"{name} changed since the run began: {old!r} -> {new!r}")
+            reporter.info(f"{name} changed since the last time: {old!r} -> {new!r}")
         if result := finished(folder, job):
             return result
         folder.begin(job, dump_job(job))
@@ -78,7 +79,7 @@ def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> R
 def finished(folder: RunFolder, job: Job) -> RunResult | None:
     """Return the result of a run that has nothing left to do."""
     done = folder.read_manifest().get("result")
-    if not done or done["steps"] < job.train.steps or not folder.final.exists():
+    if not done or done["steps"] < job.train.steps or not folder.result_is_whole():
         return None
     return RunResult(
         folder.path, done["steps"], folder.final, tuple(done["checks"]), done["scalars"], True
@@ -111,8 +112,7 @@ def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> Ru
         state = session.state
         events = stack.enter_context(Events(session, folder, meter).opened(found))
         folder.update_manifest(first_step_seconds=round(time.monotonic() - began, 3))
-        stop = stack.enter_context(stop_requests())
-        with reporter.training(state.step, job.train.steps):
+        with stop_requests() as stop, reporter.training(state.step, job.train.steps):
             before = snapshot(session) if state.step == 0 else None
             while state.step < job.train.steps and not events.stopped:
                 result = train_step(session)
@@ -180,6 +180,8 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        # Not through the reporter: a handler may run in the middle of its printing.
+        os.write(2, b"\nstopping after this step and saving; Ctrl-C again stops at once\n")
 
 
 @contextmanager
@@ -214,6 +216,12 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
     lines = tuple(f"{e.kind}: {e.check.message}" for e in exports)
     steps, scalars = session.state.step, dict(events.scalars)
     folder.update_manifest(
-        result={"steps": steps, "checks": list(lines), "scalars": scalars, "stop": events.stopped}
+        result={
+            "steps": steps,
+            "checks": list(lines),
+            "scalars": scalars,
+            "stop": events.stopped,
+            "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
+        }
     )
     return RunResult(folder.path, steps, folder.final, lines, scalars)

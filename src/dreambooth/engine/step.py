@@ -165,5 +165,5 @@ def raise_nonfinite(s: Session, batch: Batch, rows: Tensor) -> None:
     named = ", ".join(f"{batch.ids[i]} (timestep {int(batch.draw.t[i])})" for i in bad)
     raise RunError(
         f"the loss is not finite at step {s.state.step + 1}: {named}",
-        "lower optimizer.lr, or use train.precision: fp32; the last checkpoint is intact",
+        "lower optimizer.lr, or use train.precision: fp32; checkpoints written before are intact",
     )
