@@ -46,13 +46,6 @@ NOUNS: dict[str, tuple[str, ...]] = {
 }
 """Class noun -> code points, as the packages' `emoji.json` spells them."""
 
-FIRST_NOUNS = (
-    *("dog", "cat", "fox", "bear", "panda", "lion", "cow", "pig", "monkey", "rabbit", "elephant"),
-    *("whale", "octopus", "fish", "penguin", "bird", "frog"),
-    *("apple", "banana", "strawberry", "pizza", "car", "bus", "train"),
-)
-"""The nouns the shipped UNet was trained on; the judge and the autoencoder know all of them."""
-
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 42, 42),
     "orange": (245, 140, 30),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,12 +96,19 @@ def latent_moments(settings: RecipeSettings) -> tuple[Tensor, Tensor, Tensor]:
     return kept["mean"].float(), kept["std"].float(), kept["ids"]
 
 
-def noun_rows(settings: RecipeSettings) -> Tensor:
-    """Return the numbers of the compositions that show one of the nouns to be learnt."""
+def noun_rows(settings: RecipeSettings) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the compositions that show a noun to be learnt, and their shares.
+
+    A noun is drawn in proportion to the square root of how many drawings it has: a dog of ten
+    drawings needs more rows than a fox of two, though not five times as many.
+    """
     sprites, wanted = read_sprites(settings.packages), set(settings.unet.nouns)
+    drawings = Counter(sprite.noun for sprite in sprites)
     count = settings.unet.pictures
-    shown = (compose(sprites, settings.seed, index).facts.noun for index in range(count))
-    return torch.tensor([index for index, noun in enumerate(shown) if noun in wanted])
+    shown = [compose(sprites, settings.seed, index).facts.noun for index in range(count)]
+    rows = [index for index, noun in enumerate(shown) if noun in wanted]
+    shares = torch.tensor([drawings[shown[row]] ** 0.5 for row in rows], dtype=torch.float64)
+    return torch.tensor(rows), shares / shares.sum()
 
 
 def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
@@ -119,7 +127,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
     alphas = scheduler.alphas_cumprod
     weights = min_snr_weight(alphas, options.min_snr_gamma)
     empty = token_ids(tokenizer, [""])[0]
-    learnt = noun_rows(settings)
+    learnt, shares = noun_rows(settings)
 
     def forward(z_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         # Prompts repeat: each distinct one is encoded once.
@@ -132,7 +140,7 @@ def train(settings: RecipeSettings, replan: bool = False) -> None:
 
     def loss(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "unet", step)
-        rows = learnt[torch.randint(len(learnt), (options.batch,), generator=draw)]
+        rows = learnt[shares.multinomial(options.batch, replacement=True, generator=draw)]
         noise = torch.randn(mean[rows].shape, generator=draw)
         z = mean[rows] + deviation[rows] * torch.randn(noise.shape, generator=draw)
         # One timestep in each of B equal parts: the same distribution with less variance.
