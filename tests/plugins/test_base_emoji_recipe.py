@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.base_emoji import export, recipe
-from dreambooth_plugins.base_emoji.check import border_colour, nearest_colour
+from dreambooth_plugins.base_emoji.measures import border_colour, nearest_colour
 from dreambooth_plugins.base_emoji.nouns import COLOURS
 from dreambooth_plugins.base_emoji.settings import HERE, RecipeSettings
 
@@ -110,7 +110,7 @@ def test_three_minutes_of_the_recipe_end_in_a_pipeline_that_loads(tmp_path: Path
         "vae": {"widths": [16, 16, 32], "pictures": 256},
         "clip": {"width": 64, "batch": 16},
         "unet": {"widths": [32, 32, 64], "pictures": 256, "batch": 16},
-        "check": {"heldout": 32, "prompts": 24, "diversity": 8, "steps": 8},
+        "check": {"heldout": 32, "prompts": 24, "diversity": 8, "steps": 8, "subjects": []},
     }
     file.write_text(json.dumps(small))
     out = tmp_path / "out"

@@ -9,15 +9,14 @@ import torch
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_json, write_with
-from dreambooth_plugins.base_emoji import clip, export, vae
+from dreambooth_plugins.base_emoji import clip, export, subjects, vae
 from dreambooth_plugins.base_emoji.compose import HELD_OUT, compose
+from dreambooth_plugins.base_emoji.measures import border_colour, nearest_colour, spread
 from dreambooth_plugins.base_emoji.nouns import COLOURS, with_article
 from dreambooth_plugins.base_emoji.sprites import read_sprites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from dreambooth_plugins.base_emoji.compose import Composition
     from dreambooth_plugins.base_emoji.settings import RecipeSettings
@@ -25,14 +24,12 @@ if TYPE_CHECKING:
 
 def run(settings: RecipeSettings) -> None:
     """Measure everything, print it, and write `out/figures.json` and a sheet of samples."""
-    from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel
 
     folder, judge_folder = settings.out / export.PIPELINE, settings.out / export.JUDGE
     if not (folder / "model_index.json").is_file():
         raise RunError(f"{folder} holds no model", "Run the stage `unet` first.")
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = export.open_pipeline(folder)
     judge = CLIPModel.from_pretrained(judge_folder).eval()
     sprites = read_sprites(settings.packages)
     count = settings.check.heldout
@@ -45,9 +42,10 @@ def run(settings: RecipeSettings) -> None:
     figures |= prompt_figures(pipe, judge, held, settings)
     figures |= diversity_figures(pipe, judge, sprites, settings)
     figures |= speed_figures(pipe, settings)
-    write_json(settings.out / "figures.json", figures)
     for name, value in figures.items():
         print(f"check {name}: {value}", flush=True)
+    figures["subjects"] = subjects.run(settings, judge)
+    write_json(settings.out / "figures.json", figures)
 
 
 @torch.no_grad()
@@ -60,20 +58,6 @@ def vae_figures(autoencoder: Any, held: Sequence[Composition]) -> dict[str, floa
         "vae_psnr_db": round(values.mean().item(), 2),
         "vae_psnr_of_mean_error_db": round(of_mean.item(), 2),
     }
-
-
-def border_colour(picture_3hw: Tensor, width: int = 3) -> Tensor:
-    """Return the per-channel median of a picture's border, sRGB 0..255: [3]."""
-    pixels = (picture_3hw + 1) * 127.5
-    inner = torch.ones(pixels.shape[1:], dtype=torch.bool)
-    inner[width:-width, width:-width] = False
-    return pixels[:, inner].median(dim=1).values
-
-
-def nearest_colour(colour: Tensor) -> str:
-    """Return the named background colour nearest to an sRGB colour (Euclidean)."""
-    table = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
-    return tuple(COLOURS)[int((table - colour).square().sum(dim=1).argmin())]
 
 
 def prompt_figures(
@@ -111,15 +95,6 @@ def prompt_figures(
         "noun_share_of_judge": round(sampled / real, 4) if real else 0.0,
         "weak_nouns": weak,
     }
-
-
-@torch.no_grad()
-def spread(judge: Any, pictures_b3hw: Tensor) -> float:
-    """Return the mean pairwise cosine distance of the judge's picture embeddings."""
-    features = clip.image_features(judge, pictures_b3hw)
-    count = len(features)
-    likeness = (features @ features.T).sum() - count
-    return 1 - (likeness / (count * (count - 1))).item()
 
 
 def diversity_figures(

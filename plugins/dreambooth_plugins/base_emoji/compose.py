@@ -65,7 +65,7 @@ def compose(sprites: Sequence[Sprite], seed: int, index: int) -> Composition:
     size, position, box = _place(rng)
     kind, colours, words = _background_words(rng)
     canvas = backgrounds.draw(kind, colours, rng)
-    _paste(canvas, _recoloured(sprite, rng), box)
+    paste(canvas, _recoloured(sprite, rng), box)
     name = sprite.name if rng.random() < 0.1 else noun
     caption = _caption(rng, name, size, position, words if rng.random() < 0.85 else None)
     facts = Facts(noun, kind, colours, size, position, box)
@@ -153,7 +153,7 @@ def _hue_matrix(turn: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(rows, dtype=np.float32).T
 
 
-def _paste(canvas: Pixels, picture: Image.Image, box: tuple[int, int, int]) -> None:
+def paste(canvas: Pixels, picture: Image.Image, box: tuple[int, int, int]) -> None:
     """Draw the premultiplied picture over the canvas, scaled to the box, in place."""
     left, top, edge = box
     small = picture.resize((edge, edge), Image.Resampling.LANCZOS)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import new_folder, write_text, write_with
 from dreambooth_plugins.base_emoji.compose import compose
-from dreambooth_plugins.base_emoji.sprites import fetch, read_sprites
+from dreambooth_plugins.base_emoji.sprites import open_vendor, read_sprites
 
 if TYPE_CHECKING:
     from dreambooth_plugins.base_emoji.settings import RecipeSettings
@@ -45,7 +44,7 @@ def train_tokenizer(settings: RecipeSettings, captions: list[str]) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    with tarfile.open(fetch("google", settings.packages)) as archive:
+    with open_vendor("google", settings.packages) as archive:
         table = archive.extractfile("package/emoji.json")
         names = [entry["name"].lower() for entry in json.load(table)] if table else []
     blank = CLIPTokenizer()

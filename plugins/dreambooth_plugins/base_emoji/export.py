@@ -56,6 +56,15 @@ def pipeline(autoencoder: Any, unet: Any, text: Any, tokenizer: Any) -> Any:
     return pipe
 
 
+def open_pipeline(folder: Path) -> Any:
+    """Load an exported pipeline as anybody would, quietly."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @torch.no_grad()
 def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: str) -> Tensor:
     """Return one picture a prompt, [B, 3, 64, 64] in [-1, 1]; noise by (seed, stream, place)."""

@@ -46,6 +46,16 @@ NOUNS: dict[str, tuple[str, ...]] = {
 }
 """Class noun -> code points, as the packages' `emoji.json` spells them."""
 
+SUBJECTS: dict[str, str] = {
+    "fox": "1f98a",
+    "octopus": "1f419",
+    "cat": "1f408",
+    "penguin": "1f427",
+    "car": "1f697",
+    "frog": "1f438",
+}
+"""Class nouns DreamBooth is tried on -> file names of Fluent's 3D drawings, never trained on."""
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 42, 42),
     "orange": (245, 140, 30),

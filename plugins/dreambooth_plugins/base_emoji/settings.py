@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dreambooth_plugins.base_emoji.nouns import NOUNS
+from dreambooth_plugins.base_emoji.nouns import NOUNS, SUBJECTS
 
 HERE = Path(__file__).parent
 STAGES = ("data", "vae", "clip", "unet", "check")
@@ -81,6 +81,10 @@ class CheckSettings(Section):
     diversity: int = Field(48, ge=4)
     steps: int = Field(25, ge=1)
     guidance: float = Field(4.0, ge=1)
+    subjects: tuple[str, ...] = tuple(SUBJECTS)
+    """Unseen subjects that DreamBooth is tried on, with and without prior preservation."""
+    train_steps: int = Field(300, ge=1)
+    """Steps of each; the example job's."""
 
 
 class RecipeSettings(Section):

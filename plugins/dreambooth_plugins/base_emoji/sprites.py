@@ -34,14 +34,13 @@ class Sprite:
     picture: Image.Image
 
 
-def fetch(vendor: str, folder: Path) -> Path:
-    """Return the package's archive in `folder`, fetched with `npm pack` if it is not there.
+def fetch(package: str, version: str, folder: Path) -> Path:
+    """Return a package's archive in `folder`, fetched with `npm pack` if it is not there.
 
     Raises:
         RunError: npm is missing or could not fetch the package.
     """
-    package = f"emoji-datasource-{vendor}"
-    archive = folder / f"{package}-{VERSION}.tgz"
+    archive = folder / f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if archive.is_file():
         return archive
     hint = f"Put {archive.name} into {folder}, or install npm and run again."
@@ -49,11 +48,16 @@ def fetch(vendor: str, folder: Path) -> Path:
     if npm is None:
         raise RunError(f"{archive} is missing and npm is not installed", hint)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [npm, "pack", f"{package}@{VERSION}", "--silent"]
+    command = [npm, "pack", f"{package}@{version}", "--silent"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or not archive.is_file():
-        raise RunError(f"npm pack {package}@{VERSION} failed: {done.stderr.strip()[-300:]}", hint)
+        raise RunError(f"npm pack {package}@{version} failed: {done.stderr.strip()[-300:]}", hint)
     return archive
+
+
+def open_vendor(vendor: str, folder: Path) -> tarfile.TarFile:
+    """Open the archive of one of `VENDORS`."""
+    return tarfile.open(fetch(f"emoji-datasource-{vendor}", VERSION, folder))
 
 
 def long_name(name: str, noun: str) -> str:
@@ -67,7 +71,7 @@ def read_sprites(folder: Path) -> list[Sprite]:
     wanted = {code: noun for noun, codes in NOUNS.items() for code in codes}
     found: list[Sprite] = []
     for vendor in VENDORS:
-        with tarfile.open(fetch(vendor, folder)) as archive:
+        with open_vendor(vendor, folder) as archive:
             table = archive.extractfile("package/emoji.json")
             entries = json.load(table) if table else []
             images = {e["image"]: e for e in entries if e["unified"] in wanted}

@@ -16,6 +16,7 @@ from dreambooth_plugins.base_emoji.compose import EDGE, HELD_OUT, compose
 from dreambooth_plugins.base_emoji.sprites import read_sprites
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -33,6 +34,12 @@ def pictures(settings: RecipeSettings, first: int, count: int) -> tuple[Tensor, 
     stacked = np.stack([item.pixels for item in items])
     pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
     return pixels, [item.caption for item in items]
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """Return RGB pictures of one size as uint8 [N, 3, H, W]."""
+    stacked = np.stack([np.asarray(image) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -1,0 +1,146 @@
+"""DreamBooth on subjects the base has never seen, with and without prior preservation."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from dreambooth.engine.random import numpy_generator
+from dreambooth.files import write_text, write_with
+from dreambooth_plugins.base_emoji import backgrounds, export, vae
+from dreambooth_plugins.base_emoji.compose import EDGE, paste
+from dreambooth_plugins.base_emoji.measures import (
+    border_colour,
+    likeness,
+    nearest_colour,
+    spread,
+)
+from dreambooth_plugins.base_emoji.nouns import COLOURS, SUBJECTS, with_article
+from dreambooth_plugins.base_emoji.sprites import fetch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+
+FLUENT = ("@lobehub/fluent-emoji-3d", "1.1.0")
+"""Fluent Emoji, 3D style (Microsoft, MIT)."""
+PICTURES = 5
+SAMPLES = 16
+COLUMNS = 12
+IDENTIFIER = "ohwx"
+
+
+def instance_pictures(settings: RecipeSettings, noun: str) -> tuple[list[Image.Image], list[str]]:
+    """Return a subject's five pictures, RGB 64 x 64, and the colours of their backgrounds."""
+    package, version = FLUENT
+    with tarfile.open(fetch(package, version, settings.packages)) as archive:
+        file = archive.extractfile(f"package/assets/{SUBJECTS[noun]}.webp")
+        drawing = Image.open(BytesIO(file.read() if file else b"")).convert("RGBA")
+    rng = numpy_generator(settings.seed, "subject", *noun.encode())
+    colours = [tuple(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:PICTURES]]
+    pictures = []
+    for colour in colours:
+        canvas = backgrounds.draw("solid", (colour,), rng)
+        edge = round(EDGE * rng.uniform(0.6, 0.9))
+        left, top = (int(x) for x in rng.integers(0, EDGE - edge + 1, 2))
+        paste(canvas, drawing.convert("RGBa"), (left, top, edge))
+        pictures.append(Image.fromarray(canvas))
+    return pictures, colours
+
+
+def train(settings: RecipeSettings, noun: str, folder: Path, *, prior: bool) -> Path:
+    """Run the example's job on a subject and return the exported pipeline.
+
+    The class images of both runs, and of later ones with the same base, are shared by the store.
+    """
+    from dreambooth import run
+    from dreambooth.jobfile import load_job
+    from dreambooth.starter import Starter, job_text
+
+    pictures, colours = instance_pictures(settings, noun)
+    for number, (picture, colour) in enumerate(zip(pictures, colours, strict=True), start=1):
+        write_with(folder / f"pictures/{number:02d}.png", picture.save)
+        caption = f"a photo of a {{identifier}} {{class_noun}} on {with_article(colour)} background"
+        write_text(folder / f"pictures/{number:02d}.txt", caption + "\n")
+    starter = Starter(noun, IDENTIFIER, noun, "pictures", PICTURES, EDGE)
+    write_text(folder / "job.yaml", job_text(starter))
+    changed = [
+        f"model.source={settings.out / export.PIPELINE}",
+        f"name={noun}-{'prior' if prior else 'none'}",
+        f"train.steps={settings.check.train_steps}",
+        "samples.every=0",
+        *([] if prior else ["prior=none"]),
+    ]
+    return run(load_job(folder / "job.yaml", changed)).final
+
+
+@torch.no_grad()
+def sheet_and_figures(
+    judge: Any, drawn: dict[str, Tensor], asked: list[str]
+) -> tuple[dict[str, float], Image.Image]:
+    """Return a subject's figures, and a sheet: instance pictures and the base's class samples;
+    the identifier on other colours; class samples with prior preservation; and without."""
+    real = drawn["instances"]
+    low, high = likeness(judge, drawn["base"], real), 1 - spread(judge, real)
+    got = likeness(judge, drawn["itself"], real)
+    seen = [nearest_colour(border_colour(picture)) for picture in drawn["placed"]]
+    figures = {
+        "similarity_base": round(low, 3),
+        "similarity_tuned": round(got, 3),
+        "similarity_real": round(high, 3),
+        "similarity_share": round((got - low) / (high - low), 2),
+        "background_right": round(sum(map(str.__eq__, seen, asked)) / len(asked), 2),
+        "pres_prior": round(likeness(judge, drawn["kept"], real), 3),
+        "pres_none": round(likeness(judge, drawn["lost"], real), 3),
+        "diversity_prior": round(spread(judge, drawn["kept"]), 3),
+        "diversity_none": round(spread(judge, drawn["lost"]), 3),
+    }
+    first = torch.cat([real, drawn["base"]])
+    rows = [row[:COLUMNS] for row in (first, drawn["placed"], drawn["kept"], drawn["lost"])]
+    return figures, vae.contact_sheet(torch.cat(rows), columns=COLUMNS)
+
+
+def measure(settings: RecipeSettings, judge: Any, noun: str) -> tuple[dict[str, Any], Image.Image]:
+    """Train one subject with and without prior preservation; return its figures and a sheet."""
+    named = f"a photo of {with_article(f'{IDENTIFIER} {noun}')}"
+    plain = [f"a photo of {with_article(noun)}"] * SAMPLES
+    pictures, colours = instance_pictures(settings, noun)
+    others = [colour for colour in COLOURS if colour not in colours] * 2
+    asked = [f"{named} on {with_article(colour)} background" for colour in others]
+
+    def draw(folder: Path, prompts: list[str], stream: str) -> Tensor:
+        return export.sample(export.open_pipeline(folder), prompts, settings, stream)
+
+    with TemporaryDirectory() as name:
+        began = time.monotonic()
+        tuned = train(settings, noun, Path(name), prior=True)
+        seconds = time.monotonic() - began
+        bare = train(settings, noun, Path(name), prior=False)
+        drawn = {
+            "instances": vae.to_float(vae.to_tensor(pictures)),
+            "base": draw(settings.out / export.PIPELINE, plain, "class"),
+            "itself": draw(tuned, [named] * SAMPLES, "itself"),
+            "placed": draw(tuned, asked, "placed"),
+            "kept": draw(tuned, plain, "class"),
+            "lost": draw(bare, plain, "class"),
+        }
+    figures, sheet = sheet_and_figures(judge, drawn, others)
+    return {"seconds": round(seconds, 1)} | figures, sheet
+
+
+def run(settings: RecipeSettings, judge: Any) -> dict[str, Any]:
+    """Measure every subject; write `out/subjects/<noun>.png` and return the figures."""
+    table: dict[str, Any] = {}
+    for noun in settings.check.subjects:
+        table[noun], sheet = measure(settings, judge, noun)
+        write_with(settings.out / "subjects" / f"{noun}.png", sheet.save)
+        print(f"check {noun}: {table[noun]}", flush=True)
+    return table
