@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,11 @@ def cache_root() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Say whether a write failed for want of room (or of quota)."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def sync(path: Path) -> None:

@@ -67,6 +67,14 @@ class Train(Section):
     """Clip the norm of all gradients together; null switches clipping off."""
     ema: Ema | None = None
     """Keep a moving average; previews and exports then use it."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite stops the run, or its step is skipped; either way
+    the images and timesteps are named. Skipping costs a look at each step's gradient norm."""
+    nonfinite_limit: Annotated[int, Field(ge=0)] = 10
+    """How many steps in a row may be skipped before the run stops."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """Threads that read and augment pictures ahead of the step where latents are not cached;
+    0 reads them in between steps. Changes no number."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     cache: bool = True

@@ -28,6 +28,16 @@ HARMLESS = (
     "output",
 )
 """Sections that may change between two lives of a run: they do not touch what is learned."""
+HARMLESS_OPTIONS = (
+    "train.workers",
+    "train.nonfinite",
+    "train.nonfinite_limit",
+    "train.device",
+    "train.threads",
+    "train.cache",
+    "train.gradient_checkpointing",
+)
+"""Options that change numbers in their last bits at most (the manifest's machine says more)."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +121,11 @@ class RunFolder:
         """Return the job this run was started with, as plain data."""
         return self.read_manifest().get("job")
 
-    def begin(self, job: Job, text: str) -> None:
-        """Record the job of this life of the run."""
+    def begin(self, job: Job, text: str, processes: int) -> None:
+        """Record the job of this life of the run, and how many processes share it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.job, text)
-        self.update_manifest(job=job.resolved())
+        self.update_manifest(job=job.resolved(), processes=processes)
 
     def set_aside(self) -> Path:
         """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
@@ -172,27 +182,45 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
 
 
-def check_resumable(folder: RunFolder, job: Job) -> dict[str, tuple[Any, Any]]:
+def rows_of_a_step(job: Mapping[str, Any], processes: int) -> int:
+    """Return the instance rows of one optimizer step of a resolved job."""
+    train = job["train"]
+    return int(train["batch_size"] * train["accumulation"] * processes)
+
+
+def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str, tuple[Any, Any]]:
     """Return the harmless differences to the run's own job; `JobError` names the others.
 
-    More steps are harmless only where the learning-rate schedule does not depend on the end.
+    More steps are harmless only where the learning-rate schedule does not depend on the end;
+    batch size, accumulation and number of processes where their product stays the same.
     """
     saved = folder.saved_job()
     if saved is None:
         return {}
+    before = folder.read_manifest().get("processes", 1)
     changed = differences(saved, job.resolved())
+    if before != processes:
+        changed["processes"] = (before, processes)
+    same_rows = rows_of_a_step(saved, before) == rows_of_a_step(job.resolved(), processes)
 
     def harmless(name: str) -> bool:
         if name == "train.steps":
             return not job.lr_schedule.depends_on_end()
-        return name.split(".", 1)[0] in HARMLESS
+        if name in {"train.batch_size", "train.accumulation", "processes"}:
+            return same_rows
+        return name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS
 
     bad = {name: pair for name, pair in changed.items() if not harmless(name)}
     if bad:
         lines = "\n".join(f"  {name}: {old!r} -> {new!r}" for name, (old, new) in bad.items())
+        rows = (
+            "keep train.batch_size x train.accumulation x processes as it was, "
+            if bad.keys() <= {"train.batch_size", "train.accumulation", "processes"}
+            else ""
+        )
         raise JobError(
             f"{folder.path} was started with another job:\n{lines}",
-            "give the job another name, undo the change, or start anew with --fresh "
+            f"{rows}give the job another name, undo the change, or start anew with --fresh "
             "(the old run is kept beside)",
         )
     return changed

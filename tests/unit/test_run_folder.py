@@ -36,7 +36,7 @@ def test_differences_are_named_by_their_place(job):
 
 def test_harmless_changes_are_reported_and_taken(job):
     folder = RunFolder(job.folder)
-    folder.begin(job, "")
+    folder.begin(job, "", 1)
     other = changed(job, train={"steps": 900}, log={"every": 1})
     assert check_resumable(folder, other) == {"train.steps": (400, 900), "log.every": (10, 1)}
 
@@ -52,7 +52,7 @@ def test_harmless_changes_are_reported_and_taken(job):
 )
 def test_other_changes_are_refused_and_shown(job, sections):
     folder = RunFolder(job.folder)
-    folder.begin(job, "")
+    folder.begin(job, "", 1)
     [(section, option)] = sections.items()
     with pytest.raises(JobError, match=f"{section}.{next(iter(option))}") as caught:
         check_resumable(folder, changed(job, **sections))
@@ -62,7 +62,7 @@ def test_other_changes_are_refused_and_shown(job, sections):
 def test_more_steps_are_refused_where_the_schedule_depends_on_the_end(job):
     cosine = changed(job, lr_schedule="cosine")
     folder = RunFolder(cosine.folder)
-    folder.begin(cosine, "")
+    folder.begin(cosine, "", 1)
     with pytest.raises(JobError, match=r"train\.steps"):
         check_resumable(folder, changed(cosine, train={"steps": 900}))
 

@@ -88,9 +88,9 @@ class ClassImages(PriorSet):
     def _show(self, count: int) -> None:
         """Write the first pictures and their seeds into the run's folder."""
         folder, shown = self._ctx.folder / "prior", min(count, SHOWN)
+        self._pictures.ensure(shown, "Decoding class images")
         if not self._ctx.is_main:
             return
-        self._pictures.ensure(shown, "Decoding class images")
         for i in range(shown):
             pixels = self._pictures.row(i)["pixels"].float().div(127.5).sub(1)
             seed = self.seed(i)

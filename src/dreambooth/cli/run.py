@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dreambooth.errors import Interrupted, JobError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,33 +33,75 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an existing run is moved aside.")
     ] = False,
+    resume_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP|DIR", help="Go back to a checkpoint, or begin at another run's."
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes on this machine, one a GPU.")
+    ] = 1,
 ) -> None:
     """Train a job. The same command resumes a run that was interrupted."""
-    from dreambooth.console import print_warning, stdout
-    from dreambooth.errors import Interrupted
+    from dreambooth import launcher
+    from dreambooth.console import print_warning
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
 
-    for problem in registry().problems():
-        print_warning(problem)
-    loaded = check_job(job, override or ())
-    console = stdout()
+    if fresh and resume_from:
+        raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    if launcher.rank() == 0:
+        for problem in registry().problems():
+            print_warning(problem)
+    try:
+        loaded = check_job(job, override or ())
+        if processes == 1 or dry_run:
+            _train(loaded, dry_run, fresh, resume_from, processes)
+            return
+    except UserError as error:
+        raise _of_this_process(error) from error
+    arguments = ["run", str(job), *(f"-o{pair}" for pair in override or ())]
+    arguments += ["--fresh"] if fresh else []
+    arguments += ["--resume-from", resume_from] if resume_from else []
+    sys.exit(launcher.launch(arguments, processes))
 
-    # From here on torch is needed; the checks above answered in half a second.
+
+def _of_this_process(error: UserError) -> UserError:
+    """Where several processes run one job, let one speak, or say which one it is."""
+    from dreambooth import launcher
+
+    if launcher.rank() == 0:
+        return error
+    if isinstance(error, JobError | Interrupted):  # the main process says the same
+        sys.exit(error.exit_code)
+    error.message = f"process {launcher.rank()}: {error.message}"
+    return error
+
+
+def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, processes: int) -> None:
+    """Show the plan, run the job, show the result; other processes than the first are silent."""
+    # From here on torch is needed; the checks before answered in half a second.
+    from dreambooth import launcher
     from dreambooth.cli.progress import reporter_for
     from dreambooth.cli.show_plan import show_plan
+    from dreambooth.console import stdout
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
 
-    teller = reporter_for(console) if dry_run else Quiet()
-    show_plan(console, loaded, make_plan(loaded, teller, fresh=fresh))
-    if dry_run:
-        return
-    console.print()
+    console, speaks = stdout(), launcher.rank() == 0
+    if speaks:
+        teller = reporter_for(console) if dry_run else Quiet()
+        count = max(processes, launcher.process_count())
+        show_plan(console, job, make_plan(job, teller, fresh=fresh, processes=count))
+        if dry_run:
+            return
+        console.print()
     signal.signal(signal.SIGTERM, _terminated)
+    reporter = reporter_for(console) if speaks else Quiet()
     try:
-        result = run_job(loaded, fresh=fresh, reporter=reporter_for(console))
+        result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted",
@@ -64,7 +109,8 @@ def run(
             "run the same command again to go on",
             signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT,
         ) from None
-    show_result(console, loaded, result)
+    if speaks:
+        show_result(console, job, result)
 
 
 class Terminated(KeyboardInterrupt):

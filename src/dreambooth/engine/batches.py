@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.random import permutation
+from dreambooth.engine.reading import Reader
 from dreambooth.interfaces import RowGeometry
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Batches:
         self._order = lru_cache(maxsize=4)(
             lambda epoch: permutation(train.seed, "order", epoch, len(items))
         )
+        self.reader = Reader(self._sample, train.workers if moments is None else 0)
 
     def indices(self, step: int, micro: int) -> range:
         """Return the global sample indices of micro-batch `micro` of `step` on this process.
@@ -111,7 +113,7 @@ class Batches:
         """Build the rows of one forward."""
         ctx, indices = self._ctx, self.indices(step, micro)
         items = [self._items[self.item(i)] for i in indices]
-        latents, geometry, mask = self._instance(indices, items)
+        latents, geometry, mask = self._instance(indices, self._after(step, micro))
         subject = ctx.job.subject
         prompts = [
             self._data.row_prompt(item, subject, ctx.numpy_random("caption", i))
@@ -144,10 +146,15 @@ class Batches:
             ids=[item.id for item in items] + [f"class image {i}" for i in range(len(rows))],
         )
 
+    def _after(self, step: int, micro: int) -> range:
+        """Return the indices of the micro-batch that comes next, to be read meanwhile."""
+        last = micro + 1 == self._accumulation
+        return self.indices(step + 1, 0) if last else self.indices(step, micro + 1)
+
     def _instance(
-        self, indices: range, items: list[Item]
+        self, indices: range, upcoming: range
     ) -> tuple[Tensor, list[RowGeometry], Tensor | None]:
-        rows = self._fresh(indices, items) if self._moments is None else self._cached(indices)
+        rows = self._fresh(indices, upcoming) if self._moments is None else self._cached(indices)
         latents = torch.stack([row.mean for row in rows])
         if rows[0].std is not None:
             draws = [
@@ -159,13 +166,15 @@ class Batches:
         size = (latents.shape[-2], latents.shape[-1])
         return latents, [r.geometry for r in rows], shrink_masks([r.mask for r in rows], size)
 
-    def _fresh(self, indices: range, items: list[Item]) -> list[_Encoded]:
-        samples = []
-        for i, item in zip(indices, items, strict=True):
-            rng, count = self._ctx.numpy_random("augment", i), self._data.variants(item)
-            # The same draw as from the cache, so that a run without it trains on the same rows.
-            variant = None if count is None else int(rng.integers(count))
-            samples.append(self._data.load(item, variant, rng))
+    def _sample(self, index: int) -> Sample:
+        item, rng = self._items[self.item(index)], self._ctx.numpy_random("augment", index)
+        count = self._data.variants(item)
+        # The same draw as from the cache, so that a run without it trains on the same rows.
+        variant = None if count is None else int(rng.integers(count))
+        return self._data.load(item, variant, rng)
+
+    def _fresh(self, indices: range, upcoming: range) -> list[_Encoded]:
+        samples = self.reader.samples(indices, upcoming)
         encoded = self._encode(to_pixels(samples).to(self._ctx.device))
         means, stds = encoded.mean.cpu(), None if encoded.std is None else encoded.std.cpu()
         return [

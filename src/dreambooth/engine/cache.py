@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
 
 FORMAT = 1
@@ -42,12 +43,13 @@ class ChunkStore:
         reporter: Reporter,
         total: int | None = None,
         root: Path | None = None,
+        devices: Devices | None = None,
     ) -> None:
         whole = {"name": name, "chunk_size": chunk_size, "total": total, **key}
         self.key = f"{name}/{content_key(whole)}"
         self.folder = (root or cache_root()) / self.key
         self._chunk_size, self._build, self._total = chunk_size, build, total
-        self._reporter = reporter
+        self._reporter, self._devices = reporter, devices
         self._open: dict[int, dict[str, Tensor]] = {}
         self._whole_key = whole
 
@@ -63,8 +65,18 @@ class ChunkStore:
         return sum(len([i for i in self._indices(c) if i < count]) for c in chunks)
 
     def ensure(self, count: int, label: str) -> None:
-        """Build what is missing of rows 0..count-1, with progress."""
+        """Build what is missing of rows 0..count-1, with progress.
+
+        Several processes share the work by chunk; all of them must call this. What another
+        machine made is not seen where the cache folder is not shared: it is then made here too.
+        """
         chunks = range(-(-count // self._chunk_size))
+        if self._devices is not None and self._devices.world_size > 1:
+            self._build_missing(chunks[self._devices.rank :: self._devices.world_size], label)
+            self._devices.wait()
+        self._build_missing(chunks, label)
+
+    def _build_missing(self, chunks: Sequence[int], label: str) -> None:
         missing = [c for c in chunks if not self._file(c).exists()]
         if not missing:
             return

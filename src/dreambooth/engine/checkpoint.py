@@ -50,13 +50,17 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
+def step_of(path: Path) -> int | None:
+    """Return the step a checkpoint's folder is named for; None for any other name."""
+    match = _NAME.match(path.name)
+    return int(match[1]) if match else None
+
+
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of the checkpoints below `folder`, oldest first."""
-    found = []
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if (match := _NAME.match(entry.name)) and entry.is_dir():
-            found.append((int(match[1]), entry))
-    return sorted(found)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    numbered = ((step_of(entry), entry) for entry in entries if entry.is_dir())
+    return sorted((step, entry) for step, entry in numbered if step is not None)
 
 
 def save(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreambooth.engine import random
 from dreambooth.engine.cache import ChunkStore
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import Progress
     from dreambooth.job import Job
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class EngineContext:
         total: int | None = None,
     ) -> ChunkStore:
         """Open an entry of the store."""
-        store = ChunkStore(name, key, chunk_size, build, self.reporter, total)
+        store = ChunkStore(name, key, chunk_size, build, self.reporter, total, devices=self.devices)
         if store.key not in self.entries:
             self.entries.append(store.key)
         return store
@@ -90,6 +92,10 @@ class EngineContext:
     def autocast(self) -> AbstractContextManager[None]:
         """Run a forward pass in the run's compute precision."""
         return self.precision.autocast()
+
+    def share(self, value: T) -> T:
+        """Return the main process's value on every process."""
+        return self.devices.share(value) if self.devices else value
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenate a tensor of equal shape from all processes."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 
 from dreambooth.errors import JobError
 
@@ -22,9 +25,18 @@ if TYPE_CHECKING:
     from dreambooth.job import Train
 
 
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=24)
+"""How long a process waits for the others: one may draw samples or export for long. A process
+that died is noticed by whoever launched them."""
+BUCKET = 8 * 2**20
+"""Numbers of gradients that are summed in one call."""
+
+
 @dataclass(frozen=True)
 class Devices:
-    """Where one process of a run computes."""
+    """Where one process of a run computes, and how it speaks with the others."""
 
     accelerator: Accelerator
     device: torch.device
@@ -36,24 +48,76 @@ class Devices:
         """Say whether this process writes files."""
         return self.rank == 0
 
+    def describe(self) -> str:
+        """Return the device and, where there are several, the number of processes."""
+        several = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{self.device}{several}"
+
     def wait(self) -> None:
         """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
+        if self.world_size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def share(self, value: T) -> T:
+        """Return the main process's value on every process; all of them wait for it."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def join(self, values: list[T]) -> list[T]:
+        """Concatenate the lists of all processes."""
+        if self.world_size == 1:
+            return values
+        lists: list[list[T]] = [[] for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(lists, values)
+        return [value for one in lists for value in one]
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenate equal-shaped tensors of all processes along dimension 0."""
         gathered: Tensor = self.accelerator.gather(tensor)
         return gathered
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add a tensor of equal shape up over all processes, in place, and return it."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Take the elementwise maximum over all processes, in place, and return it."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return tensor
+
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
-        """Add the gradients of all processes up, in place.
+        """Add the gradients of all processes up, in place, some megabytes a call.
 
         A sum, not a mean: each row was already divided by the effective batch over processes.
         """
         if self.world_size == 1:
             return
-        for parameter in parameters:
-            torch.distributed.all_reduce(parameter.grad)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for bucket in buckets(gradients, BUCKET):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            torch.distributed.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def buckets(tensors: Iterable[Tensor], room: int) -> Iterator[list[Tensor]]:
+    """Cut tensors of one type, in their order, into lists of at most `room` numbers (or one)."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = bucket and sum(t.numel() for t in bucket) + tensor.numel() > room
+        if full or (bucket and bucket[0].dtype != tensor.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def _reset() -> None:
@@ -88,13 +152,28 @@ def open_devices(train: Train) -> Iterator[Devices]:
         torch.set_num_threads(train.threads)
     _reset()
     try:
-        on_cpu = wanted is not None and wanted.type == "cpu"
-        accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
-        device = wanted if wanted is not None else accelerator.device
-        yield Devices(accelerator, device, accelerator.process_index, accelerator.num_processes)
+        yield _open(wanted)
     finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         _reset()
         torch.set_num_threads(threads)
+
+
+def _open(wanted: torch.device | None) -> Devices:
+    on_cpu = wanted.type == "cpu" if wanted else not torch.accelerator.is_available()
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+        accelerator = Accelerator(
+            mixed_precision="no",
+            cpu=on_cpu,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    torch.set_num_threads(threads)  # accelerate has its own opinion where there are several
+    alone = accelerator.num_processes == 1
+    device = wanted if wanted is not None and alone else accelerator.device
+    return Devices(accelerator, device, accelerator.process_index, accelerator.num_processes)
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:

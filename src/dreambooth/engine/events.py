@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine import checkpoint
+from dreambooth.engine import checkpoint, nonfinite
 from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
@@ -93,6 +94,7 @@ class Events:
         self._save_asked = False
         if step == self._saved_at:
             return
+        self._require_finite(step)
         self._trackers.flush()
         if self._ctx.is_main:
             numbers = {
@@ -107,16 +109,31 @@ class Events:
                 numbers,
                 self._job.checkpoints.keep_last,
             )
+        self._ctx.share(None)  # nobody leaves before the checkpoint is whole
         self._saved_at = step
         self._tell("checkpoint")
 
+    def _require_finite(self, step: int) -> None:
+        """Keep weights that are not finite out of checkpoints: on a GPU nobody has looked yet."""
+        means = self._meter.read()
+        numbers = [means["loss"]] if self._session.state.scaler.is_enabled() else means.values()
+        if not all(map(math.isfinite, numbers)):
+            raise RunError(
+                f"the loss or its gradient is not finite within the {self._meter.count} steps "
+                f"before {step}",
+                nonfinite.HINT,
+            )
+
     def sample(self) -> None:
         """Draw the job's prompts from fixed seeds; training is not touched by it."""
+        self._sampled_at = self._session.state.step
+        values = self._ctx.share(self._draw() if self._ctx.is_main else {})
+        self.scalars |= values
+        self._tell("sample")
+
+    def _draw(self) -> dict[str, float]:
         session, job = self._session, self._job
         step = session.state.step
-        self._sampled_at = step
-        if not self._ctx.is_main:
-            return
         prompts = [job.subject.fill(p) for p in job.samples.prompts]
         each = job.samples.per_prompt
         numbered = [(i, k) for i in range(len(prompts)) for k in range(each)]
@@ -145,12 +162,11 @@ class Events:
         with Image.open(sheet) as image:
             self._trackers.images(step, "samples", [image.convert("RGB")], [" | ".join(prompts)])
         self._ctx.reporter.pictures(step, sheet)
-        self._measure(step, pictures)
-        self._tell("sample")
+        return self._measure(step, pictures)
 
-    def _measure(self, step: int, pictures: list[Picture]) -> None:
+    def _measure(self, step: int, pictures: list[Picture]) -> dict[str, float]:
         if not self._job.metrics:
-            return
+            return {}
         by_prompt: dict[str, list[Image.Image]] = {}
         for picture in pictures:
             by_prompt.setdefault(picture.prompt, []).append(picture.image)
@@ -161,21 +177,16 @@ class Events:
         for metric in self._job.metrics:
             scores = metric.score(by_prompt, instances, self._ctx)
             values |= {f"metric/{name}": float(value) for name, value in scores.items()}
-        self.scalars |= values
         self._trackers.scalars(step, values)
         self._ctx.reporter.scalars(step, values)
+        return values
 
     def _log(self, step: int, result: StepResult) -> None:
-        means = self._meter.read()
-        if means["loss"] != means["loss"]:  # not a number
-            raise RunError(
-                f"the loss is not finite within the {self._meter.count} steps before {step}",
-                "lower optimizer.lr, or use train.precision: fp32; "
-                "checkpoints written before are intact",
-            )
+        self._require_finite(step)
+        means = self._meter.read() if self._meter.count else {}  # every step may be skipped
         values = {f"train/{name}": value for name, value in means.items()}
         if not self._job.prior.has_rows():
-            del values["train/loss_prior"]
+            values.pop("train/loss_prior", None)
         rates = self._session.state.base_lrs
         values["train/lr"] = rates[0] * result.factor
         values |= self._ctx.logged

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +12,23 @@ import torch
 
 from dreambooth.checks import require
 from dreambooth.engine import checkpoint
+from dreambooth.engine.beginning import begin, set_aside
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
+from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
+from dreambooth.engine.stopping import stop_requests
+from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
-from dreambooth.jobfile import dump_job
-from dreambooth.run_folder import RunFolder, check_resumable
+from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
     from pathlib import Path
 
     from dreambooth.engine.devices import Devices
@@ -51,68 +52,84 @@ class RunResult:
     already_finished: bool = False
 
 
-def run(job: Job, *, fresh: bool = False, reporter: Reporter | None = None) -> RunResult:
+def run(
+    job: Job,
+    *,
+    fresh: bool = False,
+    resume_from: str | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
     """Run a job to its end and return what it made.
 
     The same call again resumes an interrupted run and returns at once for a finished one.
-    `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew. Raises
-    `UserError` (see `dreambooth.errors`) for whatever the person can mend; a first SIGINT or
-    SIGTERM while training saves a checkpoint and raises `Interrupted`.
+    `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
+    `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
+    `beginning.go_back`). Raises `UserError` (see `dreambooth.errors`) for whatever the person can
+    mend; a first SIGINT or SIGTERM while training saves a checkpoint and raises `Interrupted`.
+    Where several processes run one job, each of them calls this.
     """
     reporter = reporter or Quiet()
     require(job)
     folder = RunFolder(job.folder)
-    if fresh and folder.path.exists():
-        with folder.lock():  # refuses to move a run away from under its process
-            aside = folder.set_aside()
-        reporter.info(f"the earlier run was moved to {aside}")
-    with folder.lock(), open_devices(job.train) as devices:
-        reporter = Logged(reporter, folder.log)
-        for name, (old, new) in check_resumable(folder, job).items():
-            reporter.info(f"{name} changed since the last time: {old!r} -> {new!r}")
-        if result := finished(folder, job):
-            return result
-        folder.begin(job, dump_job(job))
-        return fit(job, folder, devices, reporter)
+    with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
+        begun = None
+        if devices.is_main:
+            if fresh:
+                set_aside(folder, reporter)
+            stack.enter_context(folder.lock())
+            reporter = Logged(reporter, folder.log)
+            begun = begin(job, folder, devices, reporter, resume_from)
+        begun = devices.share(begun)
+        assert begun is not None
+        if begun.done:
+            return result_of(folder, begun.done, already_finished=True)
+        return fit(job, folder, devices, reporter, begun.manifest)
 
 
-def finished(folder: RunFolder, job: Job) -> RunResult | None:
-    """Return the result of a run that has nothing left to do."""
-    done = folder.read_manifest().get("result")
-    if not done or done["steps"] < job.train.steps or not folder.result_is_whole():
-        return None
-    return RunResult(
-        folder.path, done["steps"], folder.final, tuple(done["checks"]), done["scalars"], True
-    )
+def result_of(
+    folder: RunFolder, done: Mapping[str, Any], *, already_finished: bool = False
+) -> RunResult:
+    """Return the result as the manifest records it."""
+    checks, scalars = tuple(done["checks"]), dict(done["scalars"])
+    return RunResult(folder.path, done["steps"], folder.final, checks, scalars, already_finished)
 
 
-def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> RunResult:
-    """Train from the newest checkpoint (or from the start) to the last step, then export."""
-    reporter.info(f"run {job.name} on {devices.device}, {job.train.steps} steps")
+def fit(
+    job: Job, folder: RunFolder, devices: Devices, reporter: Reporter, manifest: Mapping[str, Any]
+) -> RunResult:
+    """Train from the newest checkpoint (or from the start) to the last step, then export.
+
+    `manifest` is the run's as it was before this life of it.
+    """
+    reporter.info(f"run {job.name} on {devices.describe()}, {job.train.steps} steps")
     began = time.monotonic()
-    manifest = folder.read_manifest()
     recorded = manifest.get("machine", {})
-    precision = resolve_precision(job, devices, recorded.get("precision"))
-    ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
+    precision = devices.share(resolve_precision(job, devices, recorded.get("precision")).name)
+    ctx = EngineContext(
+        job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
+    )
     check_environment(ctx, recorded)
     found = checkpoint.newest(folder.checkpoints, ctx.warn)
     session = open_session(ctx, job.data.scan(ctx))
     described = describe_run(session)
     check_inputs(ctx, manifest, described)
-    folder.update_manifest(**described)
+    if ctx.is_main:
+        folder.update_manifest(**described)
     meter = Meter()
     with ExitStack() as stack:
         # Steps seed torch's global generators; whoever called gets theirs back.
         gpus = [devices.device] if devices.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(gpus))
+        stack.callback(session.batches.reader.close)
         if found:
             session.state.load(found.tensors, found.numbers["train"])
             meter.load(found.numbers["meter"])
             reporter.info(f"resuming from step {session.state.step} of {job.train.steps}")
         state = session.state
         events = stack.enter_context(Events(session, folder, meter).opened(found))
-        folder.update_manifest(first_step_seconds=round(time.monotonic() - began, 3))
-        with stop_requests() as stop, reporter.training(state.step, job.train.steps):
+        if ctx.is_main:
+            folder.update_manifest(first_step_seconds=round(time.monotonic() - began, 3))
+        with stop_requests(devices) as stop, reporter.training(state.step, job.train.steps):
             before = snapshot(session) if state.step == 0 else None
             while state.step < job.train.steps and not events.stopped:
                 result = train_step(session)
@@ -121,15 +138,18 @@ def fit(job: Job, folder: RunFolder, devices: Devices, reporter: Reporter) -> Ru
                     before = check_moved(session, before, result)
                 events.after_step(result)
                 reporter.step(state.step)
-                if stop.signal:
-                    interrupt(events, session, stop.signal)
+                if number := stop.agreed():
+                    interrupt(events, session, number)
         events.at_end()
         reporter.info(f"trained to step {state.step}; exporting")
-        return finish(session, folder, events, export_all(session, folder))
+        exports = devices.share(export_all(session, folder) if ctx.is_main else [])
+        return finish(session, folder, events, exports)
 
 
 def record(meter: Meter, result: StepResult) -> None:
     """Add a step's numbers to the running means."""
+    if result.skipped:
+        return
     meter.add(
         loss=result.loss,
         loss_instance=result.loss_instance,
@@ -171,34 +191,6 @@ def check_moved(
     )
 
 
-class StopRequest:
-    """Remembers the signal that asked for a stop."""
-
-    signal: int = 0
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
-        # Not through the reporter: a handler may run in the middle of its printing.
-        os.write(2, b"\nstopping after this step and saving; Ctrl-C again stops at once\n")
-
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one interrupts at once."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def interrupt(events: Events, session: Session, number: int) -> None:
     """Save and leave."""
     events.save()
@@ -213,15 +205,13 @@ def interrupt(events: Events, session: Session, number: int) -> None:
 
 def finish(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> RunResult:
     """Record the result; from here on the run counts as finished."""
-    lines = tuple(f"{e.kind}: {e.check.message}" for e in exports)
-    steps, scalars = session.state.step, dict(events.scalars)
-    folder.update_manifest(
-        result={
-            "steps": steps,
-            "checks": list(lines),
-            "scalars": scalars,
-            "stop": events.stopped,
-            "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
-        }
-    )
-    return RunResult(folder.path, steps, folder.final, lines, scalars)
+    done = {
+        "steps": session.state.step,
+        "checks": [f"{e.kind}: {e.check.message}" for e in exports],
+        "scalars": dict(events.scalars),
+        "stop": events.stopped,
+        "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
+    }
+    if session.ctx.is_main:
+        folder.update_manifest(result=done)
+    return result_of(folder, done)

@@ -80,10 +80,11 @@ class Plan:
     """Step of the newest checkpoint; 0 for a fresh run."""
 
 
-def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False) -> Plan:
+def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: int = 1) -> Plan:
     """Count with the real model's shapes on the `meta` device: no weights are read.
 
-    `fresh`: as if no run of that name were there.
+    `fresh`: as if no run of that name were there. `processes` share each optimizer step; memory
+    is one process's, prices are in steps all of them take part in.
     """
     from dreambooth.engine.checkpoint import list_checkpoints
     from dreambooth.run_folder import RunFolder
@@ -98,7 +99,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False) -> Plan:
     job.freezing.prepare(model, ctx)
     trainable = dict(job.freezing.trainable(model))
     parts = count_parts(job, ctx, model, trainable, scan)
-    per_step = job.train.batch_size * job.train.accumulation
+    per_step = job.train.batch_size * job.train.accumulation * processes
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
     cost = job.prior.cost(job)

@@ -32,6 +32,8 @@ class TrainState:
     ema_decay: float | None = None
     step: int = 0
     """Optimizer steps done."""
+    skipped: int = 0
+    """Steps in a row that were passed over because they were not finite."""
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +86,12 @@ class TrainState:
     def numbers(self) -> dict[str, Any]:
         """Return everything to save that is not a tensor, as JSON data."""
         scaler = self.scaler.state_dict()
-        return {"step": self.step, "scaler": scaler, "optimizer": self._optimizer_numbers()}
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "scaler": scaler,
+            "optimizer": self._optimizer_numbers(),
+        }
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
         """Take back what `tensors` and `numbers` returned; `RunError` where names differ."""
@@ -101,6 +108,7 @@ class TrainState:
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         self.step = int(numbers["step"])
+        self.skipped = int(numbers.get("skipped", 0))
 
     def _optimizer_items(self) -> Iterator[tuple[str, str, Any]]:
         for name, parameter in self.parameters.items():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.engine import nonfinite
 from dreambooth.engine.random import derive
-from dreambooth.errors import RunError
 from dreambooth.interfaces import StepTensors
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class StepResult:
     grad_norm: Tensor
     factor: float
     """What the learning rates were multiplied by."""
+    skipped: bool = False
+    """True where the gradients were not finite and `train.nonfinite: skip` passed the step over."""
 
 
 def condition(s: Session, prompts: list[str], batch: Batch) -> Conditioning:
@@ -119,51 +121,52 @@ def train_step(s: Session) -> StepResult:
     factor = job.lr_schedule.at(state.step, job.train.steps)
     for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
         group["lr"] = base * factor
-    instance = prior = torch.zeros((), device=s.ctx.device)
+    halves = torch.zeros(2, device=s.ctx.device)
+    seen: list[tuple[Batch, Tensor]] = []
     for micro in range(job.train.accumulation):
         batch = s.batches.make(state.step, micro)
         # Dropout inside modules draws from the global generator: seed it by position.
         torch.manual_seed(derive(job.train.seed, "dropout", state.step, micro, s.ctx.rank))
-        rows = forward_rows(s, batch)
-        class_share = int(len(rows) / job.train.batch_size) - 1
-        per_half = rows.new_full((len(rows),), 1.0 / s.batches.effective)
-        if class_share:
-            per_half[job.train.batch_size :] /= class_share
-        scaled = rows * per_half
+        scaled = shares(s, batch, forward_rows(s, batch))
         state.scaler.scale(scaled.sum()).backward()
-        instance = instance + scaled[~batch.is_prior].detach().sum()
-        prior = prior + scaled[batch.is_prior].detach().sum()
+        rows = scaled.detach()
+        halves += torch.stack([rows[~batch.is_prior].sum(), rows[batch.is_prior].sum()])
+        seen.append((batch, rows))
         # On a GPU this look would wait for the device; there the logged loss is looked at.
-        if s.ctx.device.type == "cpu" and not torch.isfinite(scaled.detach()).all():
-            raise_nonfinite(s, batch, scaled)
-    norm = update(s)
-    return StepResult(instance + prior, instance, prior, norm, factor)
+        if s.ctx.device.type == "cpu" and job.train.nonfinite == "stop":
+            nonfinite.require(s, batch, rows)
+    if s.ctx.devices is not None:
+        halves = s.ctx.devices.sum(halves)
+    norm, skipped = update(s, seen)
+    return StepResult(halves.sum(), halves[0], halves[1], norm, factor, skipped)
 
 
-def update(s: Session) -> Tensor:
-    """Clip, step, average; returns the gradient norm before clipping."""
+def shares(s: Session, batch: Batch, rows: Tensor) -> Tensor:
+    """Return [B]: each row's share of the step's loss, over the effective batch of its half."""
+    class_share = int(len(rows) / s.job.train.batch_size) - 1
+    per_half = rows.new_full((len(rows),), 1.0 / s.batches.effective)
+    if class_share:
+        per_half[s.job.train.batch_size :] /= class_share
+    return rows * per_half
+
+
+def update(s: Session, seen: list[tuple[Batch, Tensor]]) -> tuple[Tensor, bool]:
+    """Clip, step, average; returns the gradient norm before clipping and whether it was skipped."""
     state = s.state
     trained = [p for p in state.parameters.values() if p.grad is not None]
     if s.ctx.devices is not None:
         s.ctx.devices.sum_gradients(trained)
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    if s.job.train.max_grad_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(trained, s.job.train.max_grad_norm, norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+    skipped = nonfinite.passes_over(s, seen, norm)
+    if not skipped:
+        if s.job.train.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained, s.job.train.max_grad_norm, norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        s.job.freezing.after_step(s.model)
     state.optimizer.zero_grad(set_to_none=True)
-    s.job.freezing.after_step(s.model)
     state.step += 1
-    state.update_ema()
-    return norm
-
-
-def raise_nonfinite(s: Session, batch: Batch, rows: Tensor) -> None:
-    """Stop the run, naming the rows whose loss is not finite."""
-    bad = [i for i, ok in enumerate(torch.isfinite(rows).tolist()) if not ok]
-    named = ", ".join(f"{batch.ids[i]} (timestep {int(batch.draw.t[i])})" for i in bad)
-    raise RunError(
-        f"the loss is not finite at step {s.state.step + 1}: {named}",
-        "lower optimizer.lr, or use train.precision: fp32; checkpoints written before are intact",
-    )
+    if not skipped:
+        state.update_ema()
+    return norm, skipped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dreambooth.files import disk_is_full
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -52,6 +54,11 @@ class Trackers:
         for name, writer in list(self._writers.items()):
             try:
                 call(writer)
+            except OSError as error:
+                if disk_is_full(error):  # the next checkpoint would fail too
+                    raise
+                self._writers.pop(name, None)
+                self._drop(name, error)
             except Exception as error:  # a tracker may fail in any way: the run goes on
                 self._writers.pop(name, None)
                 self._drop(name, error)

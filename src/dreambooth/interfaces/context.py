@@ -34,7 +34,10 @@ class Chunks(Protocol):
         """Return row `index` of every tensor (no batch dimension); builds its chunk if absent."""
 
     def ensure(self, count: int, label: str) -> None:
-        """Build whatever is missing of rows 0..count-1, with a progress bar named `label`."""
+        """Build whatever is missing of rows 0..count-1, with a progress bar named `label`.
+
+        Where several processes train together they share the work, so all of them must call it.
+        """
 
     def present(self, count: int) -> int:
         """Return how many of rows 0..count-1 are in the store already."""

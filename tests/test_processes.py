@@ -1,0 +1,191 @@
+"""Several processes equal one; workers equal none; a signal or a death reaches all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+import yaml_text
+from dreambooth.engine.devices import buckets
+from dreambooth.engine.loop import run
+from dreambooth.errors import JobError
+from dreambooth.launcher import environment
+
+STEPS = 20
+
+
+@pytest.fixture
+def job_file(small_job, tmp_path):
+    """Write a job file: `small_job`'s options, at a rate at which rounding stays small."""
+
+    def write(**sections):
+        job = small_job(**{"optimizer": {"lr": 1e-4}, **sections})
+        return yaml_text.write(job, tmp_path / f"{job.name}.yaml")
+
+    return write
+
+
+def start(*args, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreambooth", "run", *map(str, args)],
+        env={**os.environ, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, code=0):
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == code, said
+    return said
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_to_rounding(
+    one, other, names=("train/loss", "train/loss_prior", "train/grad_norm")
+):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        for name in names:
+            assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
+
+
+OPTIONS = {
+    "data": {"flip": True, "caption_dropout": 0.2},
+    "train": {"steps": STEPS, "precision": "fp32", "ema": {"decay": 0.9}, "accumulation": 2},
+    "checkpoints": {"every": 7},
+    "samples": {"every": 10, "per_prompt": 1},
+}
+
+
+def with_train(**values):
+    return {**OPTIONS, "train": {**OPTIONS["train"], **values}}
+
+
+def test_two_processes_equal_one_and_stop_and_resume_together(job_file, small_job):
+    path = job_file(name="two", **with_train(batch_size=1))
+    folder = small_job(name="two").folder
+    process = start(path, "--processes", "2")
+    wait_for(folder / "checkpoints", process)
+    process.send_signal(signal.SIGTERM)  # to the one that launched them: it is passed on
+    said = finish(process, code=143)
+    assert said.count("stopped by SIGTERM at step") == 1
+    said = finish(start(path, "--processes", "2"))
+    assert "resuming from step" in said
+    assert said.count("trained to step 20") == 1
+    one = run(small_job(name="one", **{**with_train(batch_size=2), "optimizer": {"lr": 1e-4}}))
+    assert_equal_to_rounding(metrics(folder), metrics(one.folder))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["processes"] == 2
+
+
+def wait_for(path, process):
+    until = time.monotonic() + 120
+    while not (path.is_dir() and list(path.glob("step-*"))):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_accelerates_launcher_starts_the_same_run(job_file, small_job):
+    folder = {}
+    for name in ("ours", "theirs"):
+        path = job_file(name=name, **with_train())
+        folder[name] = small_job(name=name).folder
+        if name == "ours":
+            finish(start(path, "--processes", "2"))
+            continue
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        launch += ["--main_process_port", "0", "-m", "dreambooth", "run", str(path)]
+        done = subprocess.run(
+            [sys.executable, *launch], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("done: 20 steps") == 1
+    one, two = (folder[name] / "metrics.jsonl" for name in ("ours", "theirs"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_others_end_when_one_process_dies_and_the_run_goes_on_later(job_file, small_job):
+    path = job_file(name="died", **with_train(steps=4000))
+    process = start(path, "--processes", "2", "-o", "samples.every=0")
+    wait_for(small_job(name="died").folder / "checkpoints", process)
+    [*_, second] = children_of(process.pid)
+    os.kill(second, signal.SIGKILL)
+    began = time.monotonic()
+    finish(process, code=137)
+    assert time.monotonic() - began < 20
+    assert children_of(process.pid) == []
+    steps = [p.name for p in (small_job(name="died").folder / "checkpoints").glob("step-*")]
+    last = max(int(name.removeprefix("step-")) for name in steps)
+    said = finish(
+        start(path, "--processes", "2", "-o", f"train.steps={last + 2}", "-o", "samples.every=0")
+    )
+    assert f"resuming from step {last} of" in said
+
+
+def children_of(pid):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_another_number_of_processes_must_keep_the_rows_of_a_step(small_job):
+    from dreambooth.run_folder import RunFolder, check_resumable
+
+    run(small_job(train={"batch_size": 2}))
+    folder = RunFolder(small_job().folder)
+    with pytest.raises(JobError, match="processes: 1 -> 2") as caught:
+        check_resumable(folder, small_job(train={"batch_size": 2}), 2)
+    assert "keep train.batch_size x train.accumulation x processes" in caught.value.hint
+    changed = check_resumable(folder, small_job(), 2)
+    assert changed == {"processes": (1, 2), "train.batch_size": (2, 1)}
+
+
+def test_workers_change_nothing(small_job):
+    options = {"data": {"crop": "random", "flip": True}, "prior": "none"}
+    results = [
+        run(small_job(name=f"w{n}", **options, train={"workers": n, "accumulation": 2}))
+        for n in (0, 1, 3)
+    ]
+    first, *others = [(r.folder / "metrics.jsonl").read_bytes() for r in results]
+    assert all(other == first for other in others)
+    weights = [load_file(next((r.final / "unet").glob("*.safetensors"))) for r in results]
+    assert all(w[name].equal(tensor) for w in weights for name, tensor in weights[0].items())
+
+
+def test_five_pictures_and_accumulation_four_weigh_every_row_alike(small_job, pictures):
+    # 5 pictures, 4 a step: the fifth would be a short group of its own in a trainer of epochs.
+    for name in ("3", "4"):
+        (pictures / f"{name}.png").write_bytes((pictures / "0.png").read_bytes() + name.encode())
+    rows = {"steps": 5, "precision": "fp32"}
+    one = run(small_job(name="four", train={**rows, "batch_size": 4}))
+    two = run(small_job(name="accumulated", train={**rows, "accumulation": 4}))
+    assert_equal_to_rounding(metrics(one.folder), metrics(two.folder), ("train/loss",))
+
+
+def test_gradients_are_cut_into_buckets_in_their_order():
+    import torch
+
+    tensors = [torch.zeros(n) for n in (3, 4, 10, 1)] + [torch.zeros(2, dtype=torch.float64)]
+    assert [[len(t) for t in bucket] for bucket in buckets(tensors, 8)] == [[3, 4], [10], [1], [2]]
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    found = environment(1, 4, 1234)
+    assert (found["RANK"], found["WORLD_SIZE"], found["OMP_NUM_THREADS"]) == ("1", "4", "2")
