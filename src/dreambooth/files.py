@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,25 @@ def cache_root() -> Path:
 def disk_is_full(error: OSError) -> bool:
     """Say whether a write failed for want of room (or of quota)."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+_BESIDE = re.compile(r"^\..+\.\d+(\.\w+)?$")
+"""Names of what is being written: `.stem.PID.suffix` files, `.name.PID.new` and `.old` folders."""
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Remove what writers that were killed left half written below `folder`.
+
+    Call it where no other writer can be at work, or give an age in seconds that none takes.
+    """
+    limit = time.time() - older_than
+    for path in sorted(folder.rglob(".*")):
+        if not _BESIDE.match(path.name) or not path.exists() or path.stat().st_mtime > limit:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.engine import checkpoint
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import new_folder
+from dreambooth.files import new_folder, sweep
 from dreambooth.jobfile import dump_job
 from dreambooth.run_folder import check_resumable
 
@@ -46,6 +46,7 @@ def begin(
 
     Raises `JobError` where the job changed in a way that makes another run of it.
     """
+    sweep(folder.path)
     for name, (old, new) in check_resumable(folder, job, devices.world_size).items():
         reporter.info(f"{name} changed since the last time: {old!r} -> {new!r}")
     if resume_from is not None:

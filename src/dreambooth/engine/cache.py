@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import cache_root, write_json, write_with
+from dreambooth.files import cache_root, sweep, write_json, write_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
 
+HOURS_OF_A_WRITE = 6
+"""What is half written for longer was left by a process that was killed."""
 FORMAT = 1
 """Raised when the same key would come to mean other bits."""
 
@@ -126,6 +128,7 @@ class ChunkStore:
                     "try train.precision: fp32; if that helps, report it with the model's name",
                 )
         try:
+            sweep(self.folder, older_than=HOURS_OF_A_WRITE * 3600)
             if not (self.folder / "key.json").exists():
                 write_json(self.folder / "key.json", self._whole_key)
             write_with(self._file(chunk), lambda path: save_file(tensors, path))

@@ -1,0 +1,100 @@
+"""The command line on a disk that is slow or deadly, many lives a process.
+
+`python fault_injection.py` imports what is heavy once, then reads lines of JSON from stdin:
+{"args": [...], "env": {...}, "slow": SECONDS, "die_at": "WORD:N"}. Each is one life of `dbt ARGS`
+in a process of its own, forked; its number is printed, then its exit status (negative: signal).
+
+slow: every tensor file takes so long, written in two halves; syncs take a quarter of it.
+die_at: SIGKILL half-way through the N-th tensor file whose path holds the word (from 1), or, for
+the word `rename`, just before the N-th folder that is whole gets its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import safetensors.torch
+
+
+class Faults:
+    """What goes wrong in this life."""
+
+    def __init__(self, slow: float = 0.0, die_at: str = "") -> None:
+        self.slow = slow
+        self.word, _, number = die_at.partition(":")
+        self.left = int(number or 0)
+
+    def moment(self, text: str) -> None:
+        """Die when the moment has come."""
+        if self.word and self.word in text:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        """Put slow and deadly writers in the place of the real ones."""
+        from dreambooth import files
+
+        save, sync, rename = safetensors.torch.save, files.sync, Path.rename
+
+        def save_file(tensors, path, metadata=None):
+            data = save(tensors, metadata)
+            half = len(data) // 2
+            with open(path, "wb") as file:
+                file.write(data[:half])
+                file.flush()
+                time.sleep(self.slow)
+                self.moment(str(path))
+                file.write(data[half:])
+
+        def slow_sync(path):
+            time.sleep(self.slow / 4)
+            sync(path)
+
+        def deadly_rename(path, target):
+            if path.name.endswith(".new"):
+                self.moment("rename")
+            return rename(path, target)
+
+        safetensors.torch.save_file = save_file
+        files.sync = slow_sync
+        Path.rename = deadly_rename
+
+
+def live(args, env, **faults):
+    """Run the command line once; never returns."""
+    os.environ.update(env)
+    Faults(**faults).install()
+    from dreambooth.cli import main
+
+    sys.argv = ["dbt", *args]
+    sys.stdout = open(env["OUTPUT"], "w")
+    sys.stderr = sys.stdout
+    main()
+
+
+def serve():
+    """Fork a life for each line of stdin."""
+    import diffusers  # noqa: F401
+    import transformers  # noqa: F401
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                live(**json.loads(line))
+            finally:
+                sys.stdout.flush()
+                os._exit(getattr(sys.exc_info()[1], "code", 1) or 0)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
