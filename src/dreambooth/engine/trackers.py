@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dreambooth.files import disk_is_full
@@ -54,14 +55,13 @@ class Trackers:
         for name, writer in list(self._writers.items()):
             try:
                 call(writer)
-            except OSError as error:
-                if disk_is_full(error):  # the next checkpoint would fail too
-                    raise
-                self._writers.pop(name, None)
-                self._drop(name, error)
             except Exception as error:  # a tracker may fail in any way: the run goes on
+                if isinstance(error, OSError) and disk_is_full(error):
+                    raise  # the next checkpoint would fail too
                 self._writers.pop(name, None)
                 self._drop(name, error)
+                with suppress(Exception):  # it failed already; this is for what it holds open
+                    writer.close()
 
     def _drop(self, name: str, error: Exception) -> None:
         self._ctx.warn(
