@@ -110,42 +110,6 @@ def cut(job, step, monkeypatch):
             run(job)
 
 
-OPTIONS = {
-    "plain": {},
-    "ema, accumulation, dropout of captions": {
-        "train": {
-            "steps": 7, "precision": "fp32", "ema": {"decay": 0.9},
-            "accumulation": 2, "batch_size": 2,
-        },
-        "data": {"caption_dropout": 0.3, "flip": True},
-        "lr_schedule": {"kind": "cosine", "warmup_steps": 2},
-        "log": {"every": 3},
-    },
-    "random crops, alongside": {
-        "data": {"crop": "random"},
-        "prior": {"when": "alongside", "reuse": 1, "count": 4, "batch_size": 2},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_cut_and_resumed_equals_straight(small_job, monkeypatch, options):
-    options = {"train": {"steps": 7}, "checkpoints": {"every": 2}, **options}
-    straight = run(small_job(name="straight", **options))
-    resumed = small_job(name="resumed", **options)
-    cut(resumed, 3, monkeypatch)  # one step after the checkpoint of step 2: it is done again
-    cut(resumed, 5, monkeypatch)
-    listening = Listening()
-    result = run(resumed, reporter=listening)
-    assert "resuming from step 4 of 7" in listening.lines
-    assert_equal_weights(weights(straight.folder), weights(result.folder))
-    one, two = (r.folder / "metrics.jsonl" for r in (straight, result))
-    assert one.read_bytes() == two.read_bytes()
-    last = [r.folder / "checkpoints/step-000007/optimizer.safetensors" for r in (straight, result)]
-    first, second = (load_file(path) for path in last)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_a_cut_export_is_done_again_without_drawing_again(small_job, monkeypatch, tmp_path):
     from dreambooth_plugins.exporter import Diffusers
 
