@@ -32,6 +32,11 @@ unit: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
+# SIZE=small|sd15; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
+SIZE ?= small
+bench: $(STAMP)
+	$(BIN)/python tests/bench/bench.py --size $(SIZE) $(if $(PEER),--peer-script $(PEER))
+
 schema: $(STAMP)
 	$(BIN)/dbt schema --output schemas/job.schema.json
 

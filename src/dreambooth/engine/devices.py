@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
+from dreambooth.engine.allocator import keep_memory
 from dreambooth.errors import JobError
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def _open(wanted: torch.device | None) -> Devices:
     torch.set_num_threads(threads)  # accelerate has its own opinion where there are several
     alone = accelerator.num_processes == 1
     device = wanted if wanted is not None and alone else accelerator.device
+    if device.type == "cpu":
+        keep_memory()
     return Devices(accelerator, device, accelerator.process_index, accelerator.num_processes)
 
 
