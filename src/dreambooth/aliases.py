@@ -47,6 +47,8 @@ ALIASES = {
     "validation_prompt": "samples.prompts",
     "num_validation_images": "samples.per_prompt",
     "validation_steps": "samples.every",
+    "validation_split": "validation.holdout",
+    "validate_every_n_steps": "validation.every",
     "report_to": "trackers",
 }
 """Option of diffusers' or kohya's scripts -> where it lives in a job."""

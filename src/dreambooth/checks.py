@@ -41,6 +41,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _exports(job)
     problems += _sample_prompts(job)
     problems += _plain_mistakes(job)
+    problems += _validation(job)
     return list(dict.fromkeys(problems))
 
 
@@ -184,4 +185,13 @@ def _plain_mistakes(job: Job) -> Iterator[Problem]:
             f"the warm-up of {job.lr_schedule.warmup_steps} steps is as long as the run "
             f"({job.train.steps}): the learning rate would never be reached",
             "shorten the warm-up, or train for more steps",
+        )
+
+
+def _validation(job: Job) -> Iterator[Problem]:
+    if job.validation.holdout and not job.validation.every:
+        yield Problem(
+            ("validation", "holdout"),
+            "pictures are held out of training, and nothing is evaluated on them",
+            "set validation.every, to 50 for example, or leave holdout out",
         )

@@ -98,6 +98,22 @@ class Samples(Section):
     """Pictures drawn at once."""
 
 
+class Validation(Section):
+    """The loss on one fixed batch, which moves only when the weights do."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Evaluate every so many steps, before the first and after the last; 0 never does."""
+    holdout: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0.0, lt=1.0)] = 0
+    """Instance images that are never trained on, a number or a share of them: the batch is made
+    of these. With 0 it is made of the images that train: its loss then shows when learning
+    levels off, but not overfitting, which takes images the model has not seen."""
+    rows: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Image and timestep pairs of the batch, timesteps spread evenly; as many class rows come on
+    top where the prior has any."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Rows of one forward. Changes numbers in their last bits at most."""
+
+
 class Checkpoints(Section):
     """What a run resumes from."""
 
@@ -147,6 +163,8 @@ class Job(Section):
     """How long, how much at once, how exactly."""
     samples: Samples = Samples()
     """Pictures drawn while training."""
+    validation: Validation = Validation()
+    """The loss on one fixed batch."""
     checkpoints: Checkpoints = Checkpoints()
     """What a run resumes from."""
     log: Log = Log()

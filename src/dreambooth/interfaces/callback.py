@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.context import Context
     from dreambooth.job import Job
 
-Event = Literal["start", "step", "log", "sample", "checkpoint", "end"]
-"""In this order within a step: step, log, sample, checkpoint. `start` comes once before the first
-step of each process, `end` once after the last, before export."""
+Event = Literal["start", "step", "log", "validate", "sample", "checkpoint", "end"]
+"""In this order within a step: step, log, validate, sample, checkpoint. `start` comes once before
+the first step of each process (`validate` then too, where the run begins), `end` once after the
+last, before export."""
 
 
 @dataclass(frozen=True)
