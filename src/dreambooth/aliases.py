@@ -49,6 +49,8 @@ ALIASES = {
     "validation_steps": "samples.every",
     "validation_split": "validation.holdout",
     "validate_every_n_steps": "validation.every",
+    "save_total_limit": "checkpoints.keep_last",
+    "metric_for_best_model": "checkpoints.keep_best: {metric: ...}",
     "report_to": "trackers",
 }
 """Option of diffusers' or kohya's scripts -> where it lives in a job."""

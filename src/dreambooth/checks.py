@@ -11,6 +11,7 @@ from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces import FreezingPolicy
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.scalars import never_logged
 from dreambooth.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -195,3 +196,7 @@ def _validation(job: Job) -> Iterator[Problem]:
             "pictures are held out of training, and nothing is evaluated on them",
             "set validation.every, to 50 for example, or leave holdout out",
         )
+    best = job.checkpoints.keep_best
+    if best is not None:
+        problem = never_logged(job, best.metric, ("checkpoints", "keep_best", "metric"))
+        yield from [problem] if problem else []

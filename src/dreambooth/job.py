@@ -114,13 +114,29 @@ class Validation(Section):
     """Rows of one forward. Changes numbers in their last bits at most."""
 
 
+class KeepBest(Section):
+    """Which checkpoint counts as the best."""
+
+    metric: str = Field(default="validation/loss", min_length=1)
+    """Any logged number: validation/loss, metric/diversity, train/loss, ..."""
+    mode: Literal["min", "max"] = "min"
+    """Whether the lowest or the highest value is the best."""
+    export: bool = True
+    """Export the best step's weights (and draw `dbt sample` from them) instead of the last's."""
+
+
 class Checkpoints(Section):
-    """What a run resumes from."""
+    """What a run resumes from, and which of them stay."""
 
     every: Annotated[int, Field(ge=1)] = 100
     """Write a checkpoint every so many steps; one is always written at the end."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """How many of the newest are kept."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Write one at every n-th step and keep those for good."""
+    keep_best: KeepBest | None = None
+    """Write one whenever a logged number is better than ever before, and keep the best besides
+    the newest: `{}` for the validation loss. A run still goes on from the newest."""
 
 
 class Log(Section):
@@ -166,7 +182,7 @@ class Job(Section):
     validation: Validation = Validation()
     """The loss on one fixed batch."""
     checkpoints: Checkpoints = Checkpoints()
-    """What a run resumes from."""
+    """What a run resumes from, and which of them stay."""
     log: Log = Log()
     """How often numbers are written."""
     trackers: list[Annotated[Tracker, Slot("tracker")]] = kinds("tensorboard", "jsonl")

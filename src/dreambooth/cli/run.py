@@ -134,6 +134,8 @@ def show_result(console: Console, job: Job, result: RunResult) -> None:
         say(f"to go on training it: -o train.steps={2 * result.steps}; to start anew: --fresh")
     else:
         say(f"done: {result.steps} steps")
+    if result.kept:
+        say(f"kept     {result.kept}")
     for line in result.checks:
         say(f"checked  {line}")
     say(f"result   {shown(result.final)}")

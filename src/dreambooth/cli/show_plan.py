@@ -48,8 +48,7 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     line("samples", samples_text(job, plan))
     if plan.evaluations:
         line("validation", validation_text(job, plan))
-    checkpoints = f"every {job.checkpoints.every} steps, {gigabytes(plan.checkpoint_bytes)} each"
-    line("checkpoints", f"{checkpoints}, the newest {job.checkpoints.keep_last} are kept")
+    line("checkpoints", checkpoints_text(job, plan))
     columns = ("component", "parameters", "trainable", "share", "memory")
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -105,3 +104,17 @@ def validation_text(job: Job, plan: Plan) -> str:
         f"{plan.evaluation_rows} rows of {whose} pictures, every {job.validation.every} steps; "
         f"together about {plan.evaluation_steps:.0f} training steps"
     )
+
+
+def checkpoints_text(job: Job, plan: Plan) -> str:
+    """Say how often checkpoints are written, what one takes, and which are kept."""
+    options = job.checkpoints
+    also = " and at each new best" if options.keep_best else ""
+    kept = [f"the newest {options.keep_last}"]
+    if options.keep_every:
+        kept.append(f"every {options.keep_every}th")
+    if options.keep_best:
+        kept.append(f"the best by {options.keep_best.metric}")
+    listed = f"{', '.join(kept[:-1])} and {kept[-1]}" if len(kept) > 1 else kept[0]
+    size = gigabytes(plan.checkpoint_bytes)
+    return f"every {options.every} steps{also}, {size} each, {listed} are kept"

@@ -6,12 +6,14 @@ import json
 import math
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine import checkpoint, nonfinite, validation
+from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
+from dreambooth.engine.best import Best
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.trackers import Trackers
@@ -41,6 +43,7 @@ class Events:
         self.scalars: dict[str, float] = {}
         self.stopped = ""
         """Why a callback ended the run early; empty while nobody did."""
+        self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
         self._saved_at = self._sampled_at = -1
         self._clock = (time.monotonic(), session.state.step)
@@ -55,6 +58,8 @@ class Events:
             for observer, state in zip(self._observers, found.numbers["callbacks"], strict=False):
                 observer.load_state(state)
             self.scalars = dict(found.numbers.get("scalars", {}))
+            kept = found.numbers.get("best")
+            self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
         self._cut_timings(step)
         self._trackers = Trackers(self._ctx, step)
         try:
@@ -79,7 +84,8 @@ class Events:
             self.validate()
         if self._sample_due(step):
             self.sample()
-        if step % job.checkpoints.every == 0 or step == job.train.steps or self._save_asked:
+        due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
+        if due or self._save_asked:
             self.save()
 
     def _sample_due(self, step: int) -> bool:
@@ -106,14 +112,16 @@ class Events:
                 "train": self._session.state.numbers(),
                 "meter": self._meter.state(),
                 "callbacks": [observer.state() for observer in self._observers],
+                "best": self.best.state(),
                 "scalars": self.scalars,
             }
+            options, best = self._job.checkpoints, self.best.step
             checkpoint.save(
                 self._folder.checkpoints,
                 step,
                 self._session.state.tensors(),
                 numbers,
-                self._job.checkpoints.keep_last,
+                partial(rotation.superseded, options, written=step, best=best),
             )
         self._ctx.share(None)  # nobody leaves before the checkpoint is whole
         self._saved_at = step
@@ -208,12 +216,14 @@ class Events:
         self._tell("log")
 
     def _publish(self, values: Mapping[str, float]) -> None:
-        """Write numbers of this step everywhere."""
+        """Write numbers of this step everywhere; the best one yet is worth a checkpoint."""
         step = self._session.state.step
         self.scalars |= values
         self._trackers.scalars(step, values)
         self._ctx.reporter.scalars(step, values)
         self._saved_at = -1  # a checkpoint of this step would not know of them
+        if self.best.see(step, values):
+            self._save_asked = True
 
     def _time(self, step: int) -> None:
         now, (then, before) = time.monotonic(), self._clock
