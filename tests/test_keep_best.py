@@ -141,6 +141,7 @@ RULES = {
         "metrics": ["diversity"],
         "checkpoints": {"keep_best": {"metric": "metric/diversity", "mode": "max"}},
     },
+    "patience": {"early_stop": {"kind": "patience", "patience": 3}, "samples": {"every": 50}},
 }
 
 
@@ -152,7 +153,11 @@ def test_cut_and_resumed_keeps_the_same_step(bumpy, monkeypatch, options):
     for step in (2, 5):
         cut(resumed, step, monkeypatch)
     result = run(resumed)
-    assert result.kept == straight.kept
+    assert (result.kept, result.stopped, result.steps) == (
+        straight.kept,
+        straight.stopped,
+        straight.steps,
+    )
     one, two = (r.folder / "metrics.jsonl" for r in (straight, result))
     assert one.read_bytes() == two.read_bytes()
     assert there(straight.folder) == there(result.folder)

@@ -65,12 +65,12 @@ def require(job: Job, file: str | Path | None = None, override: Sequence[str] = 
 
 def components(job: Job) -> Iterator[tuple[Location, Component]]:
     """Yield every component of a job with its location."""
-    for slot in SLOTS.values():
-        value: Any = getattr(job, slot.field)
+    for field in (name for slot in SLOTS.values() for name in slot.fields):
+        value: Any = getattr(job, field)
         if isinstance(value, list):
-            yield from (((slot.field, i), item) for i, item in enumerate(value))
+            yield from (((field, i), item) for i, item in enumerate(value))
         elif isinstance(value, Component):  # `exports: auto` is none
-            yield (slot.field,), value
+            yield (field,), value
 
 
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:

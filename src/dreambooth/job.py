@@ -181,6 +181,8 @@ class Job(Section):
     """Pictures drawn while training."""
     validation: Validation = Validation()
     """The loss on one fixed batch."""
+    early_stop: Annotated[Callback, Slot("callback")] | None = None
+    """End the run when it has learned enough: `patience`, `dvar`, or another callback."""
     checkpoints: Checkpoints = Checkpoints()
     """What a run resumes from, and which of them stay."""
     log: Log = Log()

@@ -25,6 +25,7 @@ HARMLESS = (
     "trackers",
     "metrics",
     "callbacks",
+    "early_stop",
     "exports",
     "output",
 )

@@ -1,4 +1,4 @@
-"""The numbers a run logs: their names, and whether a job logs one at all."""
+"""The numbers a run logs: their names, when one is new, and whether a job logs it at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from dreambooth.diagnostics import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from dreambooth.diagnostics import Location
+    from dreambooth.interfaces.callback import Event
     from dreambooth.job import Job
 
 TRAIN = ("train/loss", "train/loss_instance", "train/grad_norm", "train/lr")
 VALIDATION = ("validation/loss", "validation/loss_instance")
 CLASS = ("train/loss_prior", "validation/loss_class")
 """Logged where the prior has class rows."""
+
+
+def logged_at(name: str) -> Event:
+    """Return the event after which a number is new: what is measured on samples comes with them."""
+    if name.startswith("validation/"):
+        return "validate"
+    return "sample" if name.startswith("metric/") else "log"
 
 
 def engine_scalars(job: Job) -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.best import Best
+from dreambooth.engine.observers import load_observers, observer_states, open_observers
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.trackers import Trackers
@@ -43,6 +44,8 @@ class Events:
         self.scalars: dict[str, float] = {}
         self.stopped = ""
         """Why a callback ended the run early; empty while nobody did."""
+        self.final = False
+        """Whether it was ended for good, so that the same command does not go on with it."""
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
         self._saved_at = self._sampled_at = -1
@@ -52,11 +55,10 @@ class Events:
     def opened(self, found: Checkpoint | None) -> Iterator[Events]:
         """Open trackers and callbacks, and close the trackers whatever happens."""
         step = self._session.state.step
-        self._observers = [callback.open(self._ctx) for callback in self._job.callbacks]
+        self._observers = open_observers(self._ctx)
         if found:
             self._saved_at = step
-            for observer, state in zip(self._observers, found.numbers["callbacks"], strict=False):
-                observer.load_state(state)
+            load_observers(self._job, self._observers, found.numbers["callbacks"])
             self.scalars = dict(found.numbers.get("scalars", {}))
             kept = found.numbers.get("best")
             self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
@@ -85,12 +87,12 @@ class Events:
         if self._sample_due(step):
             self.sample()
         due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
-        if due or self._save_asked:
+        if due or self._save_asked or self.final:
             self.save()
 
     def _sample_due(self, step: int) -> bool:
         every = self._job.samples.every
-        return bool(every) and (step % every == 0 or step == self._job.train.steps)
+        return bool(every) and (step % every == 0 or step == self._job.train.steps or self.final)
 
     def at_end(self) -> None:
         """Draw and save where a callback ended the run early, then tell the callbacks."""
@@ -111,7 +113,7 @@ class Events:
             numbers = {
                 "train": self._session.state.numbers(),
                 "meter": self._meter.state(),
-                "callbacks": [observer.state() for observer in self._observers],
+                "callbacks": observer_states(self._job, self._observers),
                 "best": self.best.state(),
                 "scalars": self.scalars,
             }
@@ -243,7 +245,9 @@ class Events:
         for observer in self._observers:
             answer = observer.on(event, view)
             if isinstance(answer, Stop):
-                self.stopped = self.stopped or answer.reason
+                if not self.stopped or (answer.final and not self.final):
+                    self.stopped = answer.reason
+                self.final = self.final or answer.final
                 self._ctx.reporter.info(f"stopping after step {state.step}: {answer.reason}")
             elif isinstance(answer, Save):
                 self._save_asked = True

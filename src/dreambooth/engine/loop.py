@@ -53,6 +53,10 @@ class RunResult:
     already_finished: bool = False
     kept: str = ""
     """Which step `checkpoints.keep_best` kept and why; empty without it."""
+    stopped: str = ""
+    """Why the run ended before its last step; empty where it did not."""
+    for_good: bool = False
+    """Whether that ended it for good, so that the same command does not go on with it."""
 
 
 def run(
@@ -101,6 +105,8 @@ def result_of(
         dict(done["scalars"]),
         already_finished,
         (done.get("kept") or {}).get("why", ""),
+        done.get("stop", ""),
+        done.get("for_good", False),
     )
 
 
@@ -222,6 +228,7 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
         "checks": [f"{e.kind}: {e.check.message}" for e in exports],
         "scalars": dict(events.scalars),
         "stop": events.stopped,
+        "for_good": events.final,
         "kept": events.best.outcome(),
         "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
     }
