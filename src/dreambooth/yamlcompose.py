@@ -201,6 +201,8 @@ def _mark(mark: Any) -> Mark:
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no text file holds: NUL, and halves of characters (bytes of a name that are not UTF-8)."""
 _INF = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -231,7 +233,7 @@ def resolve(text: str) -> Any:
 
 def _scalar(event: ev.ScalarEvent) -> Node:
     mark = _mark(event.start_mark)
-    if found := re.search("[\0\ud800-\udfff]", event.value):
+    if found := NOT_TEXT.search(event.value):
         raise YamlProblem(mark, f"U+{ord(found.group()):04X} is not a character of a text")
     if event.style is not None:  # quoted, or a block scalar
         return Node(mark, event.value)
