@@ -25,6 +25,7 @@ import dreambooth
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Subject
 from dreambooth_plugins.data import Folder
+from spoiling import fuzz
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,16 +197,11 @@ def test_spoilt_pictures_are_used_or_quarantined_with_a_reason(filled: Any, exam
     seen: Counter[str] = Counter()
     spoilt = st.tuples(st.sampled_from(ORIGINALS), st.lists(edit, min_size=1, max_size=4))
 
-    @settings(
-        deadline=None, max_examples=examples, derandomize=examples < 1000, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(st.lists(spoilt, min_size=8, max_size=8))
     def check(drawn: list[tuple[tuple[str, bytes], list[tuple[str, float, Any]]]]) -> None:
         files = [(suffix, spoil(data, edits)) for (suffix, data), edits in drawn]
         seen.update(use(filled(files), len(files)))
 
-    check()
+    fuzz(examples, st.lists(spoilt, min_size=8, max_size=8), check=check)
     assert min(seen.values()) > examples // 2  # both ways are walked
 
 

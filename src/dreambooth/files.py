@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
+MAX_JSON, MAX_DEPTH = 256 << 20, 64
+"""Bytes and levels of a JSON file that is read."""
+
+
 def cache_root() -> Path:
     """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
     if named := os.environ.get("DREAMBOOTH_CACHE"):
@@ -81,6 +85,26 @@ def read_limited(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object a file holds; `OSError` or `ValueError` where it holds none.
+
+    Whoever goes through the object by recursion may do so: it nests `MAX_DEPTH` deep at most.
+    """
+    try:
+        data = json.loads(read_limited(path, MAX_JSON))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inside = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [value for some in inside for value in some if isinstance(value, dict | list)]
+    if level:
+        raise ValueError("nested too deep")
+    return data
+
+
 def sync(path: Path) -> None:
     """Bring a file's (or a folder's) content to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -119,7 +143,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A file's name may be no UTF-8; Python's escapes for it are JSON's own.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def flip(path):
         (lambda f: (f / "checksums.json").unlink(), "checksums.json cannot be read"),
         (
             lambda f: (f / "checksums.json").write_text('{"../step-000001/state.json": "0"}'),
-            "is missing",
+            "which is no file of a checkpoint",
         ),
     ],
 )

@@ -57,9 +57,11 @@ def told(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if "can't allocate memory" in str(error):  # no fault of the file: told by the engine
+            raise
         said = (str(error).strip() or "no reason given").splitlines()[0]
         raise RunError(
             f"{what}: {type(error).__name__}: {said}",
