@@ -43,7 +43,7 @@ exports: [diffusers]
 callbacks: [{kind: time_limit, minutes: 5}]
 """
 
-many = pytest.mark.parametrize("examples", [200, pytest.param(5000, marks=pytest.mark.slow)])
+many = pytest.mark.parametrize("examples", [120, pytest.param(5000, marks=pytest.mark.slow)])
 
 
 class Bases(NamedTuple):

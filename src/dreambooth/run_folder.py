@@ -12,6 +12,7 @@ from dreambooth.component import Section
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
 from dreambooth.records import checked
+from dreambooth.redact import redacted_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -120,8 +121,12 @@ class RunFolder:
             ) from error
 
     def update_manifest(self, **values: Any) -> None:
-        """Write `values` into the manifest, keeping the rest."""
-        write_json(self.manifest, {**self.read_manifest(), **values})
+        """Write `values` into the manifest, keeping the rest; secrets of the environment out of it.
+
+        The job stays as it is: a later life of the run is held against it.
+        """
+        clean = {key: v if key == "job" else redacted_in(v) for key, v in values.items()}
+        write_json(self.manifest, {**self.read_manifest(), **clean})
 
     def saved_job(self) -> dict[str, Any] | None:
         """Return the job this run was started with, as plain data."""
