@@ -7,7 +7,9 @@ swapped with their checksums made right again, so that damage reaches the decode
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 import dreambooth
+from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Subject
 from dreambooth_plugins.data import Folder
@@ -298,3 +301,17 @@ def refused_in_words(error: JobError) -> None:
     assert "metadata.jsonl:" in error.message
     assert error.message.encode()
     assert error.hint
+
+
+def test_odd_file_names_train_and_are_written_down(small_job: Any, pictures: Path) -> None:
+    """Names that are no UTF-8 (as old disks hold them), or would steer a terminal."""
+    names = [b"caf\xe9.png", b"a\nb.png", b"\x1b[31m.png", "\u202e.png".encode()]
+    for name in names:
+        shutil.copy(pictures / "1.png", os.path.join(os.fsencode(pictures), name))
+    result = run(small_job(prior="none", train={"steps": 1}))
+    recorded = json.loads((result.folder / "manifest.json").read_text(encoding="utf-8"))
+    assert {os.fsencode(name) for name in recorded["images"]} >= set(names)
+    log = (result.folder / "run.log").read_text(encoding="utf-8")
+    assert "the same picture 5 times" in log
+    assert "\x1b" not in log
+    assert run(small_job(prior="none", train={"steps": 1})).already_finished
