@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NAMES = [
-    "", " ", "a" * 300, "a/" * 3000, "~", "~nobody/x", "../..", "/dev/null", "/dev/zero", ".",
+    "", " ", ".", "a" * 300, "a/" * 3000, "~", "~nobody-of-this-name/x", "../..", "/dev/null",
+    "/dev/zero",
     "\U0001f600", "\u202e", "\x85", "\u2028", "\ufeff", "a\nb", "builtin:", "builtin:../x",
     "builtin:sd15", "http://x/y", "a/b", "a/b..c", "a/--b", "a/b.git", "x.safetensors", "x.ckpt",
     "cuda:99", "cuda:-1", "meta", "os.system", "${HOME}", "$(true)", "x" * 70 + "/" + "y" * 70,

@@ -148,6 +148,23 @@ def test_odd_names_are_refused_in_words_or_reload_equal(bases: Bases, at: str) -
         outcome(bases.file)
 
 
+@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@given(
+    number=st.floats(1e-300, 1.0),
+    text=st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20),
+)
+@example(number=0.1 + 0.2, text="\U0001f98a")  # two escapes, as JSON writes it
+def test_numbers_and_texts_reload_as_they_were(bases: Bases, number: float, text: str) -> None:
+    data = deepcopy(bases.data[2])
+    data["optimizer"] = {"kind": "adamw", "lr": number}
+    data["subject"]["identifier"] = text
+    bases.file.write_text(as_yaml(data))
+    job = load_job(bases.file)
+    assert job.subject.identifier == text
+    assert job.optimizer.key()["lr"] == number
+    same_when_reloaded(job, bases.file)
+
+
 SIGNS = b" :-{}[]#&*!|>'\"%@`,\n\t\r~?<0e.\\\x00\x7f\x85\xc3\xed\xff"
 change = st.tuples(
     st.sampled_from(["set", "insert", "delete", "again", "indent"]),
