@@ -73,7 +73,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Job:
         subject={"identifier": "ohwx", "class_noun": "dog"},
         data={"kind": "folder", "path": base / "pictures", "resolution": 32},
         freezing={"kind": "components", "train": ["text_encoder"]},
-        callbacks=[{"kind": "time_limit", "minutes": 60}], checkpoints={"every": 2},
+        callbacks=[{"kind": "time_limit", "minutes": 60}], log={"every": 1},
+        checkpoints={"every": 2, "keep_best": {"metric": "train/loss"}},
+        early_stop={"kind": "patience", "metric": "train/loss", "patience": 99},
         train={"steps": 4, "precision": "fp32", "ema": {"decay": 0.9}},
     )  # fmt: skip
     run(job)
@@ -314,6 +316,29 @@ def test_a_run_refuses_foreign_content_in_words(
     assert NEW in caught.value.message or "--fresh" in caught.value.hint
 
 
+KEPT: list[tuple[str, Any]] = [
+    ("best", [1]), ("best", {"metric": "train/loss", "mode": "min", "step": "x"}),
+    ("best", {"metric": "train/loss", "mode": "min", "step": 10**300, "value": 1, "seen": 1}),
+    ("callbacks", [1]), ("callbacks", [{"kind": "patience"}]), ("scalars", {"train/loss": "x"}),
+    ("callbacks", [{"kind": "patience", "state": {"metric": "train/loss", "steps": [1], "values": [
+        None]}}]),
+    ("callbacks", [{"kind": "patience", "state": {"metric": "train/loss", "steps": 1}}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "value"), KEPT)
+def test_what_watchers_kept_is_refused_in_words(
+    done: Job, copied: Callable[[], Path], what: str, value: Any
+) -> None:
+    folder = copied()
+    state = folder / "checkpoints" / NEW / STATE
+    state.write_text(json.dumps({**json.loads(state.read_text()), what: value}))
+    apply(state.parent, [], rehash=True)
+    with pytest.raises(RunError, match="something else than this run would write") as caught:
+        run(again(done, folder))
+    words(caught.value)
+
+
 @pytest.mark.parametrize("damaged", [True, False])
 def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_damaged_or_moved_away(
     done: Job, copied: Callable[[], Path], damaged: bool
@@ -341,7 +366,8 @@ def test_drawing_from_foreign_content_is_refused_in_words(
     (folder / "manifest.json").unlink()  # no recorded result: the checkpoint is drawn from
     for name in ("ema.safetensors", "trainable.safetensors"):
         apply(folder / "checkpoints" / NEW, [("tensors", name, 0.5, how)], rehash=True)
-    job = again(done, folder)
+    newest_only = done.checkpoints.model_copy(update={"keep_best": None})
+    job = again(done, folder).model_copy(update={"checkpoints": newest_only})
     with open_devices(job.train) as devices:
         precision = Precision("fp32", devices.device)
         ctx = EngineContext(job, devices.device, precision, folder, Quiet(), devices)
@@ -487,9 +513,10 @@ def test_a_spoilt_cache_file_never_gives_other_rows(chunk: Any, examples: int) -
 def test_every_odd_value_in_a_checkpoints_state_is_told_in_words(
     done: Job, session: Any, copied: Callable[[], Path]
 ) -> None:
-    """Each number of state.json, with each odd value in its place and good checksums."""
+    """Each number of the training's own, with each odd value in its place."""
     folder = copied() / "checkpoints" / NEW
-    good = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    good = {"train": state["train"], "meter": state["meter"]}
     found = checkpoint.load(folder)
     for number, _ in enumerate(places(good)):
         for value in ODD[:40]:
