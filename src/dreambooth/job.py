@@ -128,8 +128,9 @@ class KeepBest(Section):
 class Checkpoints(Section):
     """What a run resumes from, and which of them stay."""
 
-    every: Annotated[int, Field(ge=1)] = 100
-    """Write a checkpoint every so many steps; one is always written at the end."""
+    every: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Write a checkpoint every so many steps; one is always written at the end. `auto` goes by the
+    clock: as often as costs at most 2 % of the time, and every 15 minutes at least."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """How many of the newest are kept."""
     keep_every: int | None = Field(default=None, ge=1)
