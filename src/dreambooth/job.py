@@ -77,6 +77,10 @@ class Train(Section):
     0 reads them in between steps. Changes no number."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool | Literal["auto"] = False
+    """Compile what a training step runs through with torch.compile: one to several minutes of
+    waiting first. `auto` does so where the steps will take an hour or more, times both and keeps
+    the faster one; a resumed run keeps what was decided."""
     cache: bool = True
     """Keep VAE latents and text embeddings instead of computing them each step."""
     device: str = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
     z_t = s.schedule.add_noise(batch.latents, batch.draw)
     target = s.schedule.target(batch.latents, batch.draw)
     reference = reference_prediction(s, batch, z_t)
-    with s.ctx.autocast():
+    with s.compiled.on() if s.compiled else nullcontext(), s.ctx.autocast():
         pred = s.model.denoise(z_t, batch.draw.t, condition(s, batch.prompts, batch)).float()
     if reference is not None and batch.wants_reference is not None:
         rows = batch.wants_reference.view(-1, 1, 1, 1)
