@@ -315,7 +315,8 @@ def test_a_spoilt_manifest_is_refused_in_words_or_taken(
                 seen["finished" if begun.done else "goes on"] += 1
 
         fuzz(examples, edits, check=check)
-    assert min(seen["refused"], seen["finished"], seen["goes on"]) > examples // 200
+    assert min(seen["refused"], seen["finished"]) > examples // 200
+    assert seen["goes on"] or examples < 1000  # rare: an edit that takes the result away
 
 
 @pytest.mark.parametrize(

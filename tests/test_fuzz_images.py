@@ -303,7 +303,9 @@ def refused_in_words(error: JobError) -> None:
     assert error.hint
 
 
-def test_odd_file_names_train_and_are_written_down(small_job: Any, pictures: Path) -> None:
+def test_odd_file_names_train_and_are_written_down(
+    small_job: Any, pictures: Path, caplog: Any
+) -> None:
     """Names that are no UTF-8 (as old disks hold them), or would steer a terminal."""
     names = [b"caf\xe9.png", b"a\nb.png", b"\x1b[31m.png", "\u202e.png".encode()]
     for name in names:
@@ -314,4 +316,6 @@ def test_odd_file_names_train_and_are_written_down(small_job: Any, pictures: Pat
     log = (result.folder / "run.log").read_text(encoding="utf-8")
     assert "the same picture 5 times" in log
     assert "\x1b" not in log
+    assert "\x1b" not in caplog.text
+    caplog.text.encode()  # raises for what is no text
     assert run(small_job(prior="none", train={"steps": 1})).already_finished

@@ -78,5 +78,5 @@ def test_figures_are_shares_of_the_way_from_the_base_to_the_real_pictures(monkey
     assert figures["background_right"] == 0.75
     assert figures["pres_prior"] < figures["pres_none"]
     sheet = subjects.labelled_sheet({**drawn, "before": blue}, "fox")
-    assert sheet.size == (subjects.LABEL + 10 * subjects.SHOWN, 5 * subjects.SHOWN)
+    assert sheet.size == (subjects.LABEL + 10 * subjects.SHOWN, 6 * subjects.SHOWN)
     assert sheet.getpixel((subjects.LABEL + 5, subjects.SHOWN + 5)) == COLOURS["blue"]

@@ -81,11 +81,11 @@ class Quiet:
 
     def info(self, message: str) -> None:
         """Log one line."""
-        logger.info("%s", redacted(message))
+        logger.info("%s", printable(redacted(message)))
 
     def warn(self, message: str) -> None:
         """Log one warning."""
-        logger.warning("%s", redacted(message))
+        logger.warning("%s", printable(redacted(message)))
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:
