@@ -32,7 +32,8 @@ class AdamW8bit(Optimizer):
     float32. At full size that is 2.03 bytes of state a parameter instead of 8.
 
     From bitsandbytes (`pip install 'dreambooth-trainer[8bit]'`): NVIDIA, AMD and Intel GPUs, and
-    the CPU. Adapters of a low rank consist of small tensors and gain little.
+    the CPU, where x / s is rounded to 1.5e-5 first: what is smaller, zero too, becomes about that.
+    Adapters of a low rank consist of small tensors and gain little.
     """
 
     kind: Literal["adamw8bit"] = "adamw8bit"
