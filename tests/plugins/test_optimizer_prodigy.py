@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import sys
 from copy import deepcopy
@@ -13,6 +14,7 @@ from prodigyopt import Prodigy as Library
 from pydantic import ValidationError
 
 from dreambooth.checks import preflight
+from dreambooth.engine.loop import run
 from dreambooth.engine.state import TrainState
 from dreambooth.errors import RunError
 from dreambooth.plugins import registry
@@ -237,6 +239,22 @@ def test_what_breaks_it_is_found_before_anything_is_loaded(small_job, sections, 
 )
 def test_what_it_can_do_is_not_refused(small_job, sections):
     assert preflight(small_job(optimizer={"kind": "prodigy"}, **sections)) == []
+
+
+def test_a_run_logs_the_rate_in_effect(small_job):
+    job = small_job(
+        prior="none",
+        optimizer={"kind": "prodigy", "lr": 0.5, "d0": 1e-3},
+        freezing={"kind": "components", "train": ["text_encoder"]},
+        lr_schedule={"kind": "linear", "end_factor": 0.5},
+    )
+    folder = run(job).folder
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    state = json.loads((folder / "checkpoints/step-000004/state.json").read_text())
+    [group] = state["train"]["groups"]
+    assert last["train/lr"] == 0.5 * (1 - 0.5 * 3 / 4)
+    assert last["train/lr_effective"] == last["train/lr"] * group["d"]
+    assert (group["k"], group["d"] > 1e-3) == (4, True)
 
 
 def test_without_the_library_the_job_is_told_the_command(small_job, monkeypatch):

@@ -58,7 +58,10 @@ def check(optimizer: TorchOptimizer, state_dict: dict[str, Any]) -> None:
             raise ValueError(f"Prodigy does not change its {fixed[0]}")
         check_counted(saved, max(taken, default=0))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    momentum = {"exp_avg"} if now["betas"][0] else set()
     for index, entry in entries.items():
+        if set(entry) != {"step", "s", "p0", "exp_avg_sq", *momentum}:
+            raise ValueError(f"Prodigy's state has other entries: {sorted(entry)}")
         check_slices(parameters[index].flatten()[:: now["slice_p"]], entry)
 
 

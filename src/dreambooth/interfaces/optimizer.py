@@ -37,7 +37,10 @@ class Optimizer(Component):
         return 8.0
 
     def scalars(self, optimizer: TorchOptimizer) -> Mapping[str, float]:
-        """Return what else to log beside `train/lr`, from what `build` returned; by default {}."""
+        """Return what else to log beside `train/lr`, from what `build` returned.
+
+        `train/lr_effective` is the rate that acts, where the optimizer finds it itself.
+        """
         return {}
 
     def lighter(self) -> Optimizer | None:
