@@ -46,6 +46,7 @@ def test_optimizer_state_is_counted_tensor_by_tensor(small_job, tiny_model, kind
     parts = {part.name: part for part in plan.parts}
     assert parts["unet"].bytes == 8 * sum(sizes) + plan.memory.optimizer
     assert plan.memory.total == sum(p.bytes for p in plan.parts) + plan.memory.activations
+    assert plan.checkpoint_bytes == 4 * sum(sizes) + plan.memory.optimizer
 
 
 def test_what_stays_in_memory(small_job):

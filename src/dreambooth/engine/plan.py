@@ -136,7 +136,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
-        checkpoint_bytes=checkpoint_bytes(job, sum(part.trainable for part in parts)),
+        checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
         folder=job.folder,
         resumes_at=0 if fresh or not saved else max(saved),
     )
