@@ -32,7 +32,7 @@ class Prodigy(Optimizer):
     `m = b1 m + (1 - b1) d g`;  `v = b2 v + (1 - b2) d^2 g^2`;
     `r = sqrt(b2) r + lr d^2 <g, x_0 - x_k>`;  `s = sqrt(b2) s + lr d^2 g`;
     `d_next = max(d, d_coef r / |s|_1)`;  `x -= lr d m / (sqrt(v) + d eps)`.
-    r and s are sums over everything that trains: there is one d, so one learning rate.
+    r and |s|_1 run over everything that trains: there is one d, so one learning rate.
 
     From prodigyopt (`pip install 'dreambooth-trainer[prodigy]'`): any device. The defaults differ
     from the library's where its authors say so for diffusion models. State is 16 bytes a
@@ -53,7 +53,8 @@ class Prodigy(Optimizer):
     d_coef: float = Field(default=1.0, gt=0.0)
     """Factor of the estimate: 0.5 for a lower learning rate, 2 for a higher one."""
     growth_rate: float | None = Field(default=None, gt=1.0)
-    """At most this factor a step may the estimate grow, 1.02 for a slow start; null: no limit."""
+    """At most this factor a step may the estimate grow once it has left d0, 1.02 for a slow start;
+    null: no limit."""
     safeguard_warmup: bool = True
     """Keep the schedule's factor out of s, so that a warm-up does not make d too large."""
     use_bias_correction: bool = True
