@@ -244,7 +244,7 @@ def test_what_it_can_do_is_not_refused(small_job, sections):
 def test_a_run_logs_the_rate_in_effect(small_job):
     job = small_job(
         prior="none",
-        optimizer={"kind": "prodigy", "lr": 0.5, "d0": 1e-3},
+        optimizer={"kind": "prodigy", "lr": 0.5, "d0": 1e-3, "d_coef": 50.0},
         freezing={"kind": "components", "train": ["text_encoder"]},
         lr_schedule={"kind": "linear", "end_factor": 0.5},
     )
