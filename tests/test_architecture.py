@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SOURCES = {"dreambooth": ROOT / "src", "dreambooth_plugins": ROOT / "plugins"}
 FILES = sorted(p for package, at in SOURCES.items() for p in (at / package).rglob("*.py"))
-HEAVY = {"torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "safetensors", "PIL"}
+HEAVY = {
+    "torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "safetensors", "PIL",
+    "bitsandbytes", "prodigyopt",
+}  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 60
 
 

@@ -27,6 +27,28 @@ def test_parameters_and_bytes_a_part(small_job, tiny_model):
     assert plan.checkpoint_bytes == 12 * count
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "prodigy"])
+def test_optimizer_state_is_counted_tensor_by_tensor(small_job, tiny_model, kind):
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    sizes = [p.numel() for p in unet.parameters()]
+    small = sum(size for size in sizes if size < 4096)
+    assert 100 * len(sizes) < small < sum(sizes) / 2  # both kinds of tensor are there
+    expected = {
+        "adamw": 8 * sum(sizes),
+        "adamw8bit": 8 * small + 2.03125 * (sum(sizes) - small),
+        "prodigy": 16 * sum(sizes),
+    }
+    train = {"kind": "components", "train": ["unet"]}
+    plan = plan_of(small_job(freezing=train, optimizer={"kind": kind}))
+    assert plan.memory.optimizer == pytest.approx(expected[kind], abs=len(sizes))
+    parts = {part.name: part for part in plan.parts}
+    assert parts["unet"].bytes == 8 * sum(sizes) + plan.memory.optimizer
+    assert plan.memory.total == sum(p.bytes for p in plan.parts) + plan.memory.activations
+    assert plan.checkpoint_bytes == 4 * sum(sizes) + plan.memory.optimizer
+
+
 def test_what_stays_in_memory(small_job):
     def held(**sections):
         plan = plan_of(small_job(freezing={"kind": "components", "train": ["unet"]}, **sections))

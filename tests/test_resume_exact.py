@@ -32,6 +32,15 @@ FULL = {
         "prior": "none",
         "train": {"nonfinite": "skip", "accumulation": 3},
     },
+    "8-bit moments": {
+        "prior": "none",
+        "optimizer": {"kind": "adamw8bit", "lr": 1e-3, "min_8bit_size": 300},
+    },
+    "a learning rate that is found": {
+        "prior": "none",
+        "optimizer": {"kind": "prodigy", "d0": 1e-4},
+        "lr_schedule": {"kind": "cosine", "warmup_steps": 2},
+    },
 }
 CUTS = [(1,), (4, 6), (2, 3, 5)]
 

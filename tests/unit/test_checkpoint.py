@@ -28,6 +28,16 @@ def test_what_was_saved_comes_back(tmp_path):
     assert torch.equal(found.tensors["trainable"]["unet.w"], torch.full((3,), 5.0))
 
 
+def test_tensors_that_share_memory_are_saved_whole(tmp_path):
+    shared = torch.arange(6.0)
+    tensors = {"optimizer": {"a": shared, "b": shared, "c": shared[2:], "d": torch.empty(0)}}
+    checkpoint.save(tmp_path, 1, tensors, {}, lambda there: [])
+    found = checkpoint.newest(tmp_path, print).tensors["optimizer"]
+    assert found.keys() == tensors["optimizer"].keys()
+    for name, tensor in tensors["optimizer"].items():
+        assert torch.equal(found[name], tensor)
+
+
 def test_rotation_keeps_the_newest(tmp_path):
     for step in (1, 2, 3, 1000000):
         write(tmp_path, step)

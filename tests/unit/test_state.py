@@ -6,15 +6,26 @@ import pytest
 import torch
 
 from dreambooth.engine.state import TrainState
-from dreambooth.errors import RunError
+from dreambooth.errors import PluginError, RunError
 
 
-def make(seed=0, ema=None, names=("unet.a", "unet.b")):
+class Counting(torch.optim.SGD):
+    """Slows down by what it counts in its groups."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["taken"] = group.get("taken", 0) + 1
+            group["weight_decay"] += 0.1
+            group["lr"] = 0.1 / group["taken"]
+        super().step(closure)
+
+
+def make(seed=0, ema=None, names=("unet.a", "unet.b"), kind=torch.optim.AdamW):
     torch.manual_seed(seed)
     parameters = {name: torch.nn.Parameter(torch.randn(4, 3)) for name in names}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=0.1)
+    optimizer = kind([{"params": [p]} for p in parameters.values()], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return TrainState(parameters, optimizer, scaler, [0.1], ema)
+    return TrainState(parameters, optimizer, scaler, [0.1] * len(parameters), ema)
 
 
 def train(state, steps):
@@ -28,8 +39,9 @@ def train(state, steps):
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_going_on_from_saved_state_equals_going_straight_on(ema):
-    straight, first, second = make(ema=ema), make(ema=ema), make(seed=5, ema=ema)
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, Counting])
+def test_going_on_from_saved_state_equals_going_straight_on(ema, kind):
+    straight, first, second = (make(seed=s, ema=ema, kind=kind) for s in (0, 0, 5))
     train(straight, 7)
     train(first, 3)
     second.load(first.tensors(), first.numbers())
@@ -38,6 +50,42 @@ def test_going_on_from_saved_state_equals_going_straight_on(ema):
         for name, tensor in tensors.items():
             assert torch.equal(tensor, second.tensors()[stem][name]), (stem, name)
     assert straight.numbers() == second.numbers()
+
+
+def test_what_an_optimizer_counts_in_its_groups_is_saved_and_nothing_else_of_them():
+    state = make(kind=Counting)
+    assert "groups" not in state.numbers()
+    train(state, 2)
+    assert state.numbers()["groups"] == [{"taken": 2, "weight_decay": 0.2}] * 2
+    state.load(state.tensors(), {**state.numbers(), "groups": []})  # of a version without them
+    assert [set(g) & {"taken"} for g in state.optimizer.param_groups] == [set()] * 2
+    assert [g["weight_decay"] for g in state.optimizer.param_groups] == [0] * 2
+    plain = make()
+    train(plain, 2)
+    assert "groups" not in plain.numbers()
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), [1.0], "high", True])
+def test_what_json_would_not_hold_in_a_group_is_refused_when_it_is_saved(value):
+    state = make()
+    state.optimizer.param_groups[1]["kept"] = value
+    with pytest.raises(PluginError, match="'kept'"):
+        state.numbers()
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        1, "ab", [{}], [{}, {}, {}], [{}, 1], [{"lr": 1.0}, {}], [{"params": 1}, {}],
+        [{"nesterov": 1}, {}], [{"momentum": True}, {}], [{"momentum": "x"}, {}],
+        [{"taken": None}, {}], [{"taken": 10**400}, {}],
+    ],
+)  # fmt: skip
+def test_numbers_of_groups_that_no_optimizer_wrote_are_refused(saved):
+    state = make(kind=Counting)
+    train(state, 1)
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        state.load(state.tensors(), {**state.numbers(), "groups": saved})
 
 
 def test_the_average_follows_the_formula():

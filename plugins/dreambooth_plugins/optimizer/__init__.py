@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dreambooth import LRSchedule, Optimizer, hookimpl
 from dreambooth_plugins.optimizer.adamw import AdamW
+from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit
+from dreambooth_plugins.optimizer.prodigy import Prodigy
 from dreambooth_plugins.optimizer.schedules import Constant, Cosine, Linear
 
 
 @hookimpl
 def register_optimizers() -> list[type[Optimizer]]:
-    """Bring `adamw`."""
-    return [AdamW]
+    """Bring `adamw`, `adamw8bit` and `prodigy`."""
+    return [AdamW, AdamW8bit, Prodigy]
 
 
 @hookimpl

@@ -56,3 +56,9 @@ class AdamW(Optimizer):
             fused=chosen == "fused",
             foreach=chosen == "foreach",
         )
+
+    def lighter(self) -> Optimizer:
+        """Name AdamW with moments of one byte a number."""
+        from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit
+
+        return AdamW8bit(lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)

@@ -196,7 +196,7 @@ class LiveReporter(LineReporter):
         self._losses = [*self._losses, values["train/loss"]][-SHOWN_LOSSES:]
         rate = self._rate(step).split("  ")[0]
         note = f"loss {values['train/loss']:.4f} {sparkline(self._losses)}  "
-        note += f"lr {values['train/lr']:.2g}  {rate}"
+        note += f"lr {values.get('train/lr_effective', values['train/lr']):.2g}  {rate}"
         self._live.update(self._task, note=note)
 
     def pictures(self, step: int, grid: Path) -> None:

@@ -79,8 +79,7 @@ def save(
     try:
         with new_folder(dest) as beside:
             for stem, named in tensors.items():
-                whole = {name: tensor.contiguous().cpu() for name, tensor in named.items()}
-                save_file(whole, beside / f"{stem}.safetensors")
+                save_file(apart(named), beside / f"{stem}.safetensors")
             write_json(beside / STATE, numbers)
             sums = {f.name: file_hash(f) for f in sorted(beside.iterdir())}
             write_json(beside / CHECKSUMS, sums)
@@ -93,6 +92,21 @@ def save(
     for old in rotate(list(there)):
         there[old].unlink() if there[old].is_symlink() else shutil.rmtree(there[old])
     return dest
+
+
+def apart(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, each with memory of its own: safetensors wants them so.
+
+    An 8-bit optimizer's parameters share one table of what the codes stand for.
+    """
+    taken: set[int] = set()
+    whole = {}
+    for name, tensor in named.items():
+        found = tensor.contiguous().cpu()
+        place = found.untyped_storage().data_ptr()
+        whole[name] = found.clone() if place in taken else found
+        taken.add(place)
+    return whole
 
 
 def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:

@@ -221,8 +221,9 @@ class Events:
         values = {f"train/{name}": value for name, value in means.items()}
         if not self._job.prior.has_rows():
             values.pop("train/loss_prior", None)
-        rates = self._session.state.base_lrs
-        values["train/lr"] = rates[0] * result.factor
+        state = self._session.state
+        values["train/lr"] = state.base_lrs[0] * result.factor
+        values |= self._job.optimizer.scalars(state.optimizer)
         values |= self._ctx.logged
         self._ctx.logged.clear()
         self._meter.reset()

@@ -75,6 +75,9 @@ def smaller(job: Job) -> Iterator[tuple[str, Job]]:
         yield named, changed(job, train=update)
     if train.ema is not None:
         yield "train.ema: null", changed(job, train={"ema": None})
+    if (lighter := job.optimizer.lighter()) is not None:
+        named = f"optimizer.kind: {lighter.kind}"
+        yield named, job.model_copy(update={"optimizer": lighter})
     trained: Sequence[str] = getattr(job.freezing, "train", ())
     if len(trained) > 1:
         only = trained[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dreambooth.engine.devices import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from dreambooth.engine.devices import Devices
     from dreambooth.job import Job
@@ -31,7 +31,7 @@ class Pace:
         """`trained` counts the parameters that train, `clock` returns seconds."""
         self._by_clock, self._clock = job.checkpoints.every == "auto", clock
         self._is_main, self._agreement = devices.is_main, Agreement(devices)
-        self._cost = checkpoint_bytes(job, trained) / GUESS
+        self._cost = checkpoint_bytes(job, [trained]) / GUESS
         self._since = clock()
 
     @property
@@ -55,7 +55,7 @@ class Pace:
         self._cost = self._since - began
 
 
-def checkpoint_bytes(job: Job, trained: int) -> int:
-    """Return the bytes of a checkpoint of `trained` parameters: weights, optimizer, average."""
-    each = 4 + job.optimizer.state_bytes() + (4 if job.train.ema else 0)
-    return round(each * trained)
+def checkpoint_bytes(job: Job, sizes: Iterable[int]) -> int:
+    """Return the bytes of a checkpoint of tensors of these sizes: weights, optimizer, average."""
+    each = 4 + (4 if job.train.ema else 0)
+    return sum(each * size + round(job.optimizer.state_bytes(size) * size) for size in sizes)

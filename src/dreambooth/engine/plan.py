@@ -15,6 +15,7 @@ from dreambooth.engine.precision import choose
 from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from torch.nn import Parameter
@@ -135,7 +136,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
-        checkpoint_bytes=checkpoint_bytes(job, sum(part.trainable for part in parts)),
+        checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
         folder=job.folder,
         resumes_at=0 if fresh or not saved else max(saved),
     )
@@ -176,24 +177,30 @@ def count_parts(
     scan: Scan,
 ) -> tuple[PartPlan, ...]:
     """Count parameters and bytes a part: what trains in float32, the rest in the run's dtype."""
-    by_part: dict[str, int] = {}
+    by_part: dict[str, list[Parameter]] = {}
     for name, parameter in trainable.items():
-        part = name.split(".", 1)[0]
-        by_part[part] = by_part.get(part, 0) + parameter.numel()
+        by_part.setdefault(name.split(".", 1)[0], []).append(parameter)
     stay = staying_parts(job, model, set(by_part), scan)
     counts = []
     for part in model.info.parts:
         total = sum(p.numel() for p in model.parts[part].parameters())
-        train = by_part.get(part, 0)
+        trained = by_part.get(part, [])
+        train = sum(p.numel() for p in trained)
         wide = 4 if part in model.info.part_names("vae") else ctx.dtype.itemsize
-        held = wide * (total - train) + round(state_bytes(job) * train) if part in stay else 0
+        held = wide * (total - train) + trained_bytes(job, trained) if part in stay else 0
         counts.append(PartPlan(part, total, train, held))
     return tuple(counts)
 
 
-def state_bytes(job: Job) -> float:
-    """Return the bytes one trained parameter costs: weight, gradient, optimizer, average."""
-    return 4 + 4 + job.optimizer.state_bytes() + (4 if job.train.ema else 0)
+def trained_bytes(job: Job, trained: Iterable[Parameter]) -> int:
+    """Return the bytes of what trains: weights, gradients, optimizer state, average."""
+    each = 4 + 4 + (4 if job.train.ema else 0)
+    return sum(each * p.numel() + optimizer_bytes(job, p.numel()) for p in trained)
+
+
+def optimizer_bytes(job: Job, size: int) -> int:
+    """Return the bytes of optimizer state of a tensor of `size` numbers."""
+    return round(job.optimizer.state_bytes(size) * size)
 
 
 def estimate_memory(
@@ -206,7 +213,7 @@ def estimate_memory(
 ) -> Memory:
     """Estimate bytes while training: exact for weights and states, counted for activations."""
     count = sum(part.trainable for part in parts)
-    optimizer = round(job.optimizer.state_bytes() * count)
+    optimizer = sum(optimizer_bytes(job, p.numel()) for p in trainable.values())
     average = 4 * count if job.train.ema else 0
     copied = 0
     if job.prior.cost(job).keeps_base:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dreambooth.engine.checkpoint import reason, step_of
 from dreambooth.engine.trouble import out_of_memory
 from dreambooth.errors import RunError, UserError
@@ -68,9 +70,10 @@ def check_optimizer(
     """Raise `LookupError` or `ValueError` where optimizer state cannot be these parameters'.
 
     Which entries there are is the optimizer's affair, but parameters of one rank have the same
-    ones, moments have their parameter's shape, and after `updates` there are some.
+    ones (quantised ones and others apart), moments have their parameter's shape, and after
+    `updates` there are some.
     """
-    by_rank: dict[int, set[str]] = {}
+    alike: dict[tuple[int, bool], set[str]] = {}
     for name, entry in entries.items():
         parameter = parameters[name]
         moments = {
@@ -79,7 +82,8 @@ def check_optimizer(
         check_shapes(dict.fromkeys(moments, parameter), moments)
         if "step" in entry:
             float(entry["step"])
-        if by_rank.setdefault(parameter.dim(), set(entry)) != set(entry):
+        quantised = any(getattr(value, "dtype", None) == torch.uint8 for value in entry.values())
+        if alike.setdefault((parameter.dim(), quantised), set(entry)) != set(entry):
             raise ValueError(f"the optimizer's state of {name} has other entries than its like")
     if updates > 0 and not entries and "betas" in optimizer.defaults:
         raise ValueError("the optimizer's moments are missing")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dreambooth.engine import groups
 from dreambooth.engine.restoring import check_optimizer, check_shapes
 from dreambooth.errors import RunError
 
@@ -38,6 +39,7 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._built = groups.options(self.optimizer)
         if self.ema_decay is not None and not self.ema:
             self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
 
@@ -87,12 +89,15 @@ class TrainState:
     def numbers(self) -> dict[str, Any]:
         """Return everything to save that is not a tensor, as JSON data."""
         scaler = self.scaler.state_dict()
-        return {
+        numbers = {
             "step": self.step,
             "skipped": self.skipped,
             "scaler": scaler,
             "optimizer": self._optimizer_numbers(),
         }
+        if changed := groups.changes(self.optimizer, self._built):
+            numbers["groups"] = changed
+        return numbers
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
         """Take back what `tensors` and `numbers` returned; `RunError` where names differ."""
@@ -105,7 +110,8 @@ class TrainState:
         self.adopt(tensors)
         self.step = int(numbers["step"])
         self.skipped = int(numbers.get("skipped", 0))
-        self._load_optimizer(tensors["optimizer"], numbers["optimizer"])
+        param_groups = groups.restored(self.optimizer, self._built, numbers.get("groups", []))
+        self._load_optimizer(tensors["optimizer"], numbers["optimizer"], param_groups)
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
 
@@ -137,11 +143,13 @@ class TrainState:
         return out
 
     def _load_optimizer(
-        self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Mapping[str, Any]]
+        self,
+        tensors: Mapping[str, Tensor],
+        numbers: Mapping[str, Mapping[str, Any]],
+        param_groups: list[dict[str, Any]],
     ) -> None:
         # Loaded through the optimizer's own state_dict, so that it places and casts as it wants.
         order = {id(p): name for name, p in self.parameters.items()}
-        current = self.optimizer.state_dict()
         state: dict[int, dict[str, Any]] = {}
         flat = [p for group in self.optimizer.param_groups for p in group["params"]]
         by_name: dict[str, dict[str, Any]] = {n: dict(v) for n, v in numbers.items()}
@@ -154,4 +162,4 @@ class TrainState:
         for index, parameter in enumerate(flat):
             if order[id(parameter)] in by_name:
                 state[index] = by_name[order[id(parameter)]]
-        self.optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+        self.optimizer.load_state_dict({"state": state, "param_groups": param_groups})

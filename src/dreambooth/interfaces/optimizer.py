@@ -9,7 +9,12 @@ from pydantic import Field
 from dreambooth.component import Component
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.optim import Optimizer as TorchOptimizer
+
+LARGE = 2**20
+"""Numbers of a tensor that is no small one."""
 
 
 class Optimizer(Component):
@@ -22,13 +27,25 @@ class Optimizer(Component):
         """Build over torch parameter groups: `params`, and `lr` and `weight_decay` where set.
 
         Parameters are float32. Its state must be tensors and numbers alone: checkpoints hold it
-        as safetensors and JSON.
+        as safetensors and JSON. Numbers that it counts or estimates in its own parameter groups
+        are kept too; before each step the engine sets `lr` there.
         """
         raise NotImplementedError  # abstract
 
-    def state_bytes(self) -> float:
-        """Return the bytes of optimizer state one parameter costs, for the plan."""
+    def state_bytes(self, size: int = LARGE) -> float:
+        """Return the bytes of state each number of a tensor of `size` numbers costs."""
         return 8.0
+
+    def scalars(self, optimizer: TorchOptimizer) -> Mapping[str, float]:
+        """Return what else to log beside `train/lr`, from what `build` returned.
+
+        `train/lr_effective` is the rate that acts, where the optimizer finds it itself.
+        """
+        return {}
+
+    def lighter(self) -> Optimizer | None:
+        """Return the same method with a smaller state, to be named where memory runs out."""
+        return None
 
 
 class LRSchedule(Component):
