@@ -41,10 +41,10 @@ def options_of(given):
     return {**given, "train": train}
 
 
-def result_bytes(folder):
+def result_bytes(folder, steps=STEPS):
     """Return every byte that must be equal: last checkpoint (weights, average, optimizer,
     numbers), numbers logged, and what was exported."""
-    files = [*folder.glob(f"checkpoints/step-{STEPS:06d}/*"), folder / "metrics.jsonl"]
+    files = [*folder.glob(f"checkpoints/step-{steps:06d}/*"), folder / "metrics.jsonl"]
     files += folder.glob("final/**/*.safetensors")
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
 

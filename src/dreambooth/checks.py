@@ -8,7 +8,6 @@ from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
 from dreambooth.errors import PluginError, UserError
-from dreambooth.interfaces import FreezingPolicy
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.slots import SLOTS
@@ -37,6 +36,7 @@ def preflight(job: Job) -> list[Problem]:
     for at, component in components(job):
         problems += _ask(component, at, job, info)
     problems += _loss_needs(job, info)
+    problems += _base_needs(job)
     problems += _size(job, info)
     problems += _exports(job)
     problems += _sample_prompts(job)
@@ -99,13 +99,6 @@ def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
             f'"{job.scheduler.kind}" does not have',
             "switch that weighting off, or choose a scheduler with a noise ratio",
         )
-    if "reference" in needs and type(job.freezing).reference is FreezingPolicy.reference:
-        yield Problem(
-            ("loss",),
-            f"{loss} compares with the frozen base, which freezing kind "
-            f'"{job.freezing.kind}" does not keep',
-            "use an adapter policy, or another loss",
-        )
     if "mask" in needs and not getattr(job.data, "mask", None):
         yield Problem(
             ("loss",),
@@ -118,6 +111,16 @@ def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
             f'{loss} trains the VAE, which freezing kind "{job.freezing.kind}" keeps frozen',
             "let the freezing policy train the VAE, or choose another loss",
         )
+
+
+def _base_needs(job: Job) -> Iterator[Problem]:
+    """Hold what compares with the frozen base against a policy that does not keep it."""
+    hint = job.freezing.base_hint()
+    lacks = f'compares with the base, which freezing kind "{job.freezing.kind}" does not keep'
+    if hint and job.loss.required() & {"reference", "class_reference"}:
+        yield Problem(("loss",), f'loss kind "{job.loss.kind}" {lacks}', hint)
+    if hint and job.prior.needs_base():
+        yield Problem(("prior",), f'prior kind "{job.prior.kind}" {lacks}', hint)
 
 
 def _trains_vae(job: Job, info: ModelInfo) -> bool:

@@ -45,11 +45,14 @@ class Memory:
     optimizer: int
     average: int
     activations: int
+    copy: int = 0
+    """A frozen copy of the base, where the prior draws from one or the policy compares with one."""
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.gradients + self.optimizer + self.average + self.activations
+        states = self.gradients + self.optimizer + self.average
+        return self.weights + self.copy + states + self.activations
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,21 @@ def state_bytes(job: Job) -> float:
     return 4 + 4 + job.optimizer.state_bytes() + (4 if job.train.ema else 0)
 
 
+def copied_bytes(
+    job: Job, ctx: EngineContext, model: LoadedModel, parts: tuple[PartPlan, ...]
+) -> int:
+    """Return the bytes of a frozen copy of the base, where the prior or the policy keeps one.
+
+    Where no text encoder trains, that of the copy leaves memory like the trained model's own.
+    """
+    if not (job.prior.cost(job).keeps_base or job.freezing.keeps_base()):
+        return 0
+    texts = set(model.info.part_names("text_encoders"))
+    text_stays = not job.train.cache or any(p.trainable for p in parts if p.name in texts)
+    names = set(model.info.part_names("denoiser")) | (texts if text_stays else set())
+    return sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
+
+
 def estimate_memory(
     job: Job,
     ctx: EngineContext,
@@ -196,15 +214,12 @@ def estimate_memory(
     count = sum(part.trainable for part in parts)
     optimizer = round(job.optimizer.state_bytes() * count)
     average = 4 * count if job.train.ema else 0
-    copied = 0
-    if job.prior.cost(job).keeps_base:
-        names = model.info.part_names("denoiser", "text_encoders")
-        copied = sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
     saved = activation_bytes(job, model, trainable, rows)
     return Memory(
-        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average + copied,
+        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average,
         gradients=4 * count,
         optimizer=optimizer,
         average=average,
         activations=saved * ctx.dtype.itemsize // 4,
+        copy=copied_bytes(job, ctx, model, parts),
     )

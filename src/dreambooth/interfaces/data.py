@@ -45,6 +45,12 @@ class Subject(Section):
         )
 
 
+def without_identifier(prompt: str, subject: Subject) -> str:
+    """Take the identifier out of a filled prompt, whole words alone, and the gap it leaves."""
+    word = re.escape(subject.identifier)
+    return " ".join(re.sub(rf"(?<!\w){word}(?!\w)", "", prompt, flags=re.IGNORECASE).split())
+
+
 @dataclass(frozen=True)
 class Item:
     """One usable instance image."""

@@ -90,12 +90,27 @@ class FreezingPolicy(Component):
     def after_step(self, model: LoadedModel) -> None:
         """Mend what an optimizer step must not have touched (frozen rows of an embedding)."""
 
-    def reference(self, model: LoadedModel) -> AbstractContextManager[None]:
-        """Make the base's own weights visible, without gradients (adapters switched off)."""
+    def showing_base(self, model: LoadedModel) -> AbstractContextManager[LoadedModel | None]:
+        """Make the predictions of the base available for a block; the caller wants no gradients.
+
+        Yields None where `model` itself shows the base (its adapters switched off), or the model
+        to ask instead (a frozen copy). Entered before the trained forward, never between forward
+        and backward. Raises `RunError` where the policy cannot do it; see `base_hint`.
+        """
         raise RunError(
-            f'freezing policy "{self.kind}" has no reference model: it changes the base itself',
-            "use an adapter policy, or a loss and a prior that need no reference pass",
+            f'freezing policy "{self.kind}" does not keep the base: it changes its weights',
+            self.base_hint(),
         )
+
+    def base_hint(self) -> str:
+        """Return what to do where `showing_base` cannot work; empty where it does."""
+        if type(self).showing_base is not FreezingPolicy.showing_base:
+            return ""
+        return "use an adapter policy, or a loss and a prior that do without the base"
+
+    def keeps_base(self) -> bool:
+        """Say whether `prepare` keeps a frozen copy (`LoadedModel.keep_base`), for the plan."""
+        return False
 
     def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
         """Return what the run made from the final (or EMA) weights of what trained."""

@@ -111,6 +111,8 @@ class LoadedModel(ABC):
         """Encoded prompts that stay valid while `text_is_frozen`."""
         self.text_is_frozen = True
         """False from the moment a text encoder trains: the engine then empties `embeddings`."""
+        self.base: LoadedModel | None = None
+        """The frozen copy that `keep_base` made; None where nobody asked for one."""
 
     @abstractmethod
     def loaded(self) -> tuple[str, ...]:
@@ -168,6 +170,15 @@ class LoadedModel(ABC):
     @abstractmethod
     def frozen_copy(self) -> LoadedModel:
         """Return a copy of denoiser and text encoders that later training does not change."""
+
+    def keep_base(self) -> LoadedModel:
+        """Return a frozen copy of the base, one for all who ask; made on the first call.
+
+        Call it while this model still is the base (`Prior.open`, `FreezingPolicy.prepare`).
+        """
+        if self.base is None:
+            self.base = self.frozen_copy()
+        return self.base
 
     def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
         """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
