@@ -47,3 +47,27 @@ def min_snr_weight(snr: Tensor | None, gamma: float, prediction: Prediction) -> 
         return snr.clamp(max=gamma) / (snr + 1.0)
     # The same as min(SNR, gamma) / SNR, and 1 instead of 0 / 0 at pure noise.
     return (gamma / snr).clamp(max=1.0)
+
+
+MAX_SNR = 1000.0
+"""Above it all timesteps weigh alike: at the clean end the weight would vanish."""
+
+
+def debiased_weight(snr: Tensor | None, table: Tensor | None, prediction: Prediction) -> Tensor:
+    """Return [B] weights of debiased estimation (Yu et al. 2023) for SNR [B].
+
+    epsilon: 1 / sqrt(min(SNR, 1000)); v: 1 / (SNR + 1); both divided by their mean over `table`,
+    the SNR [T] of every timestep that is drawn. `JobError` where there is no such ratio or table.
+    """
+    if snr is None or table is None or prediction == "flow":
+        raise JobError(
+            "loss.debiased: the noise schedule does not list its signal-to-noise ratios",
+            "leave debiased out with this scheduler",
+        )
+
+    def raw(ratio: Tensor) -> Tensor:
+        if prediction == "v_prediction":
+            return 1.0 / (ratio + 1.0)
+        return ratio.clamp(max=MAX_SNR).rsqrt()
+
+    return raw(snr) / raw(table).mean().item()

@@ -34,19 +34,32 @@ class WeightedDistance(Loss):
     min_snr_gamma: float | None = Field(default=None, gt=0.0)
     """Weigh timesteps by min(SNR, gamma), which stops nearly clean ones from dominating (Hang et
     al. 2023); 5 is usual, null weighs all alike. Applies to instance and class rows."""
+    debiased: bool = False
+    """Weigh timesteps by 1 / sqrt(SNR), noisy ones more than clean ones (Yu et al. 2023; for
+    v-prediction by 1 / (SNR + 1)), scaled to a mean of 1 over the timesteps that are trained, so
+    that the learning rate keeps its meaning. Instead of `min_snr_gamma`."""
 
     def required(self) -> frozenset[str]:
         """Need the signal-to-noise ratio where timesteps are weighted."""
-        return self.needs | {"snr"} if self.min_snr_gamma is not None else self.needs
+        weighted = self.debiased or self.min_snr_gamma is not None
+        return self.needs | {"snr"} if weighted else self.needs
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
-        """Report a prior weight without class rows or the reverse, and SNR on a flow model."""
+        """Report weights that contradict each other, the job or the model."""
         yield from self._prior_problems(job.prior.has_rows())
-        if self.min_snr_gamma is not None and info is not None and info.prediction == "flow":
+        options = {"min_snr_gamma": self.min_snr_gamma is not None, "debiased": self.debiased}
+        weights = [name for name, is_set in options.items() if is_set]
+        if len(weights) > 1:
             yield Problem(
-                ("loss", "min_snr_gamma"),
+                ("loss", "debiased"),
+                "min_snr_gamma and debiased are two ways to weigh the same timesteps",
+                "leave one of them out",
+            )
+        if weights and info is not None and info.prediction == "flow":
+            yield Problem(
+                ("loss", weights[0]),
                 "a flow-matching model has no signal-to-noise ratio to weigh by",
-                "leave min_snr_gamma out",
+                f"leave {weights[0]} out",
             )
 
     def rows(self, s: StepTensors) -> Tensor:
@@ -57,9 +70,11 @@ class WeightedDistance(Loss):
 
     def weigh(self, loss: Tensor, s: StepTensors) -> Tensor:
         """Return [B] row losses times the weights of timestep, row and class."""
-        from dreambooth_plugins.loss.distances import min_snr_weight
+        from dreambooth_plugins.loss.distances import debiased_weight, min_snr_weight
 
-        if self.min_snr_gamma is not None:
+        if self.debiased:
+            loss = loss * debiased_weight(s.snr, s.snr_table, s.prediction)
+        elif self.min_snr_gamma is not None:
             loss = loss * min_snr_weight(s.snr, self.min_snr_gamma, s.prediction)
         return loss * s.weight.where(~s.is_prior, s.weight * self.prior_weight)
 

@@ -98,6 +98,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             weight=batch.weight,
             mask=batch.mask,
             prediction=s.model.info.prediction,
+            snr_table=s.schedule.snr_table(),
         )
     )
 

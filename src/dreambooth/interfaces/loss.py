@@ -36,6 +36,8 @@ class StepTensors:
     mask: Tensor | None
     """[B, 1, h, w] in 0..1, where the subject is; None without masks."""
     prediction: Prediction
+    snr_table: Tensor | None = None
+    """[T] on the CPU, SNR of every timestep training draws (`NoiseSchedule.snr_table`)."""
 
 
 class Loss(Component):
