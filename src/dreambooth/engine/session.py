@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.engine import text
-from dreambooth.engine.batches import Batches, pack_geometry, to_pixels, variant_offsets
+from dreambooth.engine.batches import (
+    Batches,
+    pack_geometry,
+    shrink_masks,
+    to_pixels,
+    variant_offsets,
+)
 from dreambooth.engine.precision import choose, time_matmuls
 from dreambooth.engine.state import TrainState
 from dreambooth.errors import PluginError, RunError
@@ -120,18 +126,24 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
         out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
         if latents.std is not None:
             out["std"] = latents.std.float()
-        if all(s.mask is not None for s in samples):
-            out["mask"] = torch.stack([torch.as_tensor(s.mask) for s in samples])
+        size = (latents.mean.shape[-2], latents.mean.shape[-1])
+        if (mask := shrink_masks([s.mask for s in samples], size)) is not None:
+            out["mask"] = mask[:, 0]
         return out
 
     key = {
-        "images": [[item.sha256, variant] for item, variant in numbered],
+        "images": [[*content(item), variant] for item, variant in numbered],
         "transform": data.pixels_key(),
         "encoder": [model.fingerprint(part) for part in vae_parts],
     }
     store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))
     store.ensure(len(numbered), "Encoding images")
     return store
+
+
+def content(item: Item) -> list[str]:
+    """Return the hashes of what an item consists of: the image and, where it has one, its mask."""
+    return [item.sha256, *([item.mask_sha256] if item.mask_sha256 else [])]
 
 
 def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parameter]:

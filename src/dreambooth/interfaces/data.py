@@ -64,7 +64,10 @@ class Item:
     """(height, width) as seen (EXIF orientation applied)."""
     caption: str | None = None
     mask: Path | None = None
+    """A file of its own that says where the subject is; None too where the image says it itself."""
     subject: int = 0
+    mask_sha256: str | None = None
+    """Hash of the mask file's bytes."""
 
 
 @dataclass(frozen=True)
