@@ -54,11 +54,12 @@ def metrics(folder):
 
 
 def assert_equal_to_rounding(
-    one, other, names=("train/loss", "train/loss_prior", "train/grad_norm")
+    one, other, names=("train/loss", "train/loss_prior", "train/grad_norm", "validation/loss")
 ):
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        for name in names:
+        assert a.keys() == b.keys()
+        for name in (n for n in names if n in a):
             assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
 
 
@@ -67,6 +68,7 @@ OPTIONS = {
     "train": {"steps": STEPS, "precision": "fp32", "ema": {"decay": 0.9}, "accumulation": 2},
     "checkpoints": {"every": 7},
     "samples": {"every": 10, "per_prompt": 1},
+    "validation": {"every": 5, "rows": 3},
 }
 
 

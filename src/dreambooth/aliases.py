@@ -56,6 +56,11 @@ ALIASES = {
     "validation_prompt": "samples.prompts",
     "num_validation_images": "samples.per_prompt",
     "validation_steps": "samples.every",
+    "validation_split": "validation.holdout",
+    "validate_every_n_steps": "validation.every",
+    "early_stopping_patience": "early_stop: {kind: patience, patience: ...}",
+    "save_total_limit": "checkpoints.keep_last",
+    "metric_for_best_model": "checkpoints.keep_best: {metric: ...}",
     "report_to": "trackers",
 }
 """Option of diffusers' or kohya's scripts -> where it lives in a job."""

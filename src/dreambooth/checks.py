@@ -10,6 +10,7 @@ from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
 from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.scalars import never_logged
 from dreambooth.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _exports(job)
     problems += _sample_prompts(job)
     problems += _plain_mistakes(job)
+    problems += _validation(job)
     return list(dict.fromkeys(problems))
 
 
@@ -63,12 +65,12 @@ def require(job: Job, file: str | Path | None = None, override: Sequence[str] = 
 
 def components(job: Job) -> Iterator[tuple[Location, Component]]:
     """Yield every component of a job with its location."""
-    for slot in SLOTS.values():
-        value: Any = getattr(job, slot.field)
+    for field in (name for slot in SLOTS.values() for name in slot.fields):
+        value: Any = getattr(job, field)
         if isinstance(value, list):
-            yield from (((slot.field, i), item) for i, item in enumerate(value))
+            yield from (((field, i), item) for i, item in enumerate(value))
         elif isinstance(value, Component):  # `exports: auto` is none
-            yield (slot.field,), value
+            yield (field,), value
 
 
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:
@@ -188,3 +190,16 @@ def _plain_mistakes(job: Job) -> Iterator[Problem]:
             f"({job.train.steps}): the learning rate would never be reached",
             "shorten the warm-up, or train for more steps",
         )
+
+
+def _validation(job: Job) -> Iterator[Problem]:
+    if job.validation.holdout and not job.validation.every:
+        yield Problem(
+            ("validation", "holdout"),
+            "pictures are held out of training, and nothing is evaluated on them",
+            "set validation.every, to 50 for example, or leave holdout out",
+        )
+    best = job.checkpoints.keep_best
+    if best is not None:
+        problem = never_logged(job, best.metric, ("checkpoints", "keep_best", "metric"))
+        yield from [problem] if problem else []

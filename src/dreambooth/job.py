@@ -98,13 +98,45 @@ class Samples(Section):
     """Pictures drawn at once."""
 
 
+class Validation(Section):
+    """The loss on one fixed batch, which moves only when the weights do."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Evaluate every so many steps, before the first and after the last; 0 never does."""
+    holdout: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0.0, lt=1.0)] = 0
+    """Instance images that are never trained on, a number or a share of them: the batch is made
+    of these. With 0 it is made of the images that train: its loss then shows when learning
+    levels off, but not overfitting, which takes images the model has not seen."""
+    rows: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Image and timestep pairs of the batch, timesteps spread evenly; as many class rows come on
+    top where the prior has any."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Rows of one forward. Changes numbers in their last bits at most."""
+
+
+class KeepBest(Section):
+    """Which checkpoint counts as the best."""
+
+    metric: str = Field(default="validation/loss", min_length=1)
+    """Any logged number: validation/loss, metric/diversity, train/loss, ..."""
+    mode: Literal["min", "max"] = "min"
+    """Whether the lowest or the highest value is the best."""
+    export: bool = True
+    """Export the best step's weights (and draw `dbt sample` from them) instead of the last's."""
+
+
 class Checkpoints(Section):
-    """What a run resumes from."""
+    """What a run resumes from, and which of them stay."""
 
     every: Annotated[int, Field(ge=1)] = 100
     """Write a checkpoint every so many steps; one is always written at the end."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """How many of the newest are kept."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Write one at every n-th step and keep those for good."""
+    keep_best: KeepBest | None = None
+    """Write one whenever a logged number is better than ever before, and keep the best besides
+    the newest: `{}` for the validation loss. A run still goes on from the newest."""
 
 
 class Log(Section):
@@ -147,8 +179,12 @@ class Job(Section):
     """How long, how much at once, how exactly."""
     samples: Samples = Samples()
     """Pictures drawn while training."""
+    validation: Validation = Validation()
+    """The loss on one fixed batch."""
+    early_stop: Annotated[Callback, Slot("callback")] | None = None
+    """End the run when it has learned enough: `patience`, `dvar`, or another callback."""
     checkpoints: Checkpoints = Checkpoints()
-    """What a run resumes from."""
+    """What a run resumes from, and which of them stay."""
     log: Log = Log()
     """How often numbers are written."""
     trackers: list[Annotated[Tracker, Slot("tracker")]] = kinds("tensorboard", "jsonl")

@@ -41,11 +41,12 @@ def homes(root: Model, key: str) -> list[str]:
     found += [f'"{name}"' for name, model in _sections(root) if key in model.model_fields]
     for slot in SLOTS.values():
         kinds = registry().kinds(slot.name)
+        taken = " or ".join(f'"{field}"' for field in slot.fields)
         having = [kind for kind, cls in kinds.items() if key in cls.model_fields and key != "kind"]
         if having and len(having) == len(kinds):
-            found.append(f'"{slot.field}"')
+            found.append(taken)
         elif having:
-            found.append(f'"{slot.field}" (kind {" or ".join(having)})')
+            found.append(f"{taken} (kind {' or '.join(having)})")
     return found
 
 
@@ -129,9 +130,13 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _slot(annotation: Any) -> Slot | None:
-    if get_origin(annotation) is not Annotated:
-        return None
-    return next((m for m in get_args(annotation)[1:] if isinstance(m, Slot)), None)
+    """Return the slot of an annotation, also of one that may be left empty (`... | None`)."""
+    for alternative in _alternatives(annotation):
+        if get_origin(alternative) is Annotated:
+            found = (m for m in get_args(alternative)[1:] if isinstance(m, Slot))
+            if slot := next(found, None):
+                return slot
+    return None
 
 
 def _bare(annotation: Any) -> Any:

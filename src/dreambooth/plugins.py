@@ -197,8 +197,8 @@ def _load_all(sources: Iterable[Source]) -> tuple[Loaded, ...]:
 
 
 def _components(job: Job) -> Iterator[Component]:
-    for slot in SLOTS.values():
-        value = getattr(job, slot.field)
+    for field in (name for slot in SLOTS.values() for name in slot.fields):
+        value = getattr(job, field)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Component):  # `exports: auto` is none
                 yield item

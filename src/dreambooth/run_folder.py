@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.component import Section
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import write_json, write_text
 
@@ -24,6 +25,7 @@ HARMLESS = (
     "trackers",
     "metrics",
     "callbacks",
+    "early_stop",
     "exports",
     "output",
 )
@@ -36,6 +38,8 @@ HARMLESS_OPTIONS = (
     "train.threads",
     "train.cache",
     "train.gradient_checkpointing",
+    "validation.every",
+    "validation.batch_size",
 )
 """Options that change numbers in their last bits at most (the manifest's machine says more)."""
 
@@ -188,6 +192,13 @@ def rows_of_a_step(job: Mapping[str, Any], processes: int) -> int:
     return int(train["batch_size"] * train["accumulation"] * processes)
 
 
+def _later_sections(job: Job, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of sections a run's job lacks: it began before the program knew them."""
+    absent = {k: f.default for k, f in type(job).model_fields.items() if k not in saved}
+    sections = {k: v for k, v in absent.items() if isinstance(v, Section)}
+    return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+
 def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str, tuple[Any, Any]]:
     """Return the harmless differences to the run's own job; `JobError` names the others.
 
@@ -198,7 +209,7 @@ def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str
     if saved is None:
         return {}
     before = folder.read_manifest().get("processes", 1)
-    changed = differences(saved, job.resolved())
+    changed = differences({**_later_sections(job, saved), **saved}, job.resolved())
     if before != processes:
         changed["processes"] = (before, processes)
     same_rows = rows_of_a_step(saved, before) == rows_of_a_step(job.resolved(), processes)

@@ -26,7 +26,8 @@ def job_schema() -> dict[str, Any]:
     _tidy(schema)
     members: dict[str, Any] = {}
     for slot in SLOTS.values():
-        _name_members(schema["properties"][slot.field], slot.name, members)
+        for field in slot.fields:
+            _name_members(schema["properties"][field], slot.name, members)
     definitions = {**schema.pop("$defs", {}), **members}
     return {"$schema": DIALECT, **schema, "title": "DreamBooth job", "$defs": definitions}
 

@@ -28,11 +28,18 @@ class SlotInfo:
     hook: str
     field: str
     """Where in a job the slot is filled."""
+    also: tuple[str, ...] = ()
+    """Further fields that take the same kinds."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field of a job that takes the slot's kinds."""
+        return (self.field, *self.also)
 
 
 SLOTS: Mapping[str, SlotInfo] = {
-    name: SlotInfo(name, base, hook, field)
-    for name, base, hook, field in (
+    name: SlotInfo(name, base, hook, field, tuple(also))
+    for name, base, hook, field, *also in (
         ("model", interfaces.Model, "register_models", "model"),
         ("data", interfaces.DataSource, "register_data_sources", "data"),
         ("prior", interfaces.Prior, "register_priors", "prior"),
@@ -45,7 +52,7 @@ SLOTS: Mapping[str, SlotInfo] = {
         ("tracker", interfaces.Tracker, "register_trackers", "trackers"),
         ("metric", interfaces.Metric, "register_metrics", "metrics"),
         ("exporter", interfaces.Exporter, "register_exporters", "exports"),
-        ("callback", interfaces.Callback, "register_callbacks", "callbacks"),
+        ("callback", interfaces.Callback, "register_callbacks", "callbacks", "early_stop"),
     )
 }
 

@@ -71,10 +71,12 @@ def test_figures_are_shares_of_the_way_from_the_base_to_the_real_pictures(monkey
         "kept": flat(0, 1),
         "lost": flat(1, 0),
     }
-    figures, sheet = subjects.sheet_and_figures(None, drawn, ["blue", "blue", "blue", "red"])
+    figures = subjects.subject_figures(None, drawn, ["blue", "blue", "blue", "red"])
     assert figures["similarity_base"] == pytest.approx(0)
     assert figures["similarity_real"] == pytest.approx(1)
     assert figures["similarity_share"] == pytest.approx(0.6)
     assert figures["background_right"] == 0.75
     assert figures["pres_prior"] < figures["pres_none"]
-    assert sheet.size[0] == 64 * subjects.COLUMNS
+    sheet = subjects.labelled_sheet({**drawn, "before": blue}, "fox")
+    assert sheet.size == (subjects.LABEL + 10 * subjects.SHOWN, 5 * subjects.SHOWN)
+    assert sheet.getpixel((subjects.LABEL + 5, subjects.SHOWN + 5)) == COLOURS["blue"]

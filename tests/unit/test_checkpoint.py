@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors import SafetensorError
 
 from dreambooth.engine import checkpoint
+from dreambooth.engine.rotation import superseded
 from dreambooth.errors import RunError
+from dreambooth.job import Checkpoints
 
 
 def write(folder, step, keep=2):
     tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
-    return checkpoint.save(folder, step, tensors, {"step": step}, keep)
+    rotate = partial(superseded, Checkpoints(keep_last=keep), written=step)
+    return checkpoint.save(folder, step, tensors, {"step": step}, rotate)
 
 
 def test_what_was_saved_comes_back(tmp_path):

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from dreambooth.engine.pictures import to_images
 from dreambooth.engine.random import numpy_generator
 from dreambooth.files import write_text, write_with
 from dreambooth_plugins.base_emoji import backgrounds, export, vae
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
 
     from dreambooth_plugins.base_emoji.settings import RecipeSettings
 
+    Drawn = dict[str, Tensor]
+
 FLUENT = ("@lobehub/fluent-emoji-3d", "1.1.0")
 """Fluent Emoji, 3D style (Microsoft, MIT)."""
 PICTURES = 5
 SAMPLES = 16
-COLUMNS = 12
+COLUMNS, LABEL, SHOWN = 10, 270, 88
+"""Pictures a row of the sheet, and the pixels of its labels and pictures."""
 IDENTIFIER = "ohwx"
 
 
@@ -83,16 +87,13 @@ def train(settings: RecipeSettings, noun: str, folder: Path, *, prior: bool) -> 
 
 
 @torch.no_grad()
-def sheet_and_figures(
-    judge: Any, drawn: dict[str, Tensor], asked: list[str]
-) -> tuple[dict[str, float], Image.Image]:
-    """Return a subject's figures, and a sheet: instance pictures and the base's class samples;
-    the identifier on other colours; class samples with prior preservation; and without."""
+def subject_figures(judge: Any, drawn: Drawn, asked: list[str]) -> dict[str, float]:
+    """Return a subject's figures; `asked` are the colours of the `placed` pictures."""
     real = drawn["instances"]
     low, high = likeness(judge, drawn["base"], real), 1 - spread(judge, real)
     got = likeness(judge, drawn["itself"], real)
     seen = [nearest_colour(border_colour(picture)) for picture in drawn["placed"]]
-    figures = {
+    return {
         "similarity_base": round(low, 3),
         "similarity_tuned": round(got, 3),
         "similarity_real": round(high, 3),
@@ -103,9 +104,26 @@ def sheet_and_figures(
         "diversity_prior": round(spread(judge, drawn["kept"]), 3),
         "diversity_none": round(spread(judge, drawn["lost"]), 3),
     }
-    first = torch.cat([real, drawn["base"]])
-    rows = [row[:COLUMNS] for row in (first, drawn["placed"], drawn["kept"], drawn["lost"])]
-    return figures, vae.contact_sheet(torch.cat(rows), columns=COLUMNS)
+
+
+def labelled_sheet(drawn: Drawn, noun: str) -> Image.Image:
+    """Return the subject's pictures as one sheet, a row each, with what it shows on the left."""
+    named, plain = f'"a {IDENTIFIER} {noun} on a ..."', f'"a photo of {with_article(noun)}"'
+    rows = {
+        "the pictures": drawn["instances"],
+        f"before: {named}": drawn["before"],
+        f"after: {named}": drawn["placed"],
+        f"after: {plain}": drawn["kept"],
+        f"without prior: {plain}": drawn["lost"],
+    }
+    sheet = Image.new("RGB", (LABEL + COLUMNS * SHOWN, len(rows) * SHOWN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (label, pictures) in enumerate(rows.items()):
+        pen.text((8, number * SHOWN + SHOWN // 2 - 8), label, "black", ImageFont.load_default(14))
+        for column, picture in enumerate(to_images(pictures[:COLUMNS])):
+            shown = picture.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (LABEL + column * SHOWN, number * SHOWN))
+    return sheet
 
 
 def measure(settings: RecipeSettings, judge: Any, noun: str) -> tuple[dict[str, Any], Image.Image]:
@@ -128,12 +146,13 @@ def measure(settings: RecipeSettings, judge: Any, noun: str) -> tuple[dict[str, 
             "instances": vae.to_float(vae.to_tensor(pictures)),
             "base": draw(settings.out / export.PIPELINE, plain, "class"),
             "itself": draw(tuned, [named] * SAMPLES, "itself"),
+            "before": draw(settings.out / export.PIPELINE, asked, "placed"),
             "placed": draw(tuned, asked, "placed"),
             "kept": draw(tuned, plain, "class"),
             "lost": draw(bare, plain, "class"),
         }
-    figures, sheet = sheet_and_figures(judge, drawn, others)
-    return {"seconds": round(seconds, 1)} | figures, sheet
+    figures = {"seconds": round(seconds, 1)} | subject_figures(judge, drawn, others)
+    return figures, labelled_sheet(drawn, noun)
 
 
 def run(settings: RecipeSettings, judge: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
+from dreambooth.engine.pictures import grid, to_images
 from dreambooth.engine.random import generator
 from dreambooth.files import write_json
 from dreambooth_plugins.base_emoji import loop, optim
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from PIL import Image
     from torch import Tensor
 
     from dreambooth_plugins.base_emoji.settings import RecipeSettings
@@ -164,10 +165,4 @@ def open_trained(folder: Path) -> Any:
 
 def contact_sheet(pictures_b3hw: Tensor, columns: int) -> Image.Image:
     """Return pictures [B, 3, H, W] in [-1, 1] as one sheet, row by row."""
-    pixels = ((pictures_b3hw.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    count, height, width, _ = pixels.shape
-    sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
-    for index, picture in enumerate(pixels):
-        place = (index % columns * width, index // columns * height)
-        sheet.paste(Image.fromarray(picture), place)
-    return sheet
+    return grid(to_images(pictures_b3hw), columns)

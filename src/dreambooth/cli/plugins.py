@@ -86,7 +86,7 @@ def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
     from dreambooth.diagnostics import did_you_mean
     from dreambooth.slots import SLOTS
 
-    slots = {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, slot.field)}
+    slots = {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
     if slot_name not in slots:
         raise _unknown("slot", slot_name, did_you_mean(slot_name, slots), [])
     slot = slots[slot_name]

@@ -75,7 +75,10 @@ class LineReporter:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Print the numbers of a logged step."""
-        self.info(f"step {step}/{self._steps}  {numbers(values)}  {self._rate(step)}")
+        if self._steps:
+            self.info(f"step {step}/{self._steps}  {numbers(values)}  {self._rate(step)}")
+        else:  # before training
+            self.info(f"step {step}  {numbers(values)}")
 
     def _rate(self, step: int) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -115,8 +118,13 @@ class LineProgress:
 
 
 def numbers(values: Mapping[str, float]) -> str:
-    """Write logged scalars in short: the part after the slash and four digits."""
-    return "  ".join(f"{name.split('/', 1)[-1]} {value:.4g}" for name, value in values.items())
+    """Write logged scalars in short: the part after the slash and four digits.
+
+    What comes before the slash is said once, unless it goes without saying.
+    """
+    of = {name.split("/", 1)[0] for name in values if "/" in name} - {"train", "metric"}
+    short = "  ".join(f"{name.split('/', 1)[-1]} {value:.4g}" for name, value in values.items())
+    return f"{of.pop()}: {short}" if len(of) == 1 else short
 
 
 class LiveReporter(LineReporter):

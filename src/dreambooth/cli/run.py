@@ -131,9 +131,14 @@ def show_result(console: Console, job: Job, result: RunResult) -> None:
     say("")
     if result.already_finished:
         say(f"this run is finished: {result.steps} steps")
-        say(f"to go on training it: -o train.steps={2 * result.steps}; to start anew: --fresh")
+        more = "early_stop=null" if result.for_good else f"train.steps={2 * result.steps}"
+        say(f"to go on training it: -o {more}; to start anew: --fresh")
     else:
         say(f"done: {result.steps} steps")
+    if result.stopped:
+        say(f"stopped  {result.stopped}")
+    if result.kept:
+        say(f"kept     {result.kept}")
     for line in result.checks:
         say(f"checked  {line}")
     say(f"result   {shown(result.final)}")

@@ -28,7 +28,9 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     line("run", f"{job.name} -> {plan.folder}")
     if plan.resumes_at:
         line("", f"goes on from step {plan.resumes_at}")
-    line("images", f"{len(plan.scan.items)} used, {len(plan.scan.rejected)} left out")
+    line("images", images_text(plan))
+    for name in plan.held_out:
+        line("", f"held out: {name}")
     for rejected in plan.scan.rejected:
         line("", f"left out: {rejected.id}: {rejected.reason}")
     for prompt in plan.prompts[:SHOWN_PROMPTS]:
@@ -44,8 +46,9 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     )
     line("class images", class_text(plan))
     line("samples", samples_text(job, plan))
-    checkpoints = f"every {job.checkpoints.every} steps, {gigabytes(plan.checkpoint_bytes)} each"
-    line("checkpoints", f"{checkpoints}, the newest {job.checkpoints.keep_last} are kept")
+    if plan.evaluations:
+        line("validation", validation_text(job, plan))
+    line("checkpoints", checkpoints_text(job, plan))
     columns = ("component", "parameters", "trainable", "share", "memory")
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -69,6 +72,13 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
         line("", f"a frozen copy of the base {gigabytes(m.copy)}")
 
 
+def images_text(plan: Plan) -> str:
+    """Count the pictures by what becomes of them."""
+    held, left_out = len(plan.held_out), len(plan.scan.rejected)
+    apart = f", {held} held out" if held else ""
+    return f"{len(plan.scan.items) - held} used{apart}, {left_out} left out"
+
+
 def class_text(plan: Plan) -> str:
     """Say what the prior costs."""
     if not plan.class_pictures:
@@ -87,3 +97,26 @@ def samples_text(job: Job, plan: Plan) -> str:
         f"{plan.sample_pictures} pictures, every {job.samples.every} steps; together about "
         f"{plan.sample_steps:.0f} training steps"
     )
+
+
+def validation_text(job: Job, plan: Plan) -> str:
+    """Say what the loss on the fixed batch costs."""
+    whose = "held-out" if plan.held_out else "training"
+    return (
+        f"{plan.evaluation_rows} rows of {whose} pictures, every {job.validation.every} steps; "
+        f"together about {plan.evaluation_steps:.0f} training steps"
+    )
+
+
+def checkpoints_text(job: Job, plan: Plan) -> str:
+    """Say how often checkpoints are written, what one takes, and which are kept."""
+    options = job.checkpoints
+    also = " and at each new best" if options.keep_best else ""
+    kept = [f"the newest {options.keep_last}"]
+    if options.keep_every:
+        kept.append(f"every {options.keep_every}th")
+    if options.keep_best:
+        kept.append(f"the best by {options.keep_best.metric}")
+    listed = f"{', '.join(kept[:-1])} and {kept[-1]}" if len(kept) > 1 else kept[0]
+    size = gigabytes(plan.checkpoint_bytes)
+    return f"every {options.every} steps{also}, {size} each, {listed} are kept"

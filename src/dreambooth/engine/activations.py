@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from dreambooth.engine.batches import plain_geometry
+from dreambooth.engine.geometry import plain_geometry
 
 if TYPE_CHECKING:
     from torch import Tensor

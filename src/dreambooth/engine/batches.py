@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
 from dreambooth.engine.random import permutation
 from dreambooth.engine.reading import Reader
-from dreambooth.interfaces import RowGeometry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         NoiseSchedule,
         PriorRow,
         PriorSet,
+        RowGeometry,
         Sample,
     )
 
@@ -62,12 +63,30 @@ def to_pixels(samples: Sequence[Sample]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
+    """Latent moments of one image at the training size."""
+
     mean: Tensor
+    """[C, h, w] float32."""
     std: Tensor | None
     geometry: RowGeometry
     mask: object
     """Anything `torch.as_tensor` takes, or None."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """B instance rows that are ready to be noised."""
+
+    indices: range
+    latents: Tensor
+    """[B, C, h, w] float32."""
+    draw: Draw
+    prompts: list[str]
+    geometry: list[RowGeometry]
+    mask: Tensor | None
+    """[B, 1, h, w] float32 in 0..1, or None without masks."""
+    ids: list[str]
 
 
 class Batches:
@@ -81,6 +100,7 @@ class Batches:
         prior: PriorSet,
         schedule: NoiseSchedule,
         moments: Chunks | None,
+        offsets: Mapping[str, tuple[int, int]],
         encode: Callable[[Tensor], Latents],
     ) -> None:
         self._ctx, self._data, self._items = ctx, data, items
@@ -91,7 +111,7 @@ class Batches:
         self._per_forward = train.batch_size
         self._accumulation = train.accumulation
         self.effective = train.batch_size * train.accumulation * ctx.world_size
-        self._offsets = variant_offsets(data, items) if moments is not None else []
+        self._offsets = offsets
         self._order = lru_cache(maxsize=4)(
             lambda epoch: permutation(train.seed, "order", epoch, len(items))
         )
@@ -125,15 +145,24 @@ class Batches:
         rows = self._prior.rows(indices, step)
         c, h, w = latents.shape[1:]
         draw = self._schedule.draw((c, h, w), [ctx.random("noise", i) for i in indices])
+        ids = [item.id for item in items]
+        return self.join(
+            Instances(indices, latents, draw, prompts, geometry, mask, ids), rows, "class-noise"
+        )
+
+    def join(self, instances: Instances, rows: list[PriorRow], stream: str) -> Batch:
+        """Put instance rows and their class rows, noised from `stream`, into one batch."""
+        indices, mask = instances.indices, instances.mask
+        latents, draw, prompts = instances.latents, instances.draw, instances.prompts
+        geometry = instances.geometry + [plain_geometry(self._data.size)] * len(rows)
         if rows:
-            latents, draw = self._with_class_rows(rows, indices, latents, draw)
-            geometry += [plain_geometry(self._data.size)] * len(rows)
-        count = len(latents)
+            latents, draw = self._with_class_rows(rows, indices, latents, draw, stream)
+        count, (h, w) = len(latents), latents.shape[-2:]
         is_prior = torch.arange(count) >= len(indices)
         wants = [False] * len(indices) + [row.target == "reference" for row in rows]
         if mask is not None:
             mask = torch.cat([mask, torch.ones(len(rows), 1, h, w)])
-        device = ctx.device
+        device = self._ctx.device
         return Batch(
             latents=latents.to(device, non_blocking=True),
             draw=type(draw)(
@@ -148,7 +177,7 @@ class Batches:
             reference_rows=self._reference_rows(wants, len(indices)),
             weight=torch.ones(count, device=device),
             mask=None if mask is None else mask.to(device, non_blocking=True),
-            ids=[item.id for item in items] + [f"class image {i}" for i in range(len(rows))],
+            ids=instances.ids + [f"class image {i}" for i in range(len(rows))],
         )
 
     def _reference_rows(self, wants: list[bool], instances: int) -> list[int]:
@@ -156,6 +185,13 @@ class Batches:
         of_class = bool(needs & {"reference", "class_reference"})
         asked = ["reference" in needs] * instances + [of_class] * (len(wants) - instances)
         return [i for i, row in enumerate(zip(wants, asked, strict=True)) if any(row)]
+
+    def plain(self, items: Sequence[Item]) -> list[Encoded]:
+        """Return the latent moments of images as they are, without augmentation, one an item."""
+        if self._moments is not None:
+            return [self._stored(self._offsets[item.id][0]) for item in items]
+        rng = self._ctx.numpy_random("unused")
+        return [e for item in items for e in self._encoded([self._data.load(item, 0, rng)])]
 
     def _after(self, step: int, micro: int) -> range:
         """Return the indices of the micro-batch that comes next, to be read meanwhile."""
@@ -184,28 +220,33 @@ class Batches:
         variant = None if count is None else int(rng.integers(count))
         return self._data.load(item, variant, rng)
 
-    def _fresh(self, indices: range, upcoming: range) -> list[_Encoded]:
-        samples = self.reader.samples(indices, upcoming)
+    def _fresh(self, indices: range, upcoming: range) -> list[Encoded]:
+        return self._encoded(self.reader.samples(indices, upcoming))
+
+    def _encoded(self, samples: Sequence[Sample]) -> list[Encoded]:
         encoded = self._encode(to_pixels(samples).to(self._ctx.device))
         means, stds = encoded.mean.cpu(), None if encoded.std is None else encoded.std.cpu()
         return [
-            _Encoded(means[k], None if stds is None else stds[k], s.geometry, s.mask)
+            Encoded(means[k], None if stds is None else stds[k], s.geometry, s.mask)
             for k, s in enumerate(samples)
         ]
 
-    def _cached(self, indices: range) -> list[_Encoded]:
-        assert self._moments is not None
+    def _cached(self, indices: range) -> list[Encoded]:
         out = []
         for i in indices:
-            first, count = self._offsets[self.item(i)]
+            first, count = self._offsets[self._items[self.item(i)].id]
             variant = int(self._ctx.numpy_random("augment", i).integers(count))
-            row = self._moments.row(first + variant)
-            geometry = unpack_geometry(row["geometry"])
-            out.append(_Encoded(row["mean"], row.get("std"), geometry, row.get("mask")))
+            out.append(self._stored(first + variant))
         return out
 
+    def _stored(self, number: int) -> Encoded:
+        assert self._moments is not None
+        row = self._moments.row(number)
+        geometry = unpack_geometry(row["geometry"])
+        return Encoded(row["mean"], row.get("std"), geometry, row.get("mask"))
+
     def _with_class_rows(
-        self, rows: list[PriorRow], indices: range, latents: Tensor, draw: Draw
+        self, rows: list[PriorRow], indices: range, latents: Tensor, draw: Draw, stream: str
     ) -> tuple[Tensor, Draw]:
         per_instance = len(rows) // len(indices)
         owner = [k // per_instance for k in range(len(rows))]
@@ -213,7 +254,7 @@ class Batches:
         fresh = self._schedule.draw(
             (c, h, w),
             [
-                self._ctx.random("class-noise", indices[owner[k]], k % per_instance)
+                self._ctx.random(stream, indices[owner[k]], k % per_instance)
                 for k in range(len(rows))
             ],
         )
@@ -228,41 +269,11 @@ class Batches:
         )
 
 
-def plain_geometry(size: tuple[int, int]) -> RowGeometry:
-    """Return the geometry of an image that was made at the training size."""
-    return RowGeometry(original_size=size, crop_top_left=(0, 0), target_size=size)
-
-
-def pack_geometry(g: RowGeometry) -> Tensor:
-    """Return a geometry as six int32 numbers, for the cache."""
-    return torch.tensor([*g.original_size, *g.crop_top_left, *g.target_size], dtype=torch.int32)
-
-
-def unpack_geometry(packed: Tensor) -> RowGeometry:
-    """Undo `pack_geometry`."""
-    a, b, c, d, e, f = packed.tolist()
-    return RowGeometry((a, b), (c, d), (e, f))
-
-
-def variant_offsets(data: DataSource, items: Sequence[Item]) -> list[tuple[int, int]]:
-    """Return (first row, variants) of each item in the moments entry."""
-    offsets, first = [], 0
+def variant_offsets(data: DataSource, items: Sequence[Item]) -> dict[str, tuple[int, int]]:
+    """Return item id -> (first row, variants) in the moments entry."""
+    offsets, first = {}, 0
     for item in items:
         count = data.variants(item) or 1
-        offsets.append((first, count))
+        offsets[item.id] = (first, count)
         first += count
     return offsets
-
-
-def shrink_masks(masks: Sequence[object], size: tuple[int, int]) -> Tensor | None:
-    """Average pixel masks down to the latent grid, [B, 1, h, w]; absent masks count as all ones."""
-    if all(m is None for m in masks):
-        return None
-    out = []
-    for m in masks:
-        if m is None:
-            out.append(torch.ones(1, 1, *size))
-        else:
-            pixels = torch.as_tensor(m, dtype=torch.float32)[None, None]
-            out.append(torch.nn.functional.interpolate(pixels, size=size, mode="area"))
-    return torch.cat(out)

@@ -14,6 +14,8 @@ from dreambooth.jobfile import dump_job
 from dreambooth.run_folder import check_resumable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.job import Job
@@ -52,11 +54,23 @@ def begin(
     if resume_from is not None:
         go_back(folder, resume_from, reporter)
     manifest = folder.read_manifest()
-    done = manifest.get("result")
-    if done and done["steps"] >= job.train.steps and folder.result_is_whole():
-        return Begun(manifest, done)
+    if has_ended(job, manifest) and folder.result_is_whole():
+        return Begun(manifest, manifest["result"])
     folder.begin(job, dump_job(job), devices.world_size)
     return Begun(manifest, None)
+
+
+def has_ended(job: Job, manifest: Mapping[str, Any]) -> bool:
+    """Say whether a run has a result and nothing left to do.
+
+    It did all its steps, or a rule that the job still has ended it for good.
+    """
+    done = manifest.get("result")
+    if not done or done["steps"] >= job.train.steps:
+        return bool(done)
+    before, now = manifest.get("job", {}), job.resolved()
+    same = all(before.get(name) == now[name] for name in ("early_stop", "callbacks"))
+    return same and bool(done.get("for_good"))
 
 
 def go_back(folder: RunFolder, wanted: str, reporter: Reporter) -> None:

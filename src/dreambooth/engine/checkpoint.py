@@ -17,7 +17,7 @@ from dreambooth.errors import RunError
 from dreambooth.files import new_folder, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -68,9 +68,12 @@ def save(
     step: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
     numbers: Mapping[str, Any],
-    keep_last: int,
+    rotate: Callable[[list[int]], Iterable[int]],
 ) -> Path:
-    """Write the checkpoint of `step`, then rotate the older ones out."""
+    """Write the checkpoint of `step`, and when it is whole delete those `rotate` gives away.
+
+    `rotate` gets the steps that are on disk (see `rotation.superseded`).
+    """
     dest = folder / f"step-{step:06d}"
     try:
         with new_folder(dest) as beside:
@@ -85,13 +88,17 @@ def save(
             f"cannot write checkpoint {dest}: {reason(error)}",
             "the checkpoint before is intact: make room and run the same command again",
         ) from error
-    for _, old in list_checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+    there = dict(list_checkpoints(folder))
+    for old in rotate(list(there)):
+        shutil.rmtree(there[old])
     return dest
 
 
-def load(folder: Path) -> Checkpoint:
-    """Read and verify one checkpoint; `Damaged` says what is wrong with it."""
+def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
+    """Read and verify one checkpoint; `Damaged` says what is wrong with it.
+
+    `stems` names the tensor files to read (`trainable`, `ema`, `optimizer`), by default all.
+    """
     try:
         sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
@@ -106,6 +113,7 @@ def load(folder: Path) -> Checkpoint:
         name.removesuffix(".safetensors"): load_file(folder / name)
         for name in sums
         if name.endswith(".safetensors")
+        and (stems is None or name.removesuffix(".safetensors") in stems)
     }
     return Checkpoint(folder, tensors, json.loads((folder / "state.json").read_text()))
 

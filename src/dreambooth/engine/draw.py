@@ -10,6 +10,7 @@ import torch
 
 from dreambooth import jobfile
 from dreambooth.engine import checkpoint
+from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.precision import choose
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from dreambooth.engine.checkpoint import Checkpoint
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Sampler
     from dreambooth.job import Job
@@ -59,8 +61,9 @@ def open_run(path: Path) -> tuple[RunFolder, Job]:
 def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
     """Open the model a run made, and say where it came from.
 
-    `final/` where the run ended in whole weights and no checkpoint is newer, else the newest
-    checkpoint (its average, where the run keeps one) on top of the base.
+    `final/` where the run ended in whole weights and no checkpoint is newer, else a checkpoint's
+    weights (its average, where the run keeps one) on top of the base: the best one's, where the
+    job exports that, or the newest one's.
     """
     job = ctx.job
     ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
@@ -74,6 +77,7 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
             f"{folder.path} has neither a result nor a checkpoint yet",
             "run the job first, at least up to its first checkpoint",
         )
+    found = best_of(found, job, ctx)
     model = job.model.open(ctx)
     job.freezing.prepare(model, ctx)
     weights = found.tensors.get("ema") or found.tensors["trainable"]
@@ -81,6 +85,19 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
         for name, parameter in job.freezing.trainable(model).items():
             parameter.data = weights[name].to(ctx.device)
     return model, found.folder.name
+
+
+def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
+    """Return the best checkpoint as of the newest one, where the job exports that."""
+    best = Best(job.checkpoints.keep_best)
+    best.load(newest.numbers.get("best"), newest.folder.parent, ctx.warn)
+    if best.rule is None or not best.rule.export or best.step is None:
+        return newest
+    try:
+        return checkpoint.load(path_of(newest.folder.parent, best.step), WEIGHTS)
+    except checkpoint.Damaged as error:
+        ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
+        return newest
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What happens around steps, in a fixed order: log, sample, checkpoint, and the callbacks."""
+"""What happens around steps, in a fixed order: log, validate, sample, checkpoint, callbacks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import math
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine import checkpoint, nonfinite
+from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
+from dreambooth.engine.best import Best
+from dreambooth.engine.observers import load_observers, observer_states, open_observers
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.trackers import Trackers
@@ -20,7 +23,7 @@ from dreambooth.interfaces import RunView, Save, Stop
 from dreambooth.jobfile import dump_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dreambooth.engine.checkpoint import Checkpoint
     from dreambooth.engine.samples import Picture
@@ -41,6 +44,9 @@ class Events:
         self.scalars: dict[str, float] = {}
         self.stopped = ""
         """Why a callback ended the run early; empty while nobody did."""
+        self.final = False
+        """Whether it was ended for good, so that the same command does not go on with it."""
+        self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
         self._saved_at = self._sampled_at = -1
         self._clock = (time.monotonic(), session.state.step)
@@ -49,19 +55,23 @@ class Events:
     def opened(self, found: Checkpoint | None) -> Iterator[Events]:
         """Open trackers and callbacks, and close the trackers whatever happens."""
         step = self._session.state.step
-        self._observers = [callback.open(self._ctx) for callback in self._job.callbacks]
+        self._observers = open_observers(self._ctx)
         if found:
             self._saved_at = step
-            # Samples come before the checkpoint of their step, so these are drawn already.
-            self._sampled_at = step if self._sample_due(step) else -1
-            for observer, state in zip(self._observers, found.numbers["callbacks"], strict=False):
-                observer.load_state(state)
+            load_observers(self._job, self._observers, found.numbers["callbacks"])
+            self.scalars = dict(found.numbers.get("scalars", {}))
+            kept = found.numbers.get("best")
+            self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
         self._cut_timings(step)
         self._trackers = Trackers(self._ctx, step)
         try:
             if not found:
                 self._trackers.text("job", dump_job(self._job))
             self._tell("start")
+            if found and self._sample_due(step):
+                self._sampled_at = step  # samples come before the checkpoint of their step
+            elif not found and self._session.validation:
+                self.validate()  # where the curve begins
             yield self
         finally:
             self._trackers.close()
@@ -72,14 +82,17 @@ class Events:
         self._tell("step")
         if step % job.log.every == 0 or step == job.train.steps:
             self._log(step, result)
+        if validation.is_due(job, step):
+            self.validate()
         if self._sample_due(step):
             self.sample()
-        if step % job.checkpoints.every == 0 or step == job.train.steps or self._save_asked:
+        due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
+        if due or self._save_asked or self.final:
             self.save()
 
     def _sample_due(self, step: int) -> bool:
         every = self._job.samples.every
-        return bool(every) and (step % every == 0 or step == self._job.train.steps)
+        return bool(every) and (step % every == 0 or step == self._job.train.steps or self.final)
 
     def at_end(self) -> None:
         """Draw and save where a callback ended the run early, then tell the callbacks."""
@@ -100,14 +113,17 @@ class Events:
             numbers = {
                 "train": self._session.state.numbers(),
                 "meter": self._meter.state(),
-                "callbacks": [observer.state() for observer in self._observers],
+                "callbacks": observer_states(self._job, self._observers),
+                "best": self.best.state(),
+                "scalars": self.scalars,
             }
+            options, best = self._job.checkpoints, self.best.step
             checkpoint.save(
                 self._folder.checkpoints,
                 step,
                 self._session.state.tensors(),
                 numbers,
-                self._job.checkpoints.keep_last,
+                partial(rotation.superseded, options, written=step, best=best),
             )
         self._ctx.share(None)  # nobody leaves before the checkpoint is whole
         self._saved_at = step
@@ -124,11 +140,18 @@ class Events:
                 nonfinite.HINT,
             )
 
+    def validate(self) -> None:
+        """Measure the loss on the fixed batch; training is not touched by it."""
+        assert self._session.validation is not None
+        self._publish(self._session.validation.losses(self._session))
+        self._tell("validate")
+
     def sample(self) -> None:
         """Draw the job's prompts from fixed seeds; training is not touched by it."""
         self._sampled_at = self._session.state.step
         values = self._ctx.share(self._draw() if self._ctx.is_main else {})
-        self.scalars |= values
+        if values:
+            self._publish(values)
         self._tell("sample")
 
     def _draw(self) -> dict[str, float]:
@@ -162,9 +185,9 @@ class Events:
         with Image.open(sheet) as image:
             self._trackers.images(step, "samples", [image.convert("RGB")], [" | ".join(prompts)])
         self._ctx.reporter.pictures(step, sheet)
-        return self._measure(step, pictures)
+        return self._measure(pictures)
 
-    def _measure(self, step: int, pictures: list[Picture]) -> dict[str, float]:
+    def _measure(self, pictures: list[Picture]) -> dict[str, float]:
         if not self._job.metrics:
             return {}
         by_prompt: dict[str, list[Image.Image]] = {}
@@ -177,8 +200,6 @@ class Events:
         for metric in self._job.metrics:
             scores = metric.score(by_prompt, instances, self._ctx)
             values |= {f"metric/{name}": float(value) for name, value in scores.items()}
-        self._trackers.scalars(step, values)
-        self._ctx.reporter.scalars(step, values)
         return values
 
     def _log(self, step: int, result: StepResult) -> None:
@@ -192,11 +213,19 @@ class Events:
         values |= self._ctx.logged
         self._ctx.logged.clear()
         self._meter.reset()
+        self._publish(values)
+        self._time(step)
+        self._tell("log")
+
+    def _publish(self, values: Mapping[str, float]) -> None:
+        """Write numbers of this step everywhere; the best one yet is worth a checkpoint."""
+        step = self._session.state.step
         self.scalars |= values
         self._trackers.scalars(step, values)
         self._ctx.reporter.scalars(step, values)
-        self._time(step)
-        self._tell("log")
+        self._saved_at = -1  # a checkpoint of this step would not know of them
+        if self.best.see(step, values):
+            self._save_asked = True
 
     def _time(self, step: int) -> None:
         now, (then, before) = time.monotonic(), self._clock
@@ -216,7 +245,9 @@ class Events:
         for observer in self._observers:
             answer = observer.on(event, view)
             if isinstance(answer, Stop):
-                self.stopped = self.stopped or answer.reason
+                if not self.stopped or (answer.final and not self.final):
+                    self.stopped = answer.reason
+                self.final = self.final or answer.final
                 self._ctx.reporter.info(f"stopping after step {state.step}: {answer.reason}")
             elif isinstance(answer, Save):
                 self._save_asked = True

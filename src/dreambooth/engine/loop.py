@@ -13,6 +13,7 @@ import torch
 from dreambooth.checks import require
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import begin, set_aside
+from dreambooth.engine.best import show_best
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
@@ -50,6 +51,12 @@ class RunResult:
     scalars: dict[str, float]
     """The last logged numbers."""
     already_finished: bool = False
+    kept: str = ""
+    """Which step `checkpoints.keep_best` kept and why; empty without it."""
+    stopped: str = ""
+    """Why the run ended before its last step; empty where it did not."""
+    for_good: bool = False
+    """Whether that ended it for good, so that the same command does not go on with it."""
 
 
 def run(
@@ -90,8 +97,17 @@ def result_of(
     folder: RunFolder, done: Mapping[str, Any], *, already_finished: bool = False
 ) -> RunResult:
     """Return the result as the manifest records it."""
-    checks, scalars = tuple(done["checks"]), dict(done["scalars"])
-    return RunResult(folder.path, done["steps"], folder.final, checks, scalars, already_finished)
+    return RunResult(
+        folder.path,
+        done["steps"],
+        folder.final,
+        tuple(done["checks"]),
+        dict(done["scalars"]),
+        already_finished,
+        (done.get("kept") or {}).get("why", ""),
+        done.get("stop", ""),
+        done.get("for_good", False),
+    )
 
 
 def fit(
@@ -142,6 +158,8 @@ def fit(
                     interrupt(events, session, number)
         events.at_end()
         reporter.info(f"trained to step {state.step}; exporting")
+        if ctx.is_main:
+            show_best(session, events.best, folder.checkpoints)
         exports = devices.share(export_all(session, folder) if ctx.is_main else [])
         return finish(session, folder, events, exports)
 
@@ -210,6 +228,8 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
         "checks": [f"{e.kind}: {e.check.message}" for e in exports],
         "scalars": dict(events.scalars),
         "stop": events.stopped,
+        "for_good": events.final,
+        "kept": events.best.outcome(),
         "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
     }
     if session.ctx.is_main:

@@ -48,6 +48,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         ],
         "model": {part: model.fingerprint(part) for part in model.info.parts},
         "images": {item.id: " ".join(content(item)) for item in session.scan.items},
+        "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
         "store": sorted({*ctx.entries, *session.prior.entries()}),
         "trainable": counts,
@@ -81,6 +82,10 @@ def check_inputs(ctx: EngineContext, recorded: Mapping[str, Any], found: Mapping
             if before.get(key) != now.get(key):
                 how = "changed" if key in before and key in now else "came or went"
                 ctx.warn(f"{name.format(key)} {how} since the run began")
+    held_before = recorded.get("held_out", [])
+    for name in sorted({*found["held_out"]} - {*held_before} if recorded else ()):
+        if name in recorded.get("images", {}):
+            ctx.warn(f"picture {name} is held out now, but the run has trained on it before")
     versions_before = {p["name"]: p["version"] for p in recorded.get("plugins", ())}
     for plugin in found["plugins"]:
         old = versions_before.get(plugin["name"], plugin["version"])

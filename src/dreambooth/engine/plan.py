@@ -11,6 +11,7 @@ from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.precision import choose
+from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,6 +77,13 @@ class Plan:
     sample_pictures: int
     sample_steps: float
     """What all samples cost, in training steps."""
+    held_out: tuple[str, ...]
+    """Images that are never trained on."""
+    evaluations: int
+    evaluation_rows: int
+    """Rows of one evaluation, class rows included."""
+    evaluation_steps: float
+    """What all evaluations cost, in training steps."""
     checkpoint_bytes: int
     checkpoint_count: int
     folder: Path
@@ -96,6 +104,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
     precision = choose(job.train.precision, device)
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
     scan = job.data.scan(ctx)
+    images = split(job, scan.items)
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
     cached = job.prior.cached(ctx, model, job.sampler, schedule)
@@ -118,13 +127,17 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         device=str(device),
         precision=precision.name,
         rows=job.train.batch_size * share,
-        epochs=job.train.steps * per_step / len(scan.items),
+        epochs=job.train.steps * per_step / len(images.training),
         class_pictures=cost.pictures,
         class_cached=cached,
         class_note=cost.note,
         class_steps=cost.forwards * missing / step_forwards,
         sample_pictures=pictures,
         sample_steps=pictures * job.sampler.forwards() / step_forwards,
+        held_out=tuple(item.id for item in images.held_out),
+        evaluations=evaluations(job),
+        evaluation_rows=job.validation.rows * share,
+        evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
         checkpoint_bytes=memory.gradients + memory.optimizer + memory.average,
         checkpoint_count=-(-job.train.steps // job.checkpoints.every),
         folder=job.folder,

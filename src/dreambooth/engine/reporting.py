@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from dreambooth.interfaces import Progress
 
 logger = logging.getLogger("dreambooth")
+SECONDS_UNSHOWN = 2.0
+"""Seconds after which work that is done again and again shows its progress."""
 
 
 class Reporter(Protocol):
@@ -45,6 +48,29 @@ class Reporter(Protocol):
 class _Silent:
     def advance(self, count: int = 1) -> None:
         """Do nothing."""
+
+
+@contextmanager
+def late_progress(reporter: Reporter, label: str, total: int) -> Iterator[Progress]:
+    """Show progress over `total` units once they have taken two seconds, and none before."""
+    with ExitStack() as stack:
+        yield _Late(lambda: stack.enter_context(reporter.progress(label, total)))
+
+
+class _Late:
+    def __init__(self, show: Callable[[], Progress]) -> None:
+        self._show, self._began = show, time.monotonic()
+        self._bar: Progress | None = None
+        self._count = 0
+
+    def advance(self, count: int = 1) -> None:
+        """Count, and show what was counted once it takes long."""
+        self._count += count
+        if self._bar is None:
+            if time.monotonic() - self._began < SECONDS_UNSHOWN:
+                return
+            self._bar, count = self._show(), self._count
+        self._bar.advance(count)
 
 
 class Quiet:

@@ -32,15 +32,16 @@ class Picture:
 
 @contextmanager
 def evaluating(model: LoadedModel) -> Iterator[None]:
-    """Put loaded parts into evaluation mode for the block, then back as they were."""
-    training = [model.parts[part] for part in model.loaded() if model.parts[part].training]
-    for module in training:
-        module.eval()
+    """Put loaded parts into evaluation mode for the block, then each module back as it was."""
+    parts = [model.parts[part] for part in model.loaded()]
+    modes = {module: module.training for part in parts for module in part.modules()}
+    for part in parts:
+        part.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.train()
+        for module, training in modes.items():
+            module.training = training
 
 
 def draw_pictures(

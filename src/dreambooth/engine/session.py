@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.engine import text
-from dreambooth.engine.batches import (
-    Batches,
-    pack_geometry,
-    shrink_masks,
-    to_pixels,
-    variant_offsets,
-)
+from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
+from dreambooth.engine.geometry import pack_geometry, shrink_masks
 from dreambooth.engine.precision import choose, time_matmuls
 from dreambooth.engine.state import TrainState
+from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import PluginError, RunError
 
 if TYPE_CHECKING:
@@ -53,6 +49,9 @@ class Session:
     prior: PriorSet
     batches: Batches
     state: TrainState
+    split: Split
+    """Which of the scan's items train, and which are held out."""
+    validation: Validation | None = None
 
     @property
     def job(self) -> Job:
@@ -72,6 +71,7 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     Parts come into memory when first asked for and leave as soon as nothing later needs them.
     """
     job = ctx.job
+    parts = split(job, scan.items)
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
     moments = open_moments(ctx, model, scan.items)
@@ -88,8 +88,11 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
         with torch.no_grad():
             return model.encode_images(pixels)
 
-    batches = Batches(ctx, job.data, scan.items, prior, schedule, moments, encode)
-    return Session(ctx, model, schedule, scan, prior, batches, state)
+    offsets = variant_offsets(job.data, scan.items) if moments is not None else {}
+    batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, encode)
+    session = Session(ctx, model, schedule, scan, prior, batches, state, parts)
+    session.validation = Validation(session) if job.validation.every else None
+    return session
 
 
 def release(model: LoadedModel, *parts_or_roles: str) -> None:
@@ -111,11 +114,7 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
     trained = ctx.job.freezing.trained_parts(model.info)
     if not ctx.job.train.cache or not countable or set(vae_parts) & set(trained):
         return None
-    numbered = [
-        (item, variant)
-        for item, (_, count) in zip(items, variant_offsets(data, items), strict=True)
-        for variant in range(count)
-    ]
+    numbered = [(item, variant) for item in items for variant in range(data.variants(item) or 1)]
     rng = ctx.numpy_random("unused")
 
     @torch.no_grad()

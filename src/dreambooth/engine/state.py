@@ -101,14 +101,18 @@ class TrainState:
                 "the checkpoint holds other parameters than this job trains",
                 "the job's freezing policy or EMA changed: start anew with --fresh",
             )
-        self._copy_in(saved)
-        for name in self.ema:
-            self.ema[name].copy_(tensors["ema"][name])
+        self.adopt(tensors)
         self._load_optimizer(tensors["optimizer"], numbers["optimizer"])
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         self.step = int(numbers["step"])
         self.skipped = int(numbers.get("skipped", 0))
+
+    def adopt(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take a checkpoint's weights (and average) alone: step and optimizer stay as they are."""
+        self._copy_in(tensors["trainable"])
+        for name in self.ema:
+            self.ema[name].copy_(tensors["ema"][name])
 
     def _optimizer_items(self) -> Iterator[tuple[str, str, Any]]:
         for name, parameter in self.parameters.items():

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.context import Context
     from dreambooth.job import Job
 
-Event = Literal["start", "step", "log", "sample", "checkpoint", "end"]
-"""In this order within a step: step, log, sample, checkpoint. `start` comes once before the first
-step of each process, `end` once after the last, before export."""
+Event = Literal["start", "step", "log", "validate", "sample", "checkpoint", "end"]
+"""In this order within a step: step, log, validate, sample, checkpoint. `start` comes once before
+the first step of each process (`validate` then too, where the run begins), `end` once after the
+last, before export."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RunView:
     """Optimizer steps done."""
     steps: int
     scalars: Mapping[str, float]
-    """The newest logged numbers."""
+    """The newest logged numbers (`dreambooth.scalars.logged_at`: at which event one is new)."""
     folder: Path
 
 
@@ -43,6 +44,10 @@ class Stop:
     """Ask the run to end here: a checkpoint is written and the result exported."""
 
     reason: str
+    final: bool = False
+    """True: the run has all it needs, and the same command again says so. False: it was cut
+    short, and the same command goes on with it. A rule that ended a run for good must answer so
+    again at `start` from its `state`, since the run may be killed before its export."""
 
 
 class Observer(ABC):

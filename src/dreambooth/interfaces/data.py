@@ -128,7 +128,8 @@ class DataSource(Component):
     def load(self, item: Item, variant: int | None, rng: np.random.Generator) -> Sample:
         """Read one image and apply augmentation number `variant`, or one drawn from `rng`.
 
-        With a `variant` the result must not depend on `rng`.
+        With a `variant` the result must not depend on `rng`. Number 0 is the image as it is, also
+        where augmentations are not countable: validation and metrics look at that one.
         """
         raise NotImplementedError  # abstract
 

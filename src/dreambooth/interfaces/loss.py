@@ -65,6 +65,13 @@ class Loss(Component):
         """
         return prompt
 
+    def class_weight(self) -> float:
+        """Return what class rows weigh against instance rows, to add their validation losses up.
+
+        The default is the option `prior_weight`, and 1 where there is none.
+        """
+        return float(getattr(self, "prior_weight", 1.0))
+
     def rows(self, s: StepTensors) -> Tensor:
         """Return [B] float32: each row's loss, its weights (`s.weight`, prior weight) included."""
         raise NotImplementedError  # abstract

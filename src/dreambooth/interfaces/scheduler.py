@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.model import ModelInfo
 
 
+QUANTILE_DRAWS = 64
+"""Timesteps drawn for each quantile of a schedule that cannot name them."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """The random part of B training rows."""
@@ -39,6 +43,16 @@ class NoiseSchedule(ABC):
 
         Row i depends on `rngs[i]` alone, in a fixed order: timestep first, then noise.
         """
+
+    def timestep_quantiles(self, count: int, rng: torch.Generator) -> Tensor:
+        """Return `count` timesteps at the quantiles (i + 1/2) / count of what `draw` gives.
+
+        [count], ascending, of the type of `Draw.t`: validation spreads its rows with them. The
+        default draws `QUANTILE_DRAWS` a quantile from `rng`; a schedule that knows its
+        distribution returns the exact ones.
+        """
+        drawn = self.draw((1, 1, 1), [rng] * (count * QUANTILE_DRAWS)).t
+        return drawn.sort().values[QUANTILE_DRAWS // 2 :: QUANTILE_DRAWS]
 
     @abstractmethod
     def add_noise(self, z: Tensor, draw: Draw) -> Tensor:
