@@ -7,6 +7,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch.nn import Module
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
+from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.loading import (
     frozen,
@@ -25,11 +27,18 @@ from dreambooth_plugins.model.loading import (
     skeleton,
 )
 from dreambooth_plugins.model.saving import save_folder
+from dreambooth_plugins.model.tokens import (
+    extend_table,
+    extended_tokenizer,
+    first_rows,
+    with_all_tokens,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Parameter
     from transformers import CLIPTokenizer
 
     from dreambooth.interfaces import Context, ModelInfo
@@ -69,6 +78,8 @@ class LoadedStableDiffusion(LoadedModel):
         self.source = source
         self._ctx = ctx
         self._tokenizer: CLIPTokenizer | None = None
+        self._own_tokenizer: CLIPTokenizer | None = None
+        """The base's, where tokens were added to a copy of it."""
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -142,6 +153,7 @@ class LoadedStableDiffusion(LoadedModel):
         result depends on the prompt alone. A prompt that is cut short is warned about.
         """
         encoder: Any = self.parts["text_encoder"]
+        prompts = [with_all_tokens(self.tokenizer, prompt) for prompt in prompts]
         length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = self.tokenizer(
             list(prompts),
@@ -165,6 +177,26 @@ class LoadedStableDiffusion(LoadedModel):
                     f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
                     "the rest is ignored"
                 )
+
+    def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
+        """Add rows to the text encoder and tokens to the tokenizer (see `LoadedModel`)."""
+        encoder: Any = self.parts["text_encoder"]
+        extended = extended_tokenizer(self.tokenizer, name, count)
+        table = encoder.get_input_embeddings().weight.detach()
+        rows = first_rows(table, self.tokenizer, words, count)
+        extend_table(encoder, extended, rows)
+        self._own_tokenizer, self._tokenizer = self._tokenizer, extended
+        return {n: p for n, p in self.named_parameters("text_encoder") if n.endswith(NEW_ROWS)}
+
+    @contextmanager
+    def without_tokens(self) -> Iterator[None]:
+        """Put the base's own tokenizer in place."""
+        extended = self._tokenizer
+        self._tokenizer = self._own_tokenizer or extended
+        try:
+            yield
+        finally:
+            self._tokenizer = extended
 
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
         """Stack embeddings to [B, tokens, dim]; all have the same length."""

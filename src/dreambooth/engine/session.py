@@ -162,7 +162,9 @@ def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parame
     trained = sorted({name.split(".", 1)[0] for name in parameters})
     restore_masters(model, parameters)
     if ctx.job.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing(trained)
+        # Gradients of a text encoder run through the denoiser, trained or not.
+        passed = {*trained, *model.info.part_names("denoiser")}
+        model.enable_gradient_checkpointing(sorted(passed))
     for part in trained:
         model.parts[part].train()
     return parameters

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
+from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 Role = Literal["denoiser", "text_encoders", "vae"]
+NEW_ROWS = "new_rows"
+"""Last part of the qualified name of a parameter that `LoadedModel.add_tokens` made."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,22 @@ class LoadedModel(ABC):
         if self.base is None:
             self.base = self.frozen_copy()
         return self.base
+
+    def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
+        """Give the word `name` tokens of its own: prompts that say it mean them from now on.
+
+        Returns the new rows by qualified name (ending in `NEW_ROWS`), [count, dim] float32, one
+        entry a text encoder. They begin as the rows of `words`, and no other row is touched.
+        `JobError` where the model cannot learn that word; call it once.
+        """
+        raise RunError(
+            f"models of the family {self.info.family} cannot learn new tokens here",
+            "use another freezing policy",
+        )
+
+    def without_tokens(self) -> AbstractContextManager[None]:
+        """Read prompts as the base does for the block: added tokens are text like any other."""
+        return nullcontext()
 
     def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
         """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
