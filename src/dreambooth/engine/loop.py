@@ -26,6 +26,7 @@ from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
+from dreambooth.identifiers import settled
 from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(
     Where several processes run one job, each of them calls this.
     """
     reporter = reporter or Quiet()
+    job = settled(job)
     require(job)
     folder = RunFolder(job.folder)
     with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:

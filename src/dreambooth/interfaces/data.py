@@ -34,7 +34,9 @@ class Subject(Section):
     """What is being learned."""
 
     identifier: str = Field(min_length=1)
-    """Rare token that will name the subject, e.g. `ohwx`."""
+    """Rare word that will name the subject, e.g. `ohwx` (`dbt identifier` proposes some that are
+    one token to the model). `auto` takes one of these: a function of the model's tokenizer and
+    `train.seed`, written out in the run's job.yaml."""
     class_noun: str = Field(min_length=1)
     """Plain noun of the class the subject belongs to, e.g. `dog`. The right noun matters most."""
 

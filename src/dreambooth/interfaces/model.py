@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from dreambooth.interfaces.context import Context
+    from dreambooth.interfaces.vocabulary import Vocabulary
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 Role = Literal["denoiser", "text_encoders", "vae"]
@@ -241,6 +242,13 @@ class Model(Component):
     def describe(self) -> ModelInfo:
         """Read what the model is from its JSON files; `UserError` where it cannot be read."""
         raise NotImplementedError  # abstract: pydantic models cannot be ABCs with field defaults
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return how the tokenizer splits text, without torch; None where nobody knows.
+
+        `UserError` where the model's files cannot be read.
+        """
+        return None
 
     def open(self, ctx: Context) -> LoadedModel:
         """Open the model for a run. Nothing heavy is read until a part is asked for.
