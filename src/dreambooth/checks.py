@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
-from dreambooth.diagnostics import Diagnostic, JobErrors, dotted
+from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
@@ -31,9 +31,9 @@ def preflight(job: Job) -> list[Problem]:
     info: ModelInfo | None = None
     try:
         info = job.model.describe()
-    except UserError as error:
+    except (UserError, OSError) as error:
         key = "source" if "source" in type(job.model).model_fields else "kind"
-        problems.append(Problem(("model", key), error.message, error.hint))
+        problems.append(_told(error, ("model", key)))
     for at, component in components(job):
         problems += _ask(component, at, job, info)
     problems += _loss_needs(job, info)
@@ -76,14 +76,22 @@ def components(job: Job) -> Iterator[tuple[Location, Component]]:
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:
     try:
         return list(component.check(job, info))
-    except UserError as error:
-        return [Problem(at, error.message, error.hint)]
+    except (UserError, OSError) as error:
+        return [_told(error, at)]
     except Exception as error:
         raise PluginError(
             f'{dotted(at)}: the check of kind "{component.kind}" '
             f"({type(component).__module__}) failed: {type(error).__name__}: {error}",
             "this is a fault of the plugin, not of the job",
         ) from error
+
+
+def _told(error: UserError | OSError, at: Location) -> Problem:
+    """Return an error as a problem of the job: what the system refuses is the person's to mend."""
+    if isinstance(error, UserError):
+        return Problem(at, error.message, error.hint)
+    where = f": {quoted(error.filename)}" if error.filename else ""
+    return Problem(at, f"{error.strerror or error}{where}", "check that the path can be read")
 
 
 def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:

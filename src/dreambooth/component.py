@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 
 def resolve_path(path: Path, info: ValidationInfo) -> Path:
-    """Read a relative path as relative to the job file (validation context `base`)."""
-    path = path.expanduser()
+    """Read a relative path as relative to the job file (validation context `base`).
+
+    `ValueError` for the home of a user there is not, and for a name that no text file can hold.
+    """
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for {path.parts[0]}") from None
     base = (info.context or {}).get("base")
-    return Path(base, path).absolute() if base is not None else path
+    if base is not None:
+        path = Path(base, path).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {str(path)!a} is not UTF-8: rename the folder") from None
+    return path
 
 
 def _path_text(value: Any) -> Any:

@@ -47,8 +47,10 @@ def print_warning(message: str, hint: str = "") -> None:
 
 
 def _labelled(label: str, style: str, message: str, hint: str) -> None:
+    from dreambooth.redact import redacted
+
     lines = [f" {message}", *(f"  hint: {line}" for line in hint.splitlines())]
-    text = "\n".join(lines)
+    text = redacted("\n".join(lines))
     if sys.stderr.isatty():
         from rich.text import Text
 
@@ -58,5 +60,7 @@ def _labelled(label: str, style: str, message: str, hint: str) -> None:
 
 
 def _plain(text: str) -> None:
+    from dreambooth.redact import redacted
+
     # What goes to a file or a pipe is not wrapped, and needs no rich.
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)

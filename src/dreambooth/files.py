@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, then renamed into it."""
+"""Files written whole or not at all (beside their place, then renamed), and read with limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+
+MAX_JSON, MAX_DEPTH = 256 << 20, 64
+"""Bytes and levels of a JSON file that is read."""
 
 
 def cache_root() -> Path:
@@ -50,6 +56,53 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes; `OSError` for pipes and devices, which may have no end."""
+    _require_regular(os.stat(path).st_mode, path)
+    # Without O_NONBLOCK a pipe that took the file's place meanwhile would be waited for.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()).st_mode, path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return a regular file's bytes; `OSError` where there are more than `limit` of them."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
+        return file.read(limit)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object a file holds; `OSError` or `ValueError` where it holds none.
+
+    Whoever goes through the object by recursion may do so: it nests `MAX_DEPTH` deep at most.
+    """
+    try:
+        data = json.loads(read_limited(path, MAX_JSON))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inside = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [value for some in inside for value in some if isinstance(value, dict | list)]
+    if level:
+        raise ValueError("nested too deep")
+    return data
 
 
 def sync(path: Path) -> None:
@@ -90,7 +143,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # A file's name may be no UTF-8; Python's escapes for it are JSON's own.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @contextmanager

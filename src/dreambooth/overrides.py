@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from dreambooth.diagnostics import Diagnostic, JobErrors, Location, dotted, quoted
 from dreambooth.errors import JobError
 from dreambooth.jobkeys import default_of, model_at, slot_at
-from dreambooth.yamlcompose import YamlProblem, compose
+from dreambooth.yamlcompose import NOT_TEXT, YamlProblem, compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,8 @@ def apply(document: Document, overrides: Sequence[str], root: type[BaseModel]) -
 
 
 def _split(text: str) -> tuple[list[str], Any]:
+    if found := NOT_TEXT.search(text):
+        raise JobError(f"U+{ord(found.group()):04X} is not a character of a text")
     name, equals, value = text.partition("=")
     steps = name.strip().split(".")
     if not equals:

@@ -21,6 +21,7 @@ import pluggy
 from dreambooth.errors import PluginError
 from dreambooth.hookspecs import PROJECT
 from dreambooth.plugin_checks import Classes, call_hooks, check_options, elapsed, trace
+from dreambooth.redact import redacted
 from dreambooth.slots import SLOTS
 
 OWN_DISTRIBUTION = "dreambooth-trainer"
@@ -154,7 +155,7 @@ def describe(error: BaseException) -> str:
     """Say in one line what went wrong, and where in the plugin."""
     if isinstance(error, PluginError):
         return error.message
-    text = " ".join(str(error).split())
+    text = redacted(" ".join(str(error).split()))
     if isinstance(error, pluggy.PluginValidationError):
         return f"wrong hook signature (hooks take no arguments): {text}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _in_plugin(f.filename)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Section
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import write_json, write_text
+from dreambooth.files import read_object, write_json, write_text
+from dreambooth.records import checked
+from dreambooth.redact import redacted_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,28 +99,34 @@ class RunFolder:
         """Say whether the exports of a finished run still lie there as they were written."""
         result = self.read_manifest().get("result") or {}
         written: dict[str, int] = result.get("files", {})
-        found = [self.path / name for name in written]
-        return bool(written) and all(
-            path.is_file() and path.stat().st_size == size
-            for path, size in zip(found, written.values(), strict=True)
-        )
+        return bool(written) and all(map(self._is_whole, written, written.values()))
+
+    def _is_whole(self, name: str, size: int) -> bool:
+        """Say whether a file of the run is there; what a link leads out to is not the run's."""
+        path = self.path / name
+        inside = [path, *(p for p in path.parents if self.path in p.parents)]
+        linked = any(map(os.path.islink, inside))
+        return not linked and os.path.isfile(path) and os.path.getsize(path) == size
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return the manifest, empty for a run that has none yet; `RunError` if unreadable."""
+        """Return the manifest, empty for a run that has none yet; `RunError` if it is damaged."""
         if not self.manifest.exists():
             return {}
         try:
-            data: dict[str, Any] = json.loads(self.manifest.read_text())
+            return checked(read_object(self.manifest))
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.manifest} cannot be read: {error}",
                 "restore it, or start anew with --fresh (the old run is kept beside)",
             ) from error
-        return data
 
     def update_manifest(self, **values: Any) -> None:
-        """Write `values` into the manifest, keeping the rest."""
-        write_json(self.manifest, {**self.read_manifest(), **values})
+        """Write `values` into the manifest, keeping the rest; secrets of the environment out of it.
+
+        The job stays as it is: a later life of the run is held against it.
+        """
+        clean = {key: v if key == "job" else redacted_in(v) for key, v in values.items()}
+        write_json(self.manifest, {**self.read_manifest(), **clean})
 
     def saved_job(self) -> dict[str, Any] | None:
         """Return the job this run was started with, as plain data."""

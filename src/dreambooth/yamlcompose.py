@@ -201,6 +201,10 @@ def _mark(mark: Any) -> Mark:
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no text file holds: NUL, and halves of characters (bytes of a name that are not UTF-8)."""
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""A character beyond U+FFFF as JSON escapes it: a job may be written by a JSON library."""
 _INF = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -229,12 +233,17 @@ def resolve(text: str) -> Any:
     return text
 
 
+def _joined(pair: re.Match[str]) -> str:
+    return pair.group().encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 def _scalar(event: ev.ScalarEvent) -> Node:
     mark = _mark(event.start_mark)
-    if found := re.search("[\0\ud800-\udfff]", event.value):
+    text = _PAIR.sub(_joined, event.value)
+    if found := NOT_TEXT.search(text):
         raise YamlProblem(mark, f"U+{ord(found.group()):04X} is not a character of a text")
     if event.style is not None:  # quoted, or a block scalar
-        return Node(mark, event.value)
+        return Node(mark, text)
     try:
         return Node(mark, resolve(event.value))
     except ValueError as error:

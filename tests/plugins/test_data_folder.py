@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -147,14 +148,14 @@ def test_what_is_no_picture_is_listed_with_a_reason(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_listed(tmp_path: Path, monkeypatch: Any) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "locked.png", 1)
-    real = Path.open
+    real = os.open
 
-    def guarded(self: Path, *args: Any, **options: Any) -> Any:
-        if self.name == "locked.png":
+    def guarded(path: Any, *args: Any, **options: Any) -> int:
+        if Path(path).name == "locked.png":
             raise PermissionError(13, "Permission denied")
-        return real(self, *args, **options)
+        return real(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", guarded)
+    monkeypatch.setattr(os, "open", guarded)
     assert "Permission denied" in reasons(scan(tmp_path)[0])["locked.png"]
 
 

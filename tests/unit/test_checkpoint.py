@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -52,6 +53,12 @@ def test_a_failed_write_keeps_every_older_one(tmp_path, monkeypatch, error):
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
 
 
+def unlist(folder, name):
+    sums = json.loads((folder / "checksums.json").read_text())
+    del sums[name]
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -67,8 +74,10 @@ def flip(path):
         (lambda f: (f / "checksums.json").unlink(), "checksums.json cannot be read"),
         (
             lambda f: (f / "checksums.json").write_text('{"../step-000001/state.json": "0"}'),
-            "is missing",
+            "which is no file of a checkpoint",
         ),
+        (lambda f: unlist(f, "state.json"), "does not name state.json"),
+        (lambda f: unlist(f, "trainable.safetensors"), "does not name trainable.safetensors"),
     ],
 )
 def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, damage, said):

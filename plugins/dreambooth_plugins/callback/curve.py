@@ -54,7 +54,9 @@ class CurveObserver(Observer):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take the curve back, where it is of the same number."""
         if state.get("metric") == self._metric:
-            self._steps, self._values = list(state["steps"]), list(state["values"])
+            pairs = zip(state["steps"], state["values"], strict=True)
+            curve = [(int(step), float(value)) for step, value in pairs]
+            self._steps, self._values = [step for step, _ in curve], [value for _, value in curve]
 
 
 def place(job: Job, callback: Callback) -> tuple[str | int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
+from dreambooth.files import read_limited
 from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CaptionKind = Literal["auto", "none", "txt", "caption", "metadata"]
 METADATA = "metadata.jsonl"
+MAX_BYTES = 64 << 20
+"""Larger caption files are refused unread."""
 CAPTION_KEYS = ("text", "caption", "prompt")
 _SIDECARS: Mapping[CaptionKind, tuple[str, ...]] = {
     "auto": (".txt", ".caption"),
@@ -98,11 +101,13 @@ def _add(found: Captions, source: str, captions: Mapping[str, str]) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_limited(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise JobError(f"{path}: not UTF-8 text", "Save the captions as UTF-8.") from error
     except OSError as error:
-        raise JobError(f"{path}: {error.strerror or error}", "Make the file readable.") from error
+        raise JobError(
+            f"{path}: {error.strerror or error}", "Make it a text file that can be read."
+        ) from error
 
 
 def _read_metadata(root: Path, name: str, images: set[str], found: Captions) -> None:
@@ -126,13 +131,15 @@ def _metadata_line(where: str, line: str) -> tuple[str, str]:
     hint = 'A line reads {"file_name": "01.jpg", "text": "a photo of ..."}.'
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"{where}: not JSON ({error})", hint) from error
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
         raise JobError(f"{where}: no file_name", hint)
     texts = [row[key] for key in CAPTION_KEYS if key in row]
     if not texts or not isinstance(texts[0], str):
         raise JobError(f"{where}: no caption (text, caption or prompt)", hint)
+    if re.search("[\ud800-\udfff]", row["file_name"] + texts[0]):
+        raise JobError(f"{where}: half a character (\\ud800 to \\udfff)", hint)
     return row["file_name"].replace("\\", "/").removeprefix("./"), " ".join(texts[0].split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,7 +77,7 @@ class Folder(DataSource):
         path = self.path / name
         if formats.is_camera_raw(path):
             return "a camera's raw file: export it as JPEG"
-        size = path.stat().st_size if path.exists() else 0
+        size = os.path.getsize(path) if os.path.exists(path) else 0  # a link that leads nowhere
         return formats.why_no_image(path, size)[0]
 
     def _check_prompt(self, job: Job) -> Iterable[Problem]:

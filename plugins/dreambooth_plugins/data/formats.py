@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreambooth.files import open_regular
+
 HEADER_BYTES = 32
 """How much of a file `sniff` wants to see."""
+MAX_BYTES = 1 << 30
+"""Larger files are refused unread: 100 megapixels in 16 bit with transparency are 0.8 GB."""
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .tif .tiff .jp2 .ppm .pgm .pnm .avif .heic"
@@ -52,7 +56,7 @@ def sniff(header: bytes) -> str | None:
 
 def sniff_file(path: Path) -> str | None:
     """Return what `sniff` says of a file; raises `OSError` where it cannot be read."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return sniff(file.read(HEADER_BYTES))
 
 

@@ -117,9 +117,8 @@ def _open(data: bytes) -> Image.Image:
     if kind == "HEIF" and not _heif():
         raise ImageRejected("HEIC needs pillow-heif (pip install pillow-heif), or save it as JPEG")
     # One decoder only: Pillow would otherwise try all of them, PostScript's included.
-    formats = ["JPEG", "MPO"] if kind == "JPEG" else [kind]
     try:
-        return Image.open(io.BytesIO(data), formats=formats)
+        return Image.open(io.BytesIO(data), formats=[kind])
     except UnidentifiedImageError as error:
         raise ImageRejected(f"starts as {kind}, but is damaged beyond its first bytes") from error
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from dreambooth.errors import RunError
+from dreambooth.files import read_limited
 from dreambooth.interfaces import RowGeometry, Sample
+from dreambooth_plugins.data.formats import MAX_BYTES
 from dreambooth_plugins.data.images import (
     ImageRejected,
     cover,
@@ -39,7 +41,7 @@ def _decoded(item: Item, how: Callable[[bytes], T]) -> T:
     if item.path is None:
         raise RunError(f"{item.id} has no file", "A folder's items come from its own scan.")
     try:
-        data = item.path.read_bytes()
+        data = read_limited(item.path, MAX_BYTES)
     except OSError as error:
         raise RunError(f"{item.path} can no longer be read: {error.strerror}", hint) from error
     if hashlib.sha256(data).hexdigest() != item.sha256:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
+from dreambooth.files import read_limited
 from dreambooth.interfaces import Item, Rejected
 from dreambooth_plugins.data import formats
 from dreambooth_plugins.data.captions import shorten
@@ -112,14 +113,14 @@ def _masked(
     assert picture is not None, "a folder's items have files"
     try:
         if name is not None:
-            data = (root / name).read_bytes()
+            data = read_limited(root / name, formats.MAX_BYTES)
             mask: Image | None = decode_mask(data)
             assert mask is not None
             _check_shape((mask.height, mask.width), item.size)
             sha256 = hashlib.sha256(data).hexdigest()
             item = replace(item, mask=root / name, mask_sha256=sha256)
         else:
-            mask = decode_alpha(picture.read_bytes()) if kind != "file" else None
+            mask = decode_alpha(read_limited(picture, formats.MAX_BYTES)) if kind != "file" else None
         if mask is not None and mask.getextrema()[1] == 0:
             raise ImageRejected("all black: there is no subject in it")
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError
+from dreambooth.files import read_limited
 from dreambooth.interfaces import Item, Rejected
 from dreambooth_plugins.data import captions as caption_files
 from dreambooth_plugins.data import formats
@@ -91,7 +92,7 @@ def _inspect_file(path: Path, name: str) -> tuple[Item | Rejected, bool]:
             return Rejected(name, reason), broken
         if formats.is_camera_raw(path):
             return Rejected(name, "a camera's raw file: export it as JPEG"), True
-        data = path.read_bytes()
+        data = read_limited(path, formats.MAX_BYTES)
     except FileNotFoundError:
         return Rejected(name, "a link to a file that is not there"), True
     except OSError as error:

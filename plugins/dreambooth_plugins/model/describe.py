@@ -38,6 +38,11 @@ def model_info(source: Source) -> ModelInfo:
             f"{source.config}: a configuration has no {error.args[0]!r}",
             "the folder is not what its model_index.json says: copy or download it again",
         ) from error
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise JobError(
+            f"{source.config}: a configuration has a value of another kind ({error})",
+            "copy or download the folder again",
+        ) from error
 
 
 def _read(source: Source) -> ModelInfo:
@@ -81,10 +86,16 @@ def check_index(folder: Path) -> None:
             else "name the folder that holds model_index.json, unet, vae and text_encoder",
         )
     index = read_json(index_file)
-    got = {part: (index.get(part) or [None, None])[-1] for part in PARTS}
-    if got != _CLASSES or (index.get("text_encoder_2") or [None])[0]:
+    got = {part: _class_of(index, part) for part in PARTS}
+    if got != _CLASSES or _class_of(index, "text_encoder_2"):
         name = index.get("_class_name", "an unknown pipeline")
         raise JobError(f"{folder} holds a {name}", f"{ONE_FAMILY} (StableDiffusionPipeline)")
+
+
+def _class_of(index: dict[str, Any], part: str) -> Any:
+    """Return the class of a part in model_index.json, where it stands as [library, class]."""
+    entry = index.get(part)
+    return entry[-1] if isinstance(entry, list) and entry else None
 
 
 def _check_fit(

@@ -43,9 +43,9 @@ def read_header(path: Path) -> Header:
         if path.suffix == ".safetensors":
             return _safetensors_header(path)
         return _pickle_header(path)
-    except (OSError, ValueError, struct.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # foreign bytes: struct, zipfile and JSON of any shape may complain
         raise JobError(
-            f"{path} cannot be read as a checkpoint: {error}",
+            f"{path} cannot be read as a checkpoint: {error or type(error).__name__}",
             "the download may be incomplete: compare its size or checksum with the source",
         ) from error
 
@@ -64,7 +64,7 @@ def _safetensors_header(path: Path) -> Header:
     return Header(
         {name: tuple(entry["shape"]) for name, entry in entries.items()},
         {name: entry["dtype"] for name, entry in entries.items()},
-        metadata,
+        {str(name): str(value) for name, value in metadata.items()},
     )
 
 
@@ -74,6 +74,8 @@ def _pickle_header(path: Path) -> Header:
         names = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if not names:
             raise ValueError("a pickle of a kind that torch does not write")
+        if archive.getinfo(names[0]).file_size > MAX_HEADER:  # a few bytes may unpack to gigabytes
+            raise ValueError(f"{names[0]} unpacks to more than {MAX_HEADER >> 20} MiB")
         ops = pickletools.genops(archive.read(names[0]))
         strings = [str(arg) for op, arg, _ in ops if "UNICODE" in op.name]
     return Header({text: () for text in strings if "." in text})

@@ -12,7 +12,8 @@ from typing import Any
 from dreambooth.errors import JobError
 from dreambooth_plugins.model.source import PARTS, PICKLES, STEMS, Source
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_](?:[\w.-]*\w)?", re.ASCII)
+"""What the hub takes for a name; it allows 96 characters."""
 CONFIG_FILES = [
     "model_index.json",
     "*/config.json",
@@ -25,7 +26,8 @@ PROBE_SECONDS = 1.5
 
 def is_hub_id(text: str) -> bool:
     """Say whether `text` has the form of a hub id, `org/name`."""
-    return bool(HUB_ID.fullmatch(text)) and not text.endswith((".safetensors", *PICKLES))
+    no_id = (".safetensors", ".git", *PICKLES)
+    return len(text) <= 96 and bool(HUB_ID.fullmatch(text)) and not text.endswith(no_id)
 
 
 @dataclass(frozen=True)

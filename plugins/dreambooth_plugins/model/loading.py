@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dreambooth.errors import RunError
+from dreambooth.errors import RunError, UserError
 from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.families import PREFIXES
 from dreambooth_plugins.model.source import read_json
@@ -49,10 +49,31 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn what the libraries raise on files that are damaged or do not fit into `RunError`.
+
+    That can be anything: OSError, ValueError, SafetensorError, UnpicklingError, KeyError, ...
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "can't allocate memory" in str(error):  # no fault of the file: told by the engine
+            raise
+        said = (str(error).strip() or "no reason given").splitlines()[0]
+        raise RunError(
+            f"{what}: {type(error).__name__}: {said}",
+            "the file is damaged, or does not fit its configuration: download it again",
+        ) from error
+
+
 def skeleton(source: Source, part: str) -> Module:
     """Build a part from its configuration on the `meta` device: shapes and names, no weights."""
     config = source.part_config(part)
-    with quiet(), torch.device("meta"):
+    where = f"{source.config_folder(part) / 'config.json'} describes no {part}"
+    with quiet(), told(where), torch.device("meta"):
         if part == "text_encoder":
             module = CLIPTextModel(CLIPTextConfig.from_dict(config))
         else:
@@ -92,16 +113,22 @@ def load_part(source: Source, part: str, dtype: torch.dtype) -> Module:
 
 
 def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:
-    pickled = source.weight_files(part)[0].suffix == ".bin"
-    name = "dtype" if part == "text_encoder" else "torch_dtype"
-    module, info = CLASSES[part].from_pretrained(
-        str(source.config_folder(part)),
-        variant=source.part_variant(part),
-        use_safetensors=not pickled,
-        local_files_only=True,
-        output_loading_info=True,
-        **{name: dtype},
-    )
+    file, folder = source.weight_files(part)[0], str(source.config_folder(part))
+    options: dict[str, Any] = {"torch_dtype": dtype}
+    with told(f"{file} cannot be read as {part}"):
+        if part == "text_encoder":
+            config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+            # Names another file to read, pickled ones included: not what was checked and hashed.
+            config.transformers_weights = None
+            options = {"dtype": dtype, "config": config}
+        module, info = CLASSES[part].from_pretrained(
+            folder,
+            variant=source.part_variant(part),
+            use_safetensors=file.suffix != ".bin",
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     return module, set(info["missing_keys"])
 
 
@@ -142,7 +169,7 @@ def _convert(
 def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Read the tensors whose names start with `prefix`."""
     if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
+        with told(f"{path} cannot be read"), safe_open(path, "pt") as file:
             return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -151,9 +178,9 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
             f"{path} holds more than weights, or is damaged: {error}",
             "convert it to .safetensors with a tool you trust, on a machine you can lose",
         ) from error
-    while "state_dict" in state:
-        state = state["state_dict"]
-    return {k: v for k, v in state.items() if k.startswith(prefix) and torch.is_tensor(v)}
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    named = state.items() if isinstance(state, dict) else ()
+    return {k: v for k, v in named if str(k).startswith(prefix) and torch.is_tensor(v)}
 
 
 def make_tokenizer(
@@ -177,7 +204,7 @@ def load_tokenizer(source: Source) -> CLIPTokenizer:
             f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",
             "the model folder is incomplete: copy or download it again",
         )
-    with quiet():
+    with quiet(), told(f"{folder} holds no tokenizer that can be read"):
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 

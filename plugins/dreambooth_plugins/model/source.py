@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}",
             "the model folder is incomplete: copy or download it again",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"{path} is not valid JSON: {error}", "copy the file again") from error
     if not isinstance(data, dict):
         raise JobError(f"{path} should hold a JSON object", "copy the file again")
@@ -80,6 +81,11 @@ class Source:
         if single := self.single_file(part):
             return (single,)
         folder = self.config_folder(part)
+        if part == "text_encoder" and (folder / "adapter_config.json").is_file():
+            raise JobError(
+                f"{folder} holds an adapter beside its weights (adapter_config.json)",
+                "take it out: transformers would add it to the weights unseen",
+            )
         for variant in dict.fromkeys((self.variant, None)):
             if found := _find(folder, part, variant, ".safetensors"):
                 return found
@@ -88,7 +94,7 @@ class Source:
             return pickled
         if pickled:
             raise _pickle_refused(pickled[0])
-        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        others = sorted(f.name for f in folder.glob("*.safetensors") if "-of-" not in f.name)
         raise JobError(
             f"{folder} holds no weights ({STEMS[part]}.safetensors)",
             f"it has {', '.join(others)}: set model.variant, e.g. fp16"
@@ -98,14 +104,36 @@ class Source:
 
 
 def _find(folder: Path, part: str, variant: str | None, suffix: str) -> tuple[Path, ...]:
+    """Return the files that diffusers and transformers take here, none where there are none."""
     stem = STEMS[part]
     if suffix == ".bin" and part == "text_encoder":
         stem = "pytorch_model"
-    if variant:
-        stem = f"{stem}.{variant}"
-    if (whole := folder / f"{stem}{suffix}").is_file():
-        return (whole,)
-    return tuple(sorted(folder.glob(f"{stem}-*-of-*{suffix}")))
+    dot_variant = f".{variant}" if variant else ""
+    whole = (folder / f"{stem}{dot_variant}{suffix}",)
+    named = (f"{stem}{suffix}.index{dot_variant}.json", f"{stem}{dot_variant}{suffix}.index.json")
+    index = next((folder / name for name in named if (folder / name).is_file()), None)
+    # Where both lie there, transformers takes the whole file, diffusers the shards.
+    if whole[0].is_file() and (index is None or part == "text_encoder"):
+        return whole
+    return _shards(index, suffix) if index else ()
+
+
+def _shards(index: Path, suffix: str) -> tuple[Path, ...]:
+    """Return the files an index names: all of this kind and in its own folder, or `JobError`.
+
+    The libraries read whatever it names: another folder's files, and pickles unasked.
+    """
+    hint = "the model folder is damaged or incomplete: copy or download it again"
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise JobError(f"{index} names no files", hint)
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name) or not name.endswith(suffix):
+            raise JobError(f"{index} names {name!r}, which is no {suffix} file beside it", hint)
+        if not (index.parent / name).is_file():
+            raise JobError(f"{index} names {name}, which is not there", hint)
+    return tuple(index.parent / name for name in names)
 
 
 def _pickle_refused(path: Path) -> JobError:

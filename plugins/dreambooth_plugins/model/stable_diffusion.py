@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -45,7 +46,9 @@ class StableDiffusion(Model):
         if value is None or value.startswith(builtin.PREFIX):
             return value
         path = resolve_path(Path(value), info)
-        if info.field_name == "source" and not path.exists() and hub.is_hub_id(value):
+        # os.path: a name the system does not take is not there, rather than an error of Path's.
+        named = info.field_name == "source" and not os.path.exists(path)
+        if named and hub.is_hub_id(value):
             return value
         return str(path.absolute())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from itertools import pairwise
@@ -128,7 +127,7 @@ def read_vocabulary(folder: Path) -> ClipVocabulary:
         more = folder / "added_tokens.json"
         return ClipVocabulary(ids, merges, read_json(more) if more.is_file() else ())
     if whole.is_file():
-        data = json.loads(whole.read_text(encoding="utf-8"))
+        data = read_json(whole)
         added = [token["content"] for token in data.get("added_tokens", ())]
         return ClipVocabulary(data["model"]["vocab"], map(_pair, data["model"]["merges"]), added)
     raise JobError(

@@ -116,9 +116,10 @@ def _unexpected(error: Exception) -> int:
     if callable(show := getattr(error, "show", None)) and hasattr(error, "exit_code"):
         show()  # a usage error of click, which typer brings in a module of its own making
         return int(error.exit_code)
-    traceback.print_exception(error)
     from dreambooth import __version__
+    from dreambooth.redact import redacted
 
+    print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     print(
         f"error: this is a fault of dreambooth-trainer {__version__} or of a plugin, not yours: "
         "please report it with the lines above and the job file",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dreambooth.cli.halfblocks import halfblocks
+from dreambooth.diagnostics import printable
+from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +41,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def shown(message: str) -> str:
+    """Return a message without secrets and without what would steer the terminal."""
+    return printable(redacted(message))
+
+
 class LineReporter:
     """One line at a time: for pipes, logs and CI."""
 
@@ -49,13 +56,12 @@ class LineReporter:
 
     def info(self, message: str) -> None:
         """Print one line."""
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one warning."""
-        self.console.print(
-            f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
-        )
+        text = f"warning: {shown(message)}"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[LineProgress]:

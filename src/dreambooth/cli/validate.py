@@ -35,6 +35,7 @@ def validate(
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
+    from dreambooth.redact import redacted_in
 
     for problem in () if as_json else registry().problems():
         print_warning(problem)
@@ -55,7 +56,7 @@ def validate(
                 for message in result["warnings"]:
                     print_warning(f"{file}: {message}", f"dbt identifier {file} proposes others")
     if as_json:
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(redacted_in(results), indent=2, ensure_ascii=False))
     if not all(result["ok"] for result in results):
         raise typer.Exit(EXIT_BAD_JOB)
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.engine import checkpoint
+from dreambooth.engine.restoring import taking_back
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
@@ -117,4 +118,5 @@ def show_best(session: Session, best: Best, folder: Path) -> None:
             f"the checkpoint of step {best.step}, the best one, is damaged: {error}",
             "to export the last step instead: -o checkpoints.keep_best.export=false",
         ) from error
-    session.state.adopt(found.tensors)
+    with taking_back(found):
+        session.state.adopt(found.tensors)

@@ -6,8 +6,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, sweep, write_json, write_with
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 HOURS_OF_A_WRITE = 6
 """What is half written for longer was left by a process that was killed."""
-FORMAT = 1
-"""Raised when the same key would come to mean other bits."""
+FORMAT = 2
+"""Raised when the same key would come to mean other bits, or files of another form."""
+DIGEST = "sha256"
+"""Name of a chunk's metadata that tells what its tensors must be."""
 
 
 def content_key(key: Mapping[str, Any]) -> str:
@@ -111,11 +114,11 @@ class ChunkStore:
         file = self._file(chunk)
         if file.exists():
             try:
-                return _load(file)
-            except (SafetensorError, OSError) as error:
+                return _load(file, len(self._indices(chunk)))
+            except (SafetensorError, OSError, ValueError) as error:
                 self._reporter.warn(f"cache file {file} is damaged ({error}); it is built again")
         self._make(chunk)
-        return _load(file)
+        return _load(file, len(self._indices(chunk)))
 
     def _make(self, chunk: int) -> None:
         indices = self._indices(chunk)
@@ -131,7 +134,8 @@ class ChunkStore:
             sweep(self.folder, older_than=HOURS_OF_A_WRITE * 3600)
             if not (self.folder / "key.json").exists():
                 write_json(self.folder / "key.json", self._whole_key)
-            write_with(self._file(chunk), lambda path: save_file(tensors, path))
+            marked = {DIGEST: digest(tensors)}
+            write_with(self._file(chunk), lambda path: save_file(tensors, path, marked))
         except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
             said = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RunError(
@@ -140,6 +144,22 @@ class ChunkStore:
             ) from error
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_file(file)
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash the names, types, shapes and bits of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _load(file: Path, rows: int) -> dict[str, Tensor]:
+    """Read a chunk; `ValueError` where a good file holds something else than was written."""
+    with safe_open(file, "pt") as opened:
+        written = (opened.metadata() or {}).get(DIGEST)
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    if not tensors or written != digest(tensors):
+        raise ValueError("its tensors are not those that were written")
+    if any(tensor.dim() == 0 or len(tensor) != rows for tensor in tensors.values()):
+        raise ValueError(f"it should hold {rows} rows")
     return tensors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import new_folder, write_json
+from dreambooth.files import new_folder, read_object, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NAME = re.compile(r"^step-(\d{6,})$")
-CHECKSUMS = "checksums.json"
+_FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
+CHECKSUMS, STATE = "checksums.json", "state.json"
 
 
 class Damaged(Exception):
@@ -47,7 +47,8 @@ def file_hash(path: Path) -> str:
 
 def reason(error: Exception) -> str:
     """Return what the disk said, in one line."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).splitlines()[0]
 
 
 def step_of(path: Path) -> int | None:
@@ -80,7 +81,7 @@ def save(
             for stem, named in tensors.items():
                 whole = {name: tensor.contiguous().cpu() for name, tensor in named.items()}
                 save_file(whole, beside / f"{stem}.safetensors")
-            write_json(beside / "state.json", numbers)
+            write_json(beside / STATE, numbers)
             sums = {f.name: file_hash(f) for f in sorted(beside.iterdir())}
             write_json(beside / CHECKSUMS, sums)
     except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
@@ -90,7 +91,7 @@ def save(
         ) from error
     there = dict(list_checkpoints(folder))
     for old in rotate(list(there)):
-        shutil.rmtree(there[old])
+        there[old].unlink() if there[old].is_symlink() else shutil.rmtree(there[old])
     return dest
 
 
@@ -100,22 +101,37 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
     `stems` names the tensor files to read (`trainable`, `ema`, `optimizer`), by default all.
     """
     try:
-        sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text())
+        sums = read_object(folder / CHECKSUMS)
     except (OSError, ValueError) as error:
-        raise Damaged(f"{CHECKSUMS} cannot be read") from error
-    for name, expected in sums.items():
-        # Names come from a file, so they must not lead out of the folder.
-        if "/" in name or "\\" in name or not (folder / name).is_file():
-            raise Damaged(f"{name} is missing")
-        if file_hash(folder / name) != expected:
-            raise Damaged(f"{name} was changed or cut short")
-    tensors = {
-        name.removesuffix(".safetensors"): load_file(folder / name)
-        for name in sums
-        if name.endswith(".safetensors")
-        and (stems is None or name.removesuffix(".safetensors") in stems)
-    }
-    return Checkpoint(folder, tensors, json.loads((folder / "state.json").read_text()))
+        raise Damaged(f"{CHECKSUMS} cannot be read: {reason(error)}") from error
+    try:
+        for name, expected in sums.items():
+            verify(folder, name, expected)
+        there = {STATE, *(file.name for file in folder.glob("*.safetensors"))}
+        for name in sorted(there - sums.keys()):
+            raise Damaged(f"{CHECKSUMS} does not name {name}")
+        tensors = {
+            name.removesuffix(".safetensors"): load_file(folder / name)
+            for name in sums
+            if name.endswith(".safetensors")
+            and (stems is None or name.removesuffix(".safetensors") in stems)
+        }
+        return Checkpoint(folder, tensors, read_object(folder / STATE))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Damaged(f"it cannot be read: {reason(error)}") from error
+
+
+def verify(folder: Path, name: str, expected: object) -> None:
+    """Raise `Damaged` unless a checkpoint's file is there as it was written."""
+    # Names come from a file: neither they nor links may lead out of the folder.
+    if not _FILE.match(name):
+        raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
+    if folder.is_symlink() or (folder / name).is_symlink():
+        raise Damaged(f"{name} is a link, not the file that was written")
+    if not (folder / name).is_file():
+        raise Damaged(f"{name} is missing")
+    if file_hash(folder / name) != expected:
+        raise Damaged(f"{name} was changed or cut short")
 
 
 def newest(folder: Path, warn: Any) -> Checkpoint | None:

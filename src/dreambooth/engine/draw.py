@@ -15,6 +15,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.precision import choose
 from dreambooth.engine.random import derive
+from dreambooth.engine.restoring import check_shapes, taking_back
 from dreambooth.engine.samples import draw_pictures, write_pictures
 from dreambooth.errors import JobError, RunError
 from dreambooth.run_folder import RunFolder
@@ -80,9 +81,11 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
     found = best_of(found, job, ctx)
     model = job.model.open(ctx)
     job.freezing.prepare(model, ctx)
-    weights = found.tensors.get("ema") or found.tensors["trainable"]
-    with torch.no_grad():
-        for name, parameter in job.freezing.trainable(model).items():
+    trained = job.freezing.trainable(model)
+    with torch.no_grad(), taking_back(found):
+        weights = found.tensors.get("ema") or found.tensors["trainable"]
+        check_shapes(trained, weights)
+        for name, parameter in trained.items():
             parameter.data = weights[name].to(ctx.device)
     return model, found.folder.name
 
@@ -90,7 +93,8 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
 def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
     """Return the best checkpoint as of the newest one, where the job exports that."""
     best = Best(job.checkpoints.keep_best)
-    best.load(newest.numbers.get("best"), newest.folder.parent, ctx.warn)
+    with taking_back(newest):
+        best.load(newest.numbers.get("best"), newest.folder.parent, ctx.warn)
     if best.rule is None or not best.rule.export or best.step is None:
         return newest
     try:

@@ -16,6 +16,7 @@ from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.best import Best
 from dreambooth.engine.observers import load_observers, observer_states, open_observers
 from dreambooth.engine.pictures import to_images
+from dreambooth.engine.restoring import taking_back
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
@@ -58,10 +59,12 @@ class Events:
         self._observers = open_observers(self._ctx)
         if found:
             self._saved_at = step
-            load_observers(self._job, self._observers, found.numbers["callbacks"])
-            self.scalars = dict(found.numbers.get("scalars", {}))
-            kept = found.numbers.get("best")
-            self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
+            with taking_back(found):
+                load_observers(self._job, self._observers, found.numbers["callbacks"])
+                scalars = dict(found.numbers.get("scalars", {}))
+                self.scalars = {name: float(value) for name, value in scalars.items()}
+                kept = found.numbers.get("best")
+                self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
         self._cut_timings(step)
         self._trackers = Trackers(self._ctx, step)
         try:

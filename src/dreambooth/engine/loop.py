@@ -21,6 +21,7 @@ from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
 from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Logged, Quiet
+from dreambooth.engine.restoring import restore
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import stop_requests
@@ -140,8 +141,7 @@ def fit(
         stack.enter_context(torch.random.fork_rng(gpus))
         stack.callback(session.batches.reader.close)
         if found:
-            session.state.load(found.tensors, found.numbers["train"])
-            meter.load(found.numbers["meter"])
+            restore(session.state, meter, found)
             reporter.info(f"resuming from step {session.state.step} of {job.train.steps}")
         state = session.state
         events = stack.enter_context(Events(session, folder, meter).opened(found))

@@ -8,6 +8,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from dreambooth.diagnostics import printable
+from dreambooth.redact import redacted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
@@ -78,11 +81,11 @@ class Quiet:
 
     def info(self, message: str) -> None:
         """Log one line."""
-        logger.info(message)
+        logger.info("%s", redacted(message))
 
     def warn(self, message: str) -> None:
         """Log one warning."""
-        logger.warning(message)
+        logger.warning("%s", redacted(message))
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:
@@ -138,4 +141,4 @@ class Logged:
     def _keep(self, level: str, message: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {level} {message}\n")
+            file.write(f"{stamp} {level} {printable(redacted(message))}\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dreambooth.engine.restoring import check_optimizer, check_shapes
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
@@ -102,14 +103,16 @@ class TrainState:
                 "the job's freezing policy or EMA changed: start anew with --fresh",
             )
         self.adopt(tensors)
+        self.step = int(numbers["step"])
+        self.skipped = int(numbers.get("skipped", 0))
         self._load_optimizer(tensors["optimizer"], numbers["optimizer"])
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
-        self.step = int(numbers["step"])
-        self.skipped = int(numbers.get("skipped", 0))
 
     def adopt(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take a checkpoint's weights (and average) alone: step and optimizer stay as they are."""
+        check_shapes(self.parameters, tensors["trainable"])
+        check_shapes(self.ema, tensors.get("ema", {}))
         self._copy_in(tensors["trainable"])
         for name in self.ema:
             self.ema[name].copy_(tensors["ema"][name])
@@ -145,6 +148,9 @@ class TrainState:
         for full, tensor in tensors.items():
             name, key = full.split(OPTIMIZER_SEPARATOR)
             by_name.setdefault(name, {})[key] = tensor
+        # float16's loss scaling leaves updates out without counting them.
+        updates = 0 if self.scaler.is_enabled() else self.step - self.skipped
+        check_optimizer(self.optimizer, self.parameters, by_name, updates)
         for index, parameter in enumerate(flat):
             if order[id(parameter)] in by_name:
                 state[index] = by_name[order[id(parameter)]]

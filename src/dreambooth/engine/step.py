@@ -52,7 +52,7 @@ class Meter:
     def load(self, state: dict[str, float]) -> None:
         """Take back what `state` returned."""
         self.count = int(state["count"])
-        self.sums = {name: torch.tensor(state[name]) for name in METERS}
+        self.sums = {name: torch.tensor(float(state[name])) for name in METERS}
 
 
 @dataclass(frozen=True)
