@@ -32,6 +32,12 @@ FULL = {
         "prior": "none",
         "train": {"nonfinite": "skip", "accumulation": 3},
     },
+    "text encoder first, both, then unet alone; average": {
+        "freezing": {"kind": "components", "until": {"text_encoder": 4}, "start": {"unet": 2}},
+        "train": {"ema": {"decay": 0.9}, "batch_size": 2},
+        "samples": {"every": 3, "per_prompt": 1},
+        "metrics": ["diversity"],
+    },
 }
 CUTS = [(1,), (4, 6), (2, 3, 5)]
 

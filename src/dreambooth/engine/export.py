@@ -68,7 +68,11 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
     solver = session.schedule.solver_config(job.data.size, sampling)
     done: list[Export] = []
     chosen = exporters_for(session, artifact.kind)
-    with session.state.showing_result(), ctx.progress("Exporting", 2 * len(chosen)) as progress:
+    with (
+        session.state.showing_result(),
+        session.stages.without_kept_texts(),
+        ctx.progress("Exporting", 2 * len(chosen)) as progress,
+    ):
         for number, exporter in enumerate(chosen):
             dest = folder.final if number == 0 else folder.export(exporter.kind)
             try:

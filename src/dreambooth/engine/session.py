@@ -10,6 +10,7 @@ import torch
 from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, pack_geometry, to_pixels, variant_offsets
 from dreambooth.engine.precision import choose, time_matmuls
+from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.errors import PluginError, RunError
 
@@ -47,6 +48,7 @@ class Session:
     prior: PriorSet
     batches: Batches
     state: TrainState
+    stages: Stages
 
     @property
     def job(self) -> Job:
@@ -77,13 +79,17 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     if moments is not None and not job.samples.every:
         release(model, "vae")
     state = open_state(ctx, parameters)
+    for note in notes(ctx, model, list(parameters)):
+        ctx.reporter.info(note)
+    stages = Stages(ctx, model, parameters, text.run_prompts(ctx, scan.items))
+    state.while_showing = stages.without_kept_texts
 
     def encode(pixels: Tensor) -> Latents:
         with torch.no_grad():
             return model.encode_images(pixels)
 
     batches = Batches(ctx, job.data, scan.items, prior, schedule, moments, encode)
-    return Session(ctx, model, schedule, scan, prior, batches, state)
+    return Session(ctx, model, schedule, scan, prior, batches, state, stages)
 
 
 def release(model: LoadedModel, *parts_or_roles: str) -> None:

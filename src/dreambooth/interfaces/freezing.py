@@ -84,8 +84,24 @@ class FreezingPolicy(Component):
         return [ParameterGroup(tuple(names))]
 
     def stages(self, names: Sequence[str], steps: int) -> list[Stage]:
-        """Return stages in order; the default trains everything for all steps."""
+        """Return stages in order; the default trains everything for all steps.
+
+        What a stage leaves out gets no gradient and no update while it lasts. Where a stage
+        trains no text encoder, texts are encoded once when it begins, and kept. Each name is in
+        one stage at least, each stage has names, and the last one reaches `steps`.
+        """
         return [Stage(steps, frozenset(names))]
+
+    def depends_on_end(self) -> bool:
+        """Say whether more steps would move the stages of the earlier ones."""
+        return False
+
+    def notes(self, model: LoadedModel, ctx: Context) -> list[str]:
+        """Return what the policy found in the model, a line each, for the plan and the log.
+
+        Asked after `prepare`; in the plan the model is on the `meta` device, without weights.
+        """
+        return []
 
     def after_step(self, model: LoadedModel) -> None:
         """Mend what an optimizer step must not have touched (frozen rows of an embedding)."""
