@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.engine.loop import run
+from dreambooth.engine.loop import run, snapshot
 from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.stages import stages_of
@@ -128,6 +128,25 @@ def test_texts_are_encoded_once_after_the_last_stage_that_trains_them(open_for, 
     asked.clear()
     train_step(session)
     assert asked == []
+
+
+def test_a_text_encoder_that_starts_late_is_encoded_with_from_then_on(open_for):
+    session = open_for(
+        freezing={"kind": "components", "start": {"text_encoder": 2}}, train={"steps": 4}
+    )
+    names = [n for n in session.state.parameters if n.startswith("text_encoder.")]
+    moved = []
+    for _ in range(4):
+        before = {n: session.state.parameters[n].detach().clone() for n in names}
+        train_step(session)
+        moved.append(any(not torch.equal(session.state.parameters[n], before[n]) for n in names))
+    assert moved == [False, False, True, True]
+    assert session.model.embeddings == {}
+
+
+def test_the_look_for_movement_is_at_what_the_first_stage_trains(open_for):
+    session = open_for(freezing=TEXT_FIRST, train={"steps": 6})
+    assert {name.split(".")[0] for name in snapshot(session)} == {"text_encoder"}
 
 
 def test_kept_texts_change_the_time_not_the_numbers(small_job):

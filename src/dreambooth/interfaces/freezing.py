@@ -11,6 +11,7 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -47,7 +48,7 @@ class Artifact:
     tensors: Mapping[str, Tensor]
     """By qualified name."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What a file format needs besides (PEFT config, alpha, token strings)."""
+    """What a file format needs besides (ranks, alphas, token strings)."""
 
 
 class FreezingPolicy(Component):
@@ -68,6 +69,13 @@ class FreezingPolicy(Component):
         part, is always safe.
         """
         return info.part_names("denoiser", "text_encoders")
+
+    def adapter_methods(self) -> frozenset[str]:
+        """Return the methods of the adapters it trains (`lora`, `dora`, `lokr`, ...), if any.
+
+        File formats that can hold only some of them refuse the others (`Exporter.refusal`).
+        """
+        return frozenset()
 
     def prepare(self, model: LoadedModel, ctx: Context) -> None:
         """Inject adapters or add token rows, before `trainable`; the default does nothing.
@@ -112,6 +120,14 @@ class FreezingPolicy(Component):
             f'freezing policy "{self.kind}" has no reference model: it changes the base itself',
             "use an adapter policy, or a loss and a prior that need no reference pass",
         )
+
+    def at(self, folder: Path) -> FreezingPolicy | None:
+        """Return this policy beginning with what an exporter of its artifact wrote into `folder`.
+
+        None where that cannot be read back into the base: a run is then drawn from its
+        checkpoints alone.
+        """
+        return None
 
     def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
         """Return what the run made from the final (or EMA) weights of what trained."""
