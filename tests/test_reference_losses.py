@@ -15,7 +15,7 @@ from dreambooth.engine.loop import run
 from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
-from dreambooth.engine.step import train_step
+from dreambooth.engine.step import condition, train_step
 from test_resume_exact import result_bytes
 from test_run import cut
 
@@ -27,12 +27,14 @@ CLASS = "a photo of a dog"
 def opened(small_job, tiny_model):
     """Open a session of a job with a frozen copy of the base; `train` names what learns."""
 
-    def at(loss, prior, *, batch=1, train=BOTH, folder=tiny_model, **options):
+    def at(loss, prior, *, batch=1, train=BOTH, folder=tiny_model, freezing=None, **options):
+        copied = {"kind": "components", "train": train, "reference": "frozen_copy"}
         job = small_job(
             model={"kind": "stable_diffusion", "source": str(folder)},
             loss=loss,
             prior=prior,
-            freezing={"kind": "components", "train": train, "reference": "frozen_copy"},
+            freezing=freezing or copied,
+            optimizer={"kind": "adamw", "lr": 1e-2 if freezing else 1e-3},
             train={"batch_size": batch, "max_grad_norm": None, **options},
         )
         with open_devices(job.train) as devices:
@@ -135,6 +137,31 @@ def test_dco_equals_plain_diffusers(opened, tiny_model, batch_size, train):
     torch.testing.assert_close(result.loss, expected, rtol=1e-4, atol=1e-5)
     if train == ["unet"]:  # its prompts were encoded beforehand: no text encoder is left
         assert session.model.base.loaded() == ("unet",)
+
+
+@pytest.mark.parametrize("train", [BOTH, ["unet"]], ids=["text trains", "text is cached"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_adapters_are_switched_off_for_the_base(opened, tiny_model, batch_size, train):
+    freezing = {"kind": "adapter", "train": train}
+    session = opened(
+        {"kind": "self_distilled_prior", "prior_weight": 0.7},
+        "mirror",
+        batch=batch_size,
+        freezing=freezing,
+    )
+    batch, noisy = moved(session)
+    assert session.model.base is None  # no second model in memory
+    with torch.no_grad():
+        cond = condition(session.model, batch.prompts, batch.geometry)
+        pred = session.model.denoise(noisy, batch.draw.t, cond)
+        base = Plain(tiny_model)(noisy, batch.draw.t, batch.prompts)
+    n = batch_size
+    kept = 0.7 * mean_squares(pred[n:], base[n:]).mean()
+    assert kept > 1e-4
+    learned = mean_squares(pred[:n], batch.draw.noise[:n]).mean()
+    result = train_step(session)
+    torch.testing.assert_close(result.loss_instance, learned, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(result.loss_prior, kept, rtol=1e-4, atol=1e-7)
 
 
 def test_the_copy_stays_the_base_to_the_bit(opened, tiny_model):

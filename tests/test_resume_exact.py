@@ -32,6 +32,23 @@ FULL = {
         "prior": "none",
         "train": {"nonfinite": "skip", "accumulation": 3},
     },
+    "text encoder first, both, then unet alone; average": {
+        "freezing": {"kind": "components", "until": {"text_encoder": 4}, "start": {"unet": 2}},
+        "train": {"ema": {"decay": 0.9}, "batch_size": 2},
+        "samples": {"every": 3, "per_prompt": 1},
+        "metrics": ["diversity"],
+    },
+    "adapters with dropout on both parts, the text encoder's for a while; average": {
+        "freezing": {
+            "kind": "adapter",
+            "train": ["unet", "text_encoder"],
+            "method": {"kind": "lora", "rank": 4, "dropout": 0.3},
+            "lr": {"text_encoder": 5e-4},
+            "until": {"text_encoder": 4},
+        },
+        "train": {"ema": {"decay": 0.9}, "accumulation": 2},
+        "samples": {"every": 4, "per_prompt": 1},
+    },
 }
 CUTS = [(1,), (4, 6), (2, 3, 5)]
 

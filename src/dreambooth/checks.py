@@ -8,6 +8,7 @@ from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.errors import PluginError, UserError
+from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.scalars import never_logged
@@ -167,10 +168,30 @@ def _exports(job: Job) -> Iterator[Problem]:
             named = f": {', '.join(fitting)}" if fitting else "; no installed one does"
             hint = f"name an exporter that accepts it in exports{named}"
             yield Problem(("exports",), f"{made}, for which exports: auto has no format", hint)
-    elif not any(artifacts & exporter.accepts for exporter in job.exports):
+    elif any(artifacts & exporter.accepts for exporter in job.exports):
+        yield from _refusals(job, made)
+    else:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
         named = ", ".join(e.kind for e in job.exports) or "none"
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
+
+
+def _refusals(job: Job, made: str) -> Iterator[Problem]:
+    """Find single exporters that would write nothing, or something else than what was made."""
+    for i, exporter in enumerate(job.exports):
+        assert isinstance(exporter, Exporter)
+        if not exporter.accepts & job.freezing.artifacts:
+            yield Problem(
+                ("exports", i),
+                f"{made}, which {exporter.kind} does not accept",
+                "take it out of the list",
+            )
+        elif reason := exporter.refusal(job.freezing):
+            yield Problem(
+                ("exports", i),
+                f"{exporter.kind} cannot hold what the freezing policy makes: {reason}",
+                "export it as merged, which every tool reads, or train with another method",
+            )
 
 
 def _sample_prompts(job: Job) -> Iterator[Problem]:

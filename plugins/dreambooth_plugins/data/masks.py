@@ -120,7 +120,9 @@ def _masked(
             sha256 = hashlib.sha256(data).hexdigest()
             item = replace(item, mask=root / name, mask_sha256=sha256)
         else:
-            mask = decode_alpha(read_limited(picture, formats.MAX_BYTES)) if kind != "file" else None
+            mask = (
+                decode_alpha(read_limited(picture, formats.MAX_BYTES)) if kind != "file" else None
+            )
         if mask is not None and mask.getextrema()[1] == 0:
             raise ImageRejected("all black: there is no subject in it")
     except OSError as error:

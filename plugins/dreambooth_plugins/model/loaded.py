@@ -26,7 +26,7 @@ from dreambooth_plugins.model.loading import (
     own_memory,
     skeleton,
 )
-from dreambooth_plugins.model.saving import save_folder
+from dreambooth_plugins.model.saving import module_name, save_folder
 from dreambooth_plugins.model.tokens import (
     extend_table,
     extended_tokenizer,
@@ -65,6 +65,10 @@ class Parts(Mapping[str, Module]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _adaptable(module: Module) -> bool:
+    return isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
 
 
 class LoadedStableDiffusion(LoadedModel):
@@ -229,6 +233,27 @@ class LoadedStableDiffusion(LoadedModel):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
 
+    def adapter_keys(self, layout: str) -> Mapping[str, str]:
+        """Map the qualified names of linear and convolution layers to those of a file layout.
+
+        `diffusers`: with the `text_model.` that other versions of transformers have. `kohya`:
+        `lora_unet_...` and `lora_te_text_model_...`, underscores for dots.
+        """
+        names = {
+            part: [n for n, m in skeleton(self.source, part).named_modules() if _adaptable(m)]
+            for part in ("unet", "text_encoder")
+        }
+        files = {f"{p}.{n}": f"{p}.{module_name(p, n)}" for p in names for n in names[p]}
+        if layout == "diffusers":
+            return files
+        if layout != "kohya":
+            raise KeyError(layout)
+        prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
+        return {
+            here: prefixes[there.split(".")[0]] + "_" + there.split(".", 1)[1].replace(".", "_")
+            for here, there in files.items()
+        }
+
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
         """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""
         module = load_part(self.source, part, torch.float32)
@@ -246,6 +271,12 @@ class LoadedStableDiffusion(LoadedModel):
         Parts that are not in memory are copied from the source, or read, written and dropped.
         """
         save_folder(self, dest, solver_config, weights or {}, dtype)
+
+    def pipeline(self) -> Any:
+        """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""
+        from dreambooth_plugins.model.pipeline import base_pipeline
+
+        return base_pipeline(self)
 
     def frozen_copy(self) -> LoadedStableDiffusion:
         """Copy UNet and text encoder as they are now; VAE and tokenizer are shared."""

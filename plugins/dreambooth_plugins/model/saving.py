@@ -42,7 +42,11 @@ def file_key(part: str, name: str) -> str:
     The text encoder's names carry `text_model.`, whatever transformers calls them in memory:
     other tools know no other name. Injected adapters rename a base weight to `base_layer`.
     """
-    name = name.replace(".base_layer.", ".")
+    return module_name(part, name.replace(".base_layer.", "."))
+
+
+def module_name(part: str, name: str) -> str:
+    """Return what files call a part's module (or parameter)."""
     if part == "text_encoder" and not name.startswith("text_model."):
         return f"text_model.{name}"
     return name

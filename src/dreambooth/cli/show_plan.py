@@ -60,6 +60,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     console.print()
     console.print(table)
     console.print()
+    for note in plan.notes:
+        line("freezing", note)
     m = plan.memory
     line("memory", f"about {gigabytes(m.total)} while training on {plan.device} ({plan.precision})")
     line(

@@ -179,10 +179,12 @@ def record(meter: Meter, result: StepResult) -> None:
 
 
 def snapshot(session: Session) -> dict[str, torch.Tensor]:
-    """Copy some of what trains, smallest first and a few megabytes at most."""
+    """Copy some of what trains in the first step, smallest first, a few megabytes at most."""
     kept: dict[str, torch.Tensor] = {}
     room = 2_000_000
-    for name, p in sorted(session.state.parameters.items(), key=lambda pair: pair[1].numel()):
+    learning = session.stages.at(session.state.step).names
+    learning_first = {n: p for n, p in session.state.parameters.items() if n in learning}
+    for name, p in sorted(learning_first.items(), key=lambda pair: pair[1].numel()):
         if p.numel() > room and kept:
             break
         kept[name] = p.detach().clone()

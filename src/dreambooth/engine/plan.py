@@ -11,6 +11,7 @@ from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.precision import choose
+from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Plan:
     scan: Scan
     prompts: tuple[str, ...]
     parts: tuple[PartPlan, ...]
+    notes: tuple[str, ...]
+    """What the freezing policy says of itself: counts, ranks, stages."""
     memory: Memory
     device: str
     precision: str
@@ -123,6 +126,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
+        notes=tuple(notes(ctx, model, list(trainable))),
         memory=memory,
         device=str(device),
         precision=precision.name,

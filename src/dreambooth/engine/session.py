@@ -11,6 +11,7 @@ from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
 from dreambooth.engine.precision import choose, time_matmuls
+from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import PluginError, RunError
@@ -49,6 +50,7 @@ class Session:
     prior: PriorSet
     batches: Batches
     state: TrainState
+    stages: Stages
     split: Split
     """Which of the scan's items train, and which are held out."""
     validation: Validation | None = None
@@ -83,6 +85,10 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     if moments is not None and not job.samples.every:
         release(model, "vae")
     state = open_state(ctx, parameters)
+    for note in notes(ctx, model, list(parameters)):
+        ctx.reporter.info(note)
+    stages = Stages(ctx, model, parameters, text.run_prompts(ctx, scan.items))
+    state.while_showing = stages.without_kept_texts
 
     def encode(pixels: Tensor) -> Latents:
         with torch.no_grad():
@@ -90,7 +96,7 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
 
     offsets = variant_offsets(job.data, scan.items) if moments is not None else {}
     batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, encode)
-    session = Session(ctx, model, schedule, scan, prior, batches, state, parts)
+    session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts)
     session.validation = Validation(session) if job.validation.every else None
     return session
 

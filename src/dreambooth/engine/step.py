@@ -128,6 +128,7 @@ def train_step(s: Session) -> StepResult:
     effective batch, known beforehand: accumulation and processes change nothing but rounding.
     """
     state, job = s.state, s.job
+    s.stages.enter(state.step)
     factor = job.lr_schedule.at(state.step, job.train.steps)
     for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
         group["lr"] = base * factor

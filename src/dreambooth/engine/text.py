@@ -38,6 +38,19 @@ def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
     return sorted(set(prompts))
 
 
+@torch.no_grad()
+def encode_each(
+    ctx: EngineContext, model: LoadedModel, prompts: Sequence[str]
+) -> dict[str, Conditioning]:
+    """Encode prompts with the weights as they are, each on its own: a text's embedding then
+    depends on nothing but the text."""
+    encoded = {}
+    for prompt in prompts:
+        with ctx.autocast():
+            [encoded[prompt]] = model.encode_prompts([prompt])
+    return encoded
+
+
 def settle(
     ctx: EngineContext,
     model: LoadedModel,

@@ -57,6 +57,12 @@ class ModelInfo:
     """How the family is guided: two forwards, a guidance value as input (Flux dev), not at all."""
     adapter_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Default adapter target modules of a part."""
+    adapter_presets: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Named sets of adapter targets of a part (`attention`, `attention+mlp`, `cross_attention`):
+    globs on module names, or on the end of one."""
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Blocks of the denoiser by what they are known to decide (`content`, `style`): globs on
+    qualified module names. Empty where nothing is known of the family."""
 
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""
@@ -209,6 +215,11 @@ class LoadedModel(ABC):
     def adapter_keys(self, layout: str) -> Mapping[str, str]:
         """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
         return {}
+
+    def pipeline(self) -> Any:
+        """Return a diffusers pipeline of the base as it is in memory: its weights shared, without
+        adapters, drawing latents. Exported files are compared through it."""
+        raise NotImplementedError(f"{type(self).__name__} has no diffusers pipeline")
 
     @abstractmethod
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
