@@ -1,4 +1,4 @@
-"""Checkpoints, manifests and cache files spoilt at random.
+"""Checkpoints and manifests spoilt at random (cache files: `test_fuzz_cache.py`).
 
 Damage is named and passed over; what passes every checksum but was written by somebody else is
 refused in words or used, never a traceback.
@@ -10,19 +10,17 @@ import json
 import shutil
 from collections import Counter
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import begin
-from dreambooth.engine.cache import ChunkStore
-from dreambooth.engine.checkpoint import CHECKSUMS, STATE, Checkpoint, file_hash, newest
+from dreambooth.engine.checkpoint import STATE, Checkpoint, newest
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.draw import open_trained
@@ -37,13 +35,11 @@ from dreambooth.errors import RunError, UserError
 from dreambooth.job import Job
 from dreambooth.run_folder import RunFolder
 from spoiling import ODD, Edit, edits, fuzz, places, spoil
+from spoilt_checkpoint import DEEP, FILES, NEW, OLD, Change, apply, change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-OLD, NEW = "step-000002", "step-000004"
-FILES = [CHECKSUMS, STATE, "ema.safetensors", "optimizer.safetensors", "trainable.safetensors"]
 
 
 class Listening(Quiet):
@@ -98,110 +94,6 @@ def again(done: Job, folder: Path, steps: int = 6) -> Job:
     """Return the job that goes on with a copy of the run."""
     longer = done.train.model_copy(update={"steps": steps})
     return done.model_copy(update={"output": folder.parent, "train": longer})
-
-
-DEEP = '{"a":' * 200 + "1" + "}" * 200
-TEXTS = [
-    "", "{", "[]", "null", "1", '"x"', "[" * 50_000, "9" * 5000, DEEP, "{}", '{"": "0"}',
-    '{"../step-000002/state.json": "0"}', '{"/etc/passwd": "0"}', '{"\\ud800": "0"}',
-    '{"a\\u0000b": "0"}', '{".": "0"}',
-]  # fmt: skip
-Change = tuple[str, str, float, Any]
-pick = st.sampled_from(FILES)
-share = st.floats(0, 1, exclude_max=True)
-change = st.one_of(
-    st.tuples(st.just("flip"), pick, share, st.integers(0, 7)),
-    st.tuples(st.just("cut"), pick, share, st.none()),
-    st.tuples(st.just("delete"), pick, share, st.none()),
-    st.tuples(st.just("rename"), pick, share, st.sampled_from([*FILES, "x.safetensors", "x"])),
-    st.tuples(st.just("bytes"), pick, share, st.binary(max_size=40)),
-    st.tuples(st.just("link"), pick, share, st.none()),
-    st.tuples(st.just("folder"), pick, share, st.none()),
-    st.tuples(st.just("extra"), st.sampled_from(["y.json", "y.txt", ".z"]), share, st.none()),
-    st.tuples(st.just("json"), st.sampled_from([CHECKSUMS, STATE]), share, edits),
-    st.tuples(
-        st.just("text"), st.sampled_from([CHECKSUMS, STATE]), share, st.sampled_from(TEXTS)
-    ),
-    st.tuples(st.just("tensors"), st.sampled_from(FILES[2:]), share, st.sampled_from(
-        ["drop", "rename", "reshape", "scalar", "int", "half", "empty", "more", "rows", "nan"])),
-)  # fmt: skip
-
-
-def apply(folder: Path, changes: list[Change], *, rehash: bool) -> None:
-    """Spoil a checkpoint; `rehash` writes checksums that fit what lies there afterwards."""
-    for how, name, place, what in changes:
-        file = folder / name
-        if how == "extra":
-            file.write_bytes(b"x")
-        elif not file.is_file() or file.is_symlink():
-            continue
-        elif how == "json":
-            spoil_json(file, what)
-        elif how == "tensors":
-            spoil_tensors(file, place, what)
-        else:
-            spoil_file(file, how, place, what)
-    if rehash:
-        files = [f for f in folder.iterdir() if f.is_file() and f.name != CHECKSUMS]
-        (folder / CHECKSUMS).unlink(missing_ok=True) if (folder / CHECKSUMS).is_file() else None
-        if not (folder / CHECKSUMS).exists():
-            sums = {f.name: file_hash(f) for f in files if f.suffix in {".json", ".safetensors"}}
-            (folder / CHECKSUMS).write_text(json.dumps(sums))
-
-
-def spoil_file(file: Path, how: str, place: float, what: Any) -> None:
-    data = bytearray(file.read_bytes())
-    at = int(place * len(data))
-    if how == "rename":
-        file.rename(file.with_name(what))
-        return
-    if how == "flip" and data:
-        data[at] ^= 1 << what
-    file.unlink()
-    if how == "link":
-        file.symlink_to(file.parent.parent / OLD / file.name)
-    elif how == "folder":
-        file.mkdir()
-    elif how == "text":
-        file.write_text(what)
-    elif how != "delete":
-        file.write_bytes(data[:at] if how == "cut" else what if how == "bytes" else data)
-
-
-def spoil_json(file: Path, changes: list[Edit]) -> None:
-    try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return
-    if isinstance(data, dict):
-        file.write_text(json.dumps(spoil(data, changes)))
-
-
-def spoil_tensors(file: Path, place: float, how: str) -> None:
-    """Write a good safetensors file with one tensor changed (or all gone)."""
-    try:
-        tensors = load_file(file)
-    except Exception:  # spoilt already
-        return
-    if not tensors:
-        return
-    name = sorted(tensors)[int(place * len(tensors))]
-    tensor = tensors.pop(name).clone()
-    changed = {
-        "rename": (name + "x", tensor),
-        "reshape": (name, tensor.reshape(-1, 1)),
-        "scalar": (name, torch.tensor(1.0)),
-        "int": (name, tensor.to(torch.int32)),
-        "half": (name, tensor.to(torch.float16)),
-        "rows": (name, tensor.repeat(2, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor),
-        "nan": (name, tensor.to(torch.float32) * float("nan")),
-    }
-    if how in changed:
-        key, value = changed[how]
-        tensors[key] = value.contiguous()
-    elif how == "more":
-        tensors |= {name: tensor, "unknown": tensor.clone()}
-    save_file({} if how == "empty" else tensors, file)
 
 
 def equal(one: Checkpoint, other: Checkpoint) -> bool:
@@ -438,76 +330,6 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(RunError, match=r"manifest\.json") as caught:
         folder.read_manifest()
     words(caught.value)
-
-
-@pytest.fixture
-def chunk(tmp_path: Path) -> Any:
-    """A cache file of four rows, what it holds, and a function that reads it anew."""
-
-    def build(indices: Any) -> dict[str, torch.Tensor]:
-        rng = torch.Generator().manual_seed(indices[0])
-        half = torch.randn(len(indices), 3, generator=rng).to(torch.bfloat16)
-        return {"half": half, "mean": torch.randn(len(indices), 2, 2, generator=rng)}
-
-    listening = Listening()
-
-    def row(index: int) -> dict[str, torch.Tensor]:
-        return ChunkStore("test", {}, 4, build, listening, None, tmp_path).row(index)
-
-    good = {name: tensor.clone() for name, tensor in row(1).items()}
-    [file] = tmp_path.rglob("chunk-*.safetensors")
-    return SimpleNamespace(file=file, good=good, row=row, bytes=file.read_bytes(), said=listening)
-
-
-SPOILT_CHUNKS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
-    "a row short": lambda t: {name: tensor[:-1].clone() for name, tensor in t.items()},
-    "rows too many": lambda t: {name: torch.cat([tensor, tensor]) for name, tensor in t.items()},
-    "a name short": lambda t: {"mean": t["mean"]},
-    "another name": lambda t: {"means": t["mean"], "half": t["half"]},
-    "one more": lambda t: {**t, "more": t["mean"].clone()},
-    "another shape": lambda t: {**t, "mean": t["mean"].reshape(4, 4)},
-    "another type": lambda t: {**t, "mean": t["mean"].to(torch.float64)},
-    "other values": lambda t: {**t, "mean": t["mean"] + 1},
-    "rows exchanged": lambda t: {**t, "mean": t["mean"].flip(0)},
-    "not finite": lambda t: {**t, "mean": t["mean"] * float("nan")},
-    "no rows": lambda t: {name: torch.tensor(1.0) for name in t},
-    "nothing": lambda t: {},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("change", SPOILT_CHUNKS.values(), ids=SPOILT_CHUNKS)
-@pytest.mark.parametrize("keeps_metadata", [False, True])
-def test_a_good_cache_file_of_something_else_is_built_again(
-    chunk: Any, change: Any, keeps_metadata: bool
-) -> None:
-    from safetensors import safe_open
-
-    with safe_open(chunk.file, "pt") as opened:
-        metadata = opened.metadata() if keeps_metadata else None
-    save_file(change(load_file(chunk.file)), chunk.file, metadata)
-    assert same(chunk.row(1), chunk.good)
-    assert chunk.file.name in chunk.said.warnings[0]
-    assert chunk.file.read_bytes() == chunk.bytes
-    assert same(chunk.row(1), chunk.good)
-    assert len(chunk.said.warnings) == 1
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
-
-
-@pytest.mark.parametrize("examples", [120, pytest.param(5000, marks=pytest.mark.slow)])
-def test_a_spoilt_cache_file_never_gives_other_rows(chunk: Any, examples: int) -> None:
-    def check(changes: list[tuple[float, int]], kept: float) -> None:
-        data = bytearray(chunk.bytes)
-        for place, bit in changes:
-            data[int(place * len(data))] ^= 1 << bit
-        chunk.file.unlink()  # a new file: tensors may still be mapped from the old one
-        chunk.file.write_bytes(data[: int(len(data) * min(1.0, 0.5 + kept))])
-        assert same(chunk.row(1), chunk.good)
-
-    flips = st.lists(st.tuples(share, st.integers(0, 7)), max_size=3)
-    fuzz(examples, flips, st.sampled_from([0.2, 1.0, 1.0]), check=check)
 
 
 def test_every_odd_value_in_a_checkpoints_state_is_told_in_words(
