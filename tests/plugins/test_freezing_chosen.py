@@ -141,19 +141,25 @@ def blocks_of(parameters):
     return {".".join(name.split(".")[1:4]) for name in parameters}
 
 
-def test_blocks_of_content_and_style_get_adapters_on_their_attention(ctx):
-    for blocks, expected in (
-        (["content"], {"down_blocks.2.attentions", "mid_block.attentions.0", "up_blocks.0.attentions"}),
-        (["style"], {"down_blocks.1.attentions", "up_blocks.1.attentions"}),
-    ):  # fmt: skip
-        model = StableDiffusion(source="builtin:emoji-64").open(ctx)
-        policy = BlockPreset(blocks=blocks)
-        policy.prepare(model, ctx)
-        parameters = policy.trainable(model)
-        assert blocks_of(parameters) == expected
-        ends = {n.split(".lora_")[0].rsplit(".attn", 1)[1][2:] for n in parameters}
-        assert ends == {"to_q", "to_k", "to_v", "to_out.0"}
-        assert policy.artifact(model, parameters).kind == "adapter"
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (
+            "content",
+            {"down_blocks.2.attentions", "mid_block.attentions.0", "up_blocks.0.attentions"},
+        ),
+        ("style", {"down_blocks.1.attentions", "up_blocks.1.attentions"}),
+    ],
+)
+def test_blocks_of_content_and_style_get_adapters_on_their_attention(ctx, block, expected):
+    model = StableDiffusion(source="builtin:emoji-64").open(ctx)
+    policy = BlockPreset(blocks=[block])
+    policy.prepare(model, ctx)
+    parameters = policy.trainable(model)
+    assert blocks_of(parameters) == expected
+    ends = {n.split(".lora_")[0].rsplit(".attn", 1)[1][2:] for n in parameters}
+    assert ends == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert policy.artifact(model, parameters).kind == "adapter"
 
 
 def test_blocks_of_stable_diffusion_1_and_2():
