@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,6 +89,6 @@ class Patterns(PerPart):
 
 
 def _may_name(pattern: str, part: str) -> bool:
-    """Say whether a glob can match a name that begins with `part.`."""
-    head = pattern.split(".", 1)[0]
-    return "*" in head or "?" in head or "[" in head or head == part
+    """Say whether a glob can match a name that begins with `part.`, by what it begins with."""
+    fixed, begin = re.split(r"[*?\[]", pattern, maxsplit=1)[0], f"{part}."
+    return begin.startswith(fixed) or fixed.startswith(begin)
