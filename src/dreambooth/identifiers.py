@@ -102,7 +102,7 @@ def _reads_as_word(word: str, rarity: float) -> bool:
 
 def learns_word(job: Job) -> bool:
     """Say whether the job's policy gives the identifier tokens of its own."""
-    return "embedding" in job.freezing.artifacts
+    return job.freezing.learns_word()
 
 
 def warnings(job: Job) -> list[str]:

@@ -27,6 +27,8 @@ NO_PLACE = {
 
 def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
     """Return why a format that holds `holds` cannot hold a policy's adapters; empty if it can."""
+    if policy.learns_word():
+        return "it has no place for the token rows of the identifier"
     for method in sorted(policy.adapter_methods() - {*holds}):
         text = why.get(method) or NO_PLACE.get(method, f"it has no place for {method}")
         return f"{text}, and the format has low-rank factors alone" if method in NO_PLACE else text

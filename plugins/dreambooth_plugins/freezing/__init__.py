@@ -8,9 +8,11 @@ from dreambooth_plugins.freezing.block_preset import BlockPreset
 from dreambooth_plugins.freezing.components import Components
 from dreambooth_plugins.freezing.cross_attention import CrossAttention
 from dreambooth_plugins.freezing.patterns import Patterns
+from dreambooth_plugins.freezing.pivotal import Pivotal
+from dreambooth_plugins.freezing.token import Token
 
 
 @hookimpl
 def register_freezing_policies() -> list[type[FreezingPolicy]]:
     """Return the policies that come with the trainer."""
-    return [Adapter, BlockPreset, Components, CrossAttention, Patterns]
+    return [Adapter, BlockPreset, Components, CrossAttention, Patterns, Pivotal, Token]

@@ -75,7 +75,7 @@ class Adapter(NamedParts):
         yield from wrong
         if info is None or wrong:
             return
-        trained = self.trained_parts(info)
+        trained = self.named_parts(info)
         for name in self.parts:
             if name not in trained:
                 yield without_effect(("freezing", "parts", name), name, trained)
@@ -110,14 +110,14 @@ class Adapter(NamedParts):
         """Return the parameters of the adapters."""
         from dreambooth_plugins.freezing.adapter_modules import adapter_parameters
 
-        return adapter_parameters(model, self.trained_parts(model.info))
+        return adapter_parameters(model, self.named_parts(model.info))
 
     def notes(self, model: LoadedModel, ctx: Context) -> list[str]:
         """Return method, rank and number of modules of each part, and a rate that is too low."""
         from dreambooth_plugins.freezing.adapter_modules import describe
 
-        lines = [describe(self, model, part) for part in self.trained_parts(model.info)]
-        rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.trained_parts(model.info)}
+        lines = [describe(self, model, part) for part in self.named_parts(model.info)]
+        rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.named_parts(model.info)}
         low = [f"{rate:g} for {part}" for part, rate in rates.items() if rate < LOW_RATE]
         hint = f"adapters want a learning rate of about 1e-4, and have {' and '.join(low)}"
         return [*lines, hint] if low else lines
@@ -126,7 +126,7 @@ class Adapter(NamedParts):
         """Show the base: adapters off, its own text embeddings, no second model in memory."""
         from dreambooth_plugins.freezing.adapter_modules import disabled
 
-        return disabled(model, self.trained_parts(model.info))
+        return disabled(model, self.named_parts(model.info))
 
     def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
         """Return the adapters, and each module's rank, alpha and scale as metadata."""

@@ -51,7 +51,7 @@ def attach(policy: Adapter, model: LoadedModel, ctx: Context) -> None:
     Initial values are functions of (seed, qualified name): another target changes no other
     adapter. They are float32 and unrounded whatever the base is held in.
     """
-    trained = policy.trained_parts(model.info)
+    trained = policy.named_parts(model.info)
     given: Mapping[str, Mapping[str, Any]] = {}
     if policy.init is not None:
         from dreambooth_plugins.freezing.adapter_file import read_adapter
@@ -215,7 +215,7 @@ def artifact(policy: Adapter, model: LoadedModel, weights: Mapping[str, Tensor])
     (empty for methods without a rank).
     """
     adapters = {}
-    for part in policy.trained_parts(model.info):
+    for part in policy.named_parts(model.info):
         found = tuner_layers(model.parts[part])
         adapters[part] = {
             "method": policy.method_of(part).model_dump(mode="json"),

@@ -42,8 +42,10 @@ class Components(NamedParts):
         yield from super().check(job, info)
 
     def _check_reference(self, job: Job) -> Iterator[Problem]:
+        if self.reference is None:
+            return
         asked = job.loss.required() & {"reference", "class_reference"} or job.prior.needs_base()
-        if self.reference and not asked:
+        if not asked:
             yield Problem(
                 ("freezing", "reference"),
                 "a frozen copy of the base would lie in memory, and neither loss nor prior of "

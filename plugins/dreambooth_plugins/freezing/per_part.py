@@ -39,22 +39,30 @@ class PerPart(FreezingPolicy):
     """When a part stops training: `{text_encoder: 0.3}` trains it for the first 30 %. Its
     embeddings are kept again from then on, so the steps after it are faster."""
 
+    def unit(self, name: str) -> str:
+        """Return what the options of a parameter are looked up under: its part."""
+        return part_of(name)
+
+    def decay_of(self, unit: str) -> float | None:
+        """Return the weight decay of a part (or another unit); None takes the optimizer's."""
+        return self.weight_decay.get(unit)
+
     def groups(self, names: Sequence[str]) -> list[ParameterGroup]:
         """Split by rate and decay: parts that share both share a group, in order of appearance."""
         by_rates: dict[tuple[float | None, float | None], list[str]] = {}
         for name in names:
-            part = part_of(name)
-            rates = (self.lr.get(part), self.weight_decay.get(part))
+            unit = self.unit(name)
+            rates = (self.lr.get(unit), self.decay_of(unit))
             by_rates.setdefault(rates, []).append(name)
         return [ParameterGroup(tuple(group), *rates) for rates, group in by_rates.items()]
 
     def stages(self, names: Sequence[str], steps: int) -> list[Stage]:
         """Return a stage for each stretch in which the same parts train."""
-        spans = {part: self.span(part, steps) for part in {part_of(name) for name in names}}
+        spans = {unit: self.span(unit, steps) for unit in {self.unit(name) for name in names}}
         borders = sorted({0, steps, *(step for span in spans.values() for step in span)})
         borders = [step for step in borders if step <= steps]
         return [
-            Stage(end, frozenset(n for n in names if _covers(spans[part_of(n)], begin)))
+            Stage(end, frozenset(n for n in names if _covers(spans[self.unit(n)], begin)))
             for begin, end in pairwise(borders)
         ]
 
@@ -130,10 +138,17 @@ class NamedParts(PerPart):
             return
         for i, name in enumerate(self.train):
             yield from check_part(("freezing", "train", i), name, job, info)
-        trained = {p for n in self.train if known(n, info) for p in info.part_names(n)}
-        yield from self.part_problems(job, trained)
+        yield from self.part_problems(job, self.units(info))
+
+    def units(self, info: ModelInfo) -> frozenset[str]:
+        """Return what options may be given for: the named parts that the model has."""
+        return frozenset(p for n in self.train if known(n, info) for p in info.part_names(n))
 
     def trained_parts(self, info: ModelInfo) -> tuple[str, ...]:
+        """Return the named parts."""
+        return self.named_parts(info)
+
+    def named_parts(self, info: ModelInfo) -> tuple[str, ...]:
         """Return the named parts, roles resolved; `JobError` where the model lacks one."""
         for i, name in enumerate(self.train):
             if not known(name, info):

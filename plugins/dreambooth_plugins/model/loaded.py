@@ -31,6 +31,7 @@ from dreambooth_plugins.model.tokens import (
     extend_table,
     extended_tokenizer,
     first_rows,
+    token_names,
     with_all_tokens,
 )
 
@@ -190,6 +191,7 @@ class LoadedStableDiffusion(LoadedModel):
         rows = first_rows(table, self.tokenizer, words, count)
         extend_table(encoder, extended, rows)
         self._own_tokenizer, self._tokenizer = self._tokenizer, extended
+        self.words[name] = tuple(token_names(name, count))
         return {n: p for n, p in self.named_parameters("text_encoder") if n.endswith(NEW_ROWS)}
 
     @contextmanager

@@ -75,7 +75,7 @@ def first_rows(table: Tensor, tokenizer: CLIPTokenizer, words: str, count: int) 
     """
     ids = tokenizer(words, add_special_tokens=False).input_ids
     if not ids:
-        raise JobError("freezing.init: there is no word to begin with", "name one, such as dog")
+        raise JobError("freezing.words: there is no word to begin with", "name one, such as dog")
     rows = [table[ids[i % len(ids)]] for i in range(count)]
     if len(ids) > count:
         rows[-1] = table[ids[count - 1 :]].float().mean(0)

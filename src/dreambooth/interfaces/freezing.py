@@ -77,6 +77,13 @@ class FreezingPolicy(Component):
         """
         return frozenset()
 
+    def learns_word(self) -> bool:
+        """Say whether the identifier gets tokens of its own (`LoadedModel.add_tokens`).
+
+        It then need not be a rare word of the model's vocabulary, and must not be in it.
+        """
+        return "embedding" in self.artifacts
+
     def prepare(self, model: LoadedModel, ctx: Context) -> None:
         """Inject adapters or add token rows, before `trainable`; the default does nothing.
 

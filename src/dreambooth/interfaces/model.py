@@ -125,6 +125,8 @@ class LoadedModel(ABC):
         """False from the moment a text encoder trains: the engine then empties `embeddings`."""
         self.base: LoadedModel | None = None
         """The frozen copy that `keep_base` made; None where nobody asked for one."""
+        self.words: dict[str, tuple[str, ...]] = {}
+        """Words that `add_tokens` gave tokens of their own, with the names of these."""
 
     @abstractmethod
     def loaded(self) -> tuple[str, ...]:
