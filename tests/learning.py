@@ -26,6 +26,22 @@ def fixed_loss(session: Session, batches: int = 6) -> float:
     return float(torch.stack(losses).mean())
 
 
+@torch.no_grad()
+def row_losses(session: Session, batches: int = 8) -> torch.Tensor:
+    """Return [n] losses of instance rows, the same rows, noise and timesteps at every call."""
+    rows = []
+    for k in range(batches):
+        batch = session.batches.make(FAR + k, 0)
+        rows.append(forward_rows(session, batch)[~batch.is_prior])
+    return torch.cat(rows).double()
+
+
+def fall(before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
+    """Return how far the mean of paired losses fell, and the standard error of that."""
+    by = before - after
+    return float(by.mean()), float(by.std() / len(by) ** 0.5)
+
+
 def learn(session: Session, steps: int) -> tuple[float, float]:
     """Train, and return the loss on the fixed batches before and after."""
     before = fixed_loss(session)
