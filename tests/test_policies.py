@@ -28,8 +28,8 @@ every_policy = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def trained(open_for, given, steps):
     """Train, and return the session with the losses of fixed rows before and after."""
     session = open_for(**given)
-    assert session.model.parts["unet"] is not None  # read now, where it does not train
-    assert session.model.parts["text_encoder"] is not None
+    for part in session.model.info.parts:
+        assert session.model.parts[part] is not None  # read now, where it does not train
     before, frozen = row_losses(session), frozen_hashes(session)
     for _ in range(steps):
         train_step(session)
@@ -138,18 +138,19 @@ def expected_average(seen, decay):
 
 @every_policy
 def test_average_clipping_and_rates_of_parts(open_for, monkeypatch, case):
-    kinds = {"token": "optimizer"}  # it has one rate: the optimizer's
-    rates = {} if case.freezing["kind"] in kinds else {"lr": case.own}
+    limit = 1e-4
+    # A token alone has one rate: the optimizer's.
+    rates = {} if case.freezing["kind"] == "token" else {"lr": case.own}
     session = open_for(
         **sections(
             case,
             freezing={**rates, "start": {}, "until": {}} if rates else {},
-            train={"steps": 4, "ema": {"decay": 0.25}, "max_grad_norm": 1e-3},
+            train={"steps": 4, "ema": {"decay": 0.25}, "max_grad_norm": limit},
         )
     )
     parameters, optimizer = session.state.parameters, session.state.optimizer
     seen = {n: [p.detach().clone()] for n, p in parameters.items()}
-    norms, update = [], optimizer.step
+    norms, expected, update = [], [], optimizer.step
 
     def step(*args, **kwargs):
         squares = [p.grad.double().square().sum() for p in parameters.values()]
@@ -158,11 +159,12 @@ def test_average_clipping_and_rates_of_parts(open_for, monkeypatch, case):
 
     monkeypatch.setattr(optimizer, "step", step)
     for _ in range(4):
-        result = train_step(session)
-        assert result.grad_norm > 1e-3
+        norm = float(train_step(session).grad_norm)
+        assert norm > 2 * limit
+        expected.append(limit * norm / (norm + 1e-6))  # torch divides by the norm plus 1e-6
         for name, parameter in parameters.items():
             seen[name].append(parameter.detach().clone())
-    assert norms == pytest.approx([1e-3] * 4, rel=1e-3)
+    assert norms == pytest.approx(expected, rel=1e-4)
     for name, average in session.state.ema.items():
         torch.testing.assert_close(
             average.double(), expected_average(seen[name], 0.25), rtol=1e-5, atol=1e-7

@@ -13,11 +13,13 @@ from dreambooth.engine.loop import run
 from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.step import train_step
-from dreambooth.errors import JobError
+from dreambooth.errors import JobError, RunError
 from dreambooth.identifiers import learns_word, settled
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion
 from learning import shake, tensors
+from policy_cases import Whole
+from test_run import lines
 
 WORD = "<my-dog>"
 ROWS = "text_encoder.embeddings.token_embedding.new_rows"
@@ -193,6 +195,56 @@ def test_what_an_artifact_says_of_the_word(prepared):
     assert made.metadata["tokens"] == {WORD: [WORD]}
     assert set(made.metadata["adapters"]) == {"unet"}
     assert set(made.tensors) == set(parameters)
+
+
+def test_a_word_that_no_prompt_says_is_noticed(small_job):
+    options = {"freezing": "token", "subject": SUBJECT, "prior": "none", "exports": [Whole()]}
+    unsaid = {"captions": "none", "prompt": "a photo of a dog"}
+    with pytest.raises(RunError, match="nothing that should train has moved after step 4"):
+        run(small_job(data=unsaid, **options))
+
+
+def test_a_first_step_without_the_word_is_no_failure(small_job):
+    job = small_job(
+        freezing="token",
+        subject=SUBJECT,
+        prior="none",
+        exports=[Whole()],
+        data={"caption_dropout": 0.9},
+        train={"steps": 12},
+    )
+    result = run(job)
+    norms = [line["train/grad_norm"] for line in lines(result.folder)]
+    assert norms[0] == 0.0
+    assert max(norms) > 0.0
+
+
+def test_checkpointed_layers_give_a_word_the_same_gradients(open_for):
+    rows = []
+    for wanted in (False, True):
+        session = open_for(
+            freezing="token",
+            subject=SUBJECT,
+            prior="none",
+            train={"gradient_checkpointing": wanted},
+            optimizer={"lr": 1e-2},
+        )
+        for _ in range(2):
+            train_step(session)
+        rows.append(session.state.parameters[ROWS].detach())
+    torch.testing.assert_close(rows[0], rows[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_rows_of_a_half_precision_model_are_float32(open_for, precision):
+    session = open_for(precision, freezing="token", subject=SUBJECT, prior="none")
+    table = session.model.parts["text_encoder"].get_input_embeddings()
+    train_step(session)
+    assert table.weight.dtype != torch.float32
+    [rows] = session.state.parameters.values()
+    assert rows.dtype == torch.float32
+    moments = session.state.optimizer.state[rows]
+    assert {value.dtype for value in moments.values()} == {torch.float32}
 
 
 # Somebody's embedding

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
 
 
+UNMOVED = 20
+"""After so many steps without any gradient nothing will ever move."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a finished run leaves behind."""
@@ -198,7 +202,9 @@ def check_moved(
     """After the first update with a rate above zero something must have moved.
 
     A finite loss over weights that never change is a known silent failure. Returns None once
-    the check is done; a step that float16 scaling skipped is no update.
+    the check is done; a step that float16 scaling skipped is no update. Where all gradients are
+    zero, the next steps may tell: a word that learns is in no prompt of a step whose captions
+    were dropped.
     """
     rates = [group["lr"] for group in session.state.optimizer.param_groups]
     if not any(rates) or not torch.isfinite(result.grad_norm):
@@ -206,8 +212,10 @@ def check_moved(
     parameters = session.state.parameters
     if any(not torch.equal(parameters[n].detach(), old) for n, old in before.items()):
         return None
+    if not result.grad_norm and session.state.step < min(UNMOVED, session.job.train.steps):
+        return before
     raise RunError(
-        "nothing that should train has moved after the first step",
+        f"nothing that should train has moved after step {session.state.step}",
         "the freezing policy and the loss do not touch each other, or the learning rate is so "
         "low that updates vanish: check freezing and optimizer.lr",
     )
