@@ -197,11 +197,11 @@ def test_what_an_artifact_says_of_the_word(prepared):
     assert set(made.tensors) == set(parameters)
 
 
-def test_a_word_that_no_prompt_says_is_noticed(small_job):
-    options = {"freezing": "token", "subject": SUBJECT, "prior": "none", "exports": [Whole()]}
-    unsaid = {"captions": "none", "prompt": "a photo of a dog"}
+def test_a_word_that_no_caption_says_is_noticed(small_job, pictures):
+    for file in pictures.glob("*.txt"):
+        file.write_text("a photo of a dog")
     with pytest.raises(RunError, match="nothing that should train has moved after step 4"):
-        run(small_job(data=unsaid, **options))
+        run(small_job(freezing="token", subject=SUBJECT, prior="none", exports=[Whole()]))
 
 
 def test_a_first_step_without_the_word_is_no_failure(small_job):
