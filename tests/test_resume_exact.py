@@ -14,7 +14,7 @@ FULL = {
         "train": {"ema": {"decay": 0.9}, "accumulation": 2, "batch_size": 2},
         "data": {"caption_dropout": 0.3, "flip": True},
         "lr_schedule": {"kind": "cosine", "warmup_steps": 2},
-        "log": {"every": 3},
+        "log": {"every": 4},  # never at a checkpoint: the running means are in it
     },
     "random crops, class images alongside": {
         "data": {"crop": "random", "flip": True},

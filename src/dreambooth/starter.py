@@ -31,6 +31,7 @@ class Preset:
     guidance: tuple[float, int]
     """Guidance scale; sampling steps."""
     lr: str
+    lr_schedule: str
     batch_size: int
     samples_every: int
     sample_prompts: tuple[str, ...]
@@ -44,7 +45,8 @@ SMALL = Preset(
     prompt="a photo of a {identifier} {class_noun}",
     prior=(40, 20),
     guidance=(4.0, 25),
-    lr="1e-4",
+    lr="3e-4",
+    lr_schedule="cosine",
     batch_size=2,
     samples_every=100,
     sample_prompts=(
@@ -61,6 +63,7 @@ LARGE = Preset(
     prior=(200, 4),
     guidance=(7.5, 30),
     lr="5e-6",
+    lr_schedule="constant",
     batch_size=1,
     samples_every=200,
     sample_prompts=(
@@ -93,8 +96,8 @@ class Starter:
 
     @property
     def steps(self) -> int:
-        """Return training steps: 300 for the small base, else 200 a picture, 400 to 1200."""
-        return 300 if self.preset is SMALL else min(1200, max(400, 200 * self.count))
+        """Return training steps: 400 for the small base, else 200 a picture, 400 to 1200."""
+        return 400 if self.preset is SMALL else min(1200, max(400, 200 * self.count))
 
 
 def preset_for(model: str) -> Preset:
@@ -161,7 +164,7 @@ def job_text(starter: Starter) -> str:
         "per_prompt": preset.per_prompt,
     }
     written = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
-    written["lr"] = preset.lr
+    written |= {"lr": preset.lr, "lr_schedule": preset.lr_schedule}
     written["prompts"] = "\n".join(f"    - {json.dumps(p)}" for p in preset.sample_prompts)
     return "".join(map(_aligned, _TEMPLATE.substitute(written).splitlines()))
 
@@ -221,7 +224,7 @@ sampler:
 optimizer:
   kind: adamw
   lr: $lr ¦ too high: burnt, alike pictures; too low: not your subject yet
-lr_schedule: {kind: constant, warmup_steps: 0}
+lr_schedule: {kind: $lr_schedule, warmup_steps: 0}
 
 train:
   steps: $steps ¦ optimizer steps
@@ -237,7 +240,7 @@ samples:
 $prompts
 
 checkpoints:
-  every: 100 ¦ an interrupted run goes on from the newest
+  every: auto ¦ by the clock, or a number of steps; a run goes on from the newest
   keep_last: 2
 
 trackers: [tensorboard, jsonl]

@@ -13,118 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import models
 import typer
+from against import against_peer, lora, precision, whole_run
+from harness import LORA, Bench, Row, ratio
 from rich.console import Console
 from rich.table import Table
-
-HERE = Path(__file__).parent
-
-
-@dataclass
-class Row:
-    """One measured figure."""
-
-    what: str
-    value: float | None
-    unit: str
-    goal: float | None = None
-    at_least: bool = False
-    """The goal is a lower bound; else an upper one."""
-    spread: tuple[float, float] | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Say whether the goal is met; None without a goal or a figure."""
-        if self.goal is None or self.value is None:
-            return None
-        return self.value >= self.goal if self.at_least else self.value <= self.goal
-
-
-def ratio(what: str, pairs: list[float], goal: float, *, at_least: bool, note: str = "") -> Row:
-    """Return the median of ratios as a row."""
-    return Row(what, median(pairs), "x", goal, at_least, (min(pairs), max(pairs)), note)
-
-
-@dataclass
-class Bench:
-    """One call of the bench."""
-
-    size: models.Size
-    model: Path
-    work: Path
-    pairs: int
-    scripts: Path | None
-    rows: list[Row] = field(default_factory=list)
-
-    def job(self, name: str, **sections: Any) -> Path:
-        """Write a job file and return it."""
-        path = self.work / f"{name}.json"
-        values = models.job_values(self.size, self.model, self.work, name, **sections)
-        path.write_text(models.as_json(values))
-        return path
-
-    def call(self, *command: object, cache: str = "cache", **env: str) -> tuple[str, float]:
-        """Run a command; return what it printed last and its wall-clock seconds."""
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, *map(str, command)],
-            env={**os.environ, "DREAMBOOTH_CACHE": str(self.work / cache), "NO_COLOR": "1", **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{command[0]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        lines = done.stdout.splitlines()
-        return lines[-1] if lines else "", time.monotonic() - began
-
-    def measured(self, *command: object) -> dict[str, Any]:
-        """Run one of the measuring scripts and return its JSON."""
-        said, _ = self.call(HERE / command[0], *command[1:])
-        result: dict[str, Any] = json.loads(said)
-        return result
-
-    def peer(self, name: str, *options: str, script: str = "train_dreambooth.py") -> dict[str, Any]:
-        """Run diffusers' script on the same pictures and return its marks."""
-        assert self.scripts is not None
-        record, out = self.work / f"peer-{name}.json", self.work / f"peer-{name}"
-        size = self.size
-        arguments = [
-            f"--pretrained_model_name_or_path={self.model}",
-            f"--instance_data_dir={models.pictures(self.work, 5, size.resolution)}",
-            "--instance_prompt=a photo of ohwx dog",
-            "--with_prior_preservation",
-            f"--class_data_dir={models.pictures(self.work, size.class_images, size.resolution)}",
-            "--class_prompt=a photo of a dog",
-            f"--num_class_images={size.class_images}",
-            f"--output_dir={out}",
-            f"--resolution={size.resolution}",
-            f"--train_batch_size={size.rows}",
-            f"--max_train_steps={size.steps}",
-            "--learning_rate=1e-6",
-            "--lr_scheduler=constant",
-            "--lr_warmup_steps=0",
-            "--checkpointing_steps=100000",
-            "--seed=0",
-            *options,
-        ]
-        _, wall = self.call(HERE / "peer.py", record, self.scripts / script, *arguments)
-        return {**json.loads(record.read_text()), "wall": wall}
-
-
-def step_seconds(marks: dict[str, Any], skip: int = 3) -> list[float]:
-    """Return the seconds of the peer's steps, without the first ones."""
-    steps = marks["steps"]
-    return [b - a for a, b in pairwise(steps)][skip - 1 :]
 
 
 def overhead(bench: Bench) -> None:
@@ -137,30 +37,6 @@ def overhead(bench: Bench) -> None:
     bench.rows.append(Row("reading a batch", 1e3 * median(found["batch"]), "ms"))
 
 
-def against_peer(bench: Bench) -> None:
-    """Steps a second and memory against diffusers' script, with and without the text encoder."""
-    small = bench.size.name == "small"
-    cases = {
-        "frozen": (["unet"], [], 1.35 if small else 1.75),
-        "trained": (["unet", "text_encoder"], ["--train_text_encoder"], 1.2 if small else 1.5),
-    }
-    for name, (parts, options, goal) in cases.items():
-        freezing = {"kind": "components", "train": parts}
-        job = bench.job(f"peer-{name}", freezing=freezing)
-        ratios, theirs, peaks = [], [], []
-        for _ in range(max(1, bench.pairs // 5)):
-            ours = bench.measured("steps.py", job, 5)
-            marks = bench.peer(name, *options)
-            theirs.append(median(step_seconds(marks)))
-            ratios.append(theirs[-1] / median(ours["ours"]))
-            peaks.append(ours["peak_bytes"] / marks["peak_bytes"])
-        what = f"steps a second against the script, text encoder {name}"
-        note = f"theirs {median(theirs):.3g} s a step"
-        bench.rows.append(ratio(what, ratios, goal, at_least=True, note=note))
-        what = f"peak memory against the script, text encoder {name}"
-        bench.rows.append(ratio(what, peaks, 1.0, at_least=False))
-
-
 def drawing(bench: Bench) -> None:
     """Class images a second against a plain pipeline."""
     goal = 1.5 if bench.size.name == "small" else 1.0
@@ -169,6 +45,7 @@ def drawing(bench: Bench) -> None:
     rate = found["count"] / median(found["ours"])
     note = f"{rate:.2g} pictures a second at {found['steps']} steps, {found['precision']}"
     bench.rows.append(ratio("class images a second", pairs, goal, at_least=True, note=note))
+    bench.rows.append(Row("opening a class set that is there", median(found["cached"]), "s", 1.0))
 
 
 def first_step(bench: Bench) -> None:
@@ -203,38 +80,9 @@ def until_first_step(bench: Bench, job: Path) -> float:
     return seconds
 
 
-def whole_run(bench: Bench) -> None:
-    """Shell to exported result against the script: 300 steps, 2 + 2 rows, 40 class images."""
-    from dataclasses import replace
-
-    longer = replace(bench, size=replace(bench.size, rows=2, steps=300))
-    sections = {
-        "freezing": {"kind": "components", "train": ["unet", "text_encoder"]},
-        "samples": {"every": 100, "per_prompt": 4},
-    }
-    ratios, walls = [], []
-    for number in range(2):
-        job = longer.job(f"whole-{number}", **sections)
-        _, ours = longer.call("-m", "dreambooth", "run", job, cache=f"cache-whole-{number}")
-        marks = longer.peer("whole", "--train_text_encoder")
-        drawn = drawing_seconds(longer)
-        walls.append(ours)
-        ratios.append(ours / (marks["wall"] + drawn))
-    note = f"ours {median(walls):.0f} s with {36} pictures; class images drawn in both"
-    bench.rows.append(ratio("a whole short run", ratios, 0.65, at_least=False, note=note))
-
-
-def drawing_seconds(bench: Bench) -> float:
-    """Return what the script needs to draw the class images itself: 50 steps, batches of 4."""
-    found = bench.measured(
-        "draw.py", bench.job("draw-50", sampler={"steps": 50}, prior={"batch_size": 4}), 2
-    )
-    return median(found["plain"]) * bench.size.class_images / 4
-
-
 def around(bench: Bench) -> None:
     """What logging and checkpoints cost, and whether step time and memory stay flat."""
-    steps = 400 if bench.size.name == "small" else 12
+    steps = 1500 if bench.size.name == "small" else 12
     options = {"train": {"steps": steps}, "checkpoints": {"every": "auto"}, "log": {"every": 10}}
     found = bench.measured("costs.py", bench.job("costs", **options))
     share = (found["around"] - found["samples"]) / found["steps"]
@@ -246,6 +94,22 @@ def around(bench: Bench) -> None:
     if len(found["memory"]) > 2:
         (_, early), *_, (_, late) = found["memory"][1:]
         bench.rows.append(Row("memory, end against early", late / early, "x", 1.02))
+
+
+def memory(bench: Bench) -> None:
+    """What freezing saves: measured peak above the bare program, beside the planned figure."""
+    parts = {
+        "UNet and text encoder": ["unet", "text_encoder"],
+        "UNet": ["unet"],
+        "text encoder": ["text_encoder"],
+    }
+    policies = {n: {"kind": "components", "train": p} for n, p in parts.items()}
+    policies["a LoRA of the UNet"] = LORA
+    for name, freezing in policies.items():
+        found = bench.measured("peak.py", bench.job("memory", freezing=freezing))
+        used = (found["peak"] - found["alone"]) / 2**30
+        note = f"planned {found['planned'] / 2**30:.2f} GiB; {found['trained'] / 1e6:.1f} M train"
+        bench.rows.append(Row(f"memory, training {name}", used, "GiB", note=note))
 
 
 def many_pictures(bench: Bench) -> None:
@@ -301,10 +165,10 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     model = models.builtin() if size == "small" else models.sd15(folder)
     bench = Bench(models.SIZES[size], model, folder.absolute(), pairs, peer_script)
-    parts = [overhead, drawing, around, many_pictures]
+    parts = [overhead, drawing, around, many_pictures, memory]
     parts += [first_step] if size == "small" else []
     if peer_script is not None:
-        parts += [against_peer, *([whole_run] if size == "small" else [])]
+        parts += [against_peer, lora, precision, *([whole_run] if size == "small" else [])]
     wanted = only.split(",") if only else [part.__name__ for part in parts]
     for part in parts:
         if part.__name__ in wanted:

@@ -31,7 +31,8 @@ def main() -> None:
         precision = resolve_precision(job, devices, None)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         model = job.model.open(ctx)
-        solver = job.scheduler.open(model.info).solver_config(job.data.size, steps)
+        schedule = job.scheduler.open(model.info)
+        solver = schedule.solver_config(job.data.size, steps)
 
         @torch.no_grad()
         def ours() -> None:
@@ -48,6 +49,10 @@ def main() -> None:
         for _ in range(pairs):
             seconds["ours"].append(timed(ours))
             seconds["plain"].append(timed(plain))
+        job.prior.open(ctx, model, job.sampler, schedule)
+        seconds["cached"] = [
+            timed(lambda: job.prior.open(ctx, model, job.sampler, schedule)) for _ in range(pairs)
+        ]
     print(json.dumps({**seconds, "count": count, "steps": steps, "precision": precision.name}))
 
 

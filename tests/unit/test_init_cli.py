@@ -55,8 +55,8 @@ def test_an_example_is_a_whole_job_with_pictures_and_captions(tmp_path: Path, ex
     data = job.data.key()
     assert data["path"] == str(folder / "pictures")
     assert data["resolution"] == job.model.describe().resolution
-    assert job.optimizer.key()["lr"] == 1e-4
-    assert (job.train.steps, job.train.batch_size) == (300, 2)
+    assert job.optimizer.key()["lr"] == 3e-4
+    assert (job.train.steps, job.train.batch_size) == (400, 2)
     assert {k: job.prior.key()[k] for k in ("kind", "count", "batch_size")} == {
         "kind": "generated", "count": 40, "batch_size": 20,
     }  # fmt: skip
@@ -92,7 +92,7 @@ def test_the_written_job_is_the_one_the_defaults_describe(tmp_path: Path) -> Non
     """The kinds a starter names are the defaults: nothing else is chosen behind one's back."""
     run(tmp_path, "--example", "fox")
     written = load_job(tmp_path / "job.yaml").resolved()
-    for slot in ("scheduler", "lr_schedule", "loss", "freezing"):
+    for slot in ("scheduler", "loss", "freezing"):
         fields = type(load_job(tmp_path / "job.yaml")).model_fields
         assert written[slot]["kind"] == fields[slot].default
 

@@ -83,7 +83,7 @@ class CheckSettings(Section):
     guidance: float = Field(4.0, ge=1)
     subjects: tuple[str, ...] = tuple(SUBJECTS)
     """Unseen subjects that DreamBooth is tried on, with and without prior preservation."""
-    train_steps: int = Field(300, ge=1)
+    train_steps: int = Field(400, ge=1)
     """Steps of each; the example job's."""
 
 

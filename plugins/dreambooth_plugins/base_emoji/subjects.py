@@ -113,6 +113,7 @@ def labelled_sheet(drawn: Drawn, noun: str) -> Image.Image:
         "the pictures": drawn["instances"],
         f"before: {named}": drawn["before"],
         f"after: {named}": drawn["placed"],
+        f"before: {plain}": drawn["base"],
         f"after: {plain}": drawn["kept"],
         f"without prior: {plain}": drawn["lost"],
     }

@@ -121,4 +121,5 @@ def checkpoints_text(job: Job, plan: Plan) -> str:
         kept.append(f"the best by {options.keep_best.metric}")
     listed = f"{', '.join(kept[:-1])} and {kept[-1]}" if len(kept) > 1 else kept[0]
     size = gigabytes(plan.checkpoint_bytes)
-    return f"every {options.every} steps{also}, {size} each, {listed} are kept"
+    often = "by the clock" if options.every == "auto" else f"every {options.every} steps"
+    return f"{often}{also}, {size} each, {listed} are kept"

@@ -108,6 +108,26 @@ class Devices:
                 gradient.copy_(part.view_as(gradient))
 
 
+class Agreement:
+    """A number on which the processes agree once a step, without waiting for each other."""
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._asked: Tensor | None = None
+
+    def largest(self, mine: int) -> int:
+        """Return the largest number of any process, the same in all of them.
+
+        Where there are several, the answer is to the call before: by now it has arrived, so that
+        nobody waits for the device.
+        """
+        if self._devices.world_size == 1:
+            return mine
+        before = self._asked
+        self._asked = self._devices.largest(torch.tensor(mine, device=self._devices.device))
+        return int(before) if before is not None else 0
+
+
 def buckets(tensors: Iterable[Tensor], room: int) -> Iterator[list[Tensor]]:
     """Cut tensors of one type, in their order, into lists of at most `room` numbers (or one)."""
     bucket: list[Tensor] = []

@@ -15,6 +15,7 @@ from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.best import Best
 from dreambooth.engine.observers import load_observers, observer_states, open_observers
+from dreambooth.engine.pacing import Pace
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.restoring import taking_back
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
@@ -50,6 +51,9 @@ class Events:
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
         self._saved_at = self._sampled_at = -1
+        trained = sum(p.numel() for p in session.state.parameters.values())
+        assert self._ctx.devices is not None  # steps are taken on devices
+        self._pace = Pace(self._job, self._ctx.devices, trained)
         self._clock = (time.monotonic(), session.state.step)
 
     @contextmanager
@@ -90,7 +94,8 @@ class Events:
         if self._sample_due(step):
             self.sample()
         due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
-        if due or self._save_asked or self.final:
+        by_clock = self._pace.is_due()
+        if due or by_clock or self._save_asked or self.final:
             self.save()
 
     def _sample_due(self, step: int) -> bool:
@@ -111,26 +116,31 @@ class Events:
         if step == self._saved_at:
             return
         self._require_finite(step)
-        self._trackers.flush()
-        if self._ctx.is_main:
-            numbers = {
-                "train": self._session.state.numbers(),
-                "meter": self._meter.state(),
-                "callbacks": observer_states(self._job, self._observers),
-                "best": self.best.state(),
-                "scalars": self.scalars,
-            }
-            options, best = self._job.checkpoints, self.best.step
-            checkpoint.save(
-                self._folder.checkpoints,
-                step,
-                self._session.state.tensors(),
-                numbers,
-                partial(rotation.superseded, options, written=step, best=best),
-            )
-        self._ctx.share(None)  # nobody leaves before the checkpoint is whole
+        with self._pace.timed():
+            self._write(step)
+            self._ctx.share(None)  # nobody leaves before the checkpoint is whole
         self._saved_at = step
         self._tell("checkpoint")
+
+    def _write(self, step: int) -> None:
+        self._trackers.flush()
+        if not self._ctx.is_main:
+            return
+        numbers = {
+            "train": self._session.state.numbers(),
+            "meter": self._meter.state(),
+            "callbacks": observer_states(self._job, self._observers),
+            "best": self.best.state(),
+            "scalars": self.scalars,
+        }
+        options, best = self._job.checkpoints, self.best.step
+        checkpoint.save(
+            self._folder.checkpoints,
+            step,
+            self._session.state.tensors(),
+            numbers,
+            partial(rotation.superseded, options, written=step, best=best),
+        )
 
     def _require_finite(self, step: int) -> None:
         """Keep weights that are not finite out of checkpoints: on a GPU nobody has looked yet."""

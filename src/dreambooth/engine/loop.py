@@ -14,6 +14,7 @@ from dreambooth.checks import require
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import begin, set_aside
 from dreambooth.engine.best import show_best
+from dreambooth.engine.compiling import settle as settle_compiling
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
@@ -148,9 +149,11 @@ def fit(
             restore(session.state, meter, found)
             reporter.info(f"resuming from step {session.state.step} of {job.train.steps}")
         state = session.state
+        compiled = settle_compiling(session, manifest.get("compiled"))
         events = stack.enter_context(Events(session, folder, meter).opened(found))
         if ctx.is_main:
-            folder.update_manifest(first_step_seconds=round(time.monotonic() - began, 3))
+            ready = round(time.monotonic() - began, 3)
+            folder.update_manifest(first_step_seconds=ready, compiled=compiled)
         with stop_requests(devices) as stop, reporter.training(state.step, job.train.steps):
             before = snapshot(session) if state.step == 0 else None
             while state.step < job.train.steps and not events.stopped:

@@ -10,6 +10,7 @@ import torch
 from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
+from dreambooth.engine.pacing import checkpoint_bytes
 from dreambooth.engine.precision import choose
 from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
@@ -88,7 +89,6 @@ class Plan:
     evaluation_steps: float
     """What all evaluations cost, in training steps."""
     checkpoint_bytes: int
-    checkpoint_count: int
     folder: Path
     resumes_at: int
     """Step of the newest checkpoint; 0 for a fresh run."""
@@ -142,8 +142,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
-        checkpoint_bytes=memory.gradients + memory.optimizer + memory.average,
-        checkpoint_count=-(-job.train.steps // job.checkpoints.every),
+        checkpoint_bytes=checkpoint_bytes(job, sum(part.trainable for part in parts)),
         folder=job.folder,
         resumes_at=0 if fresh or not saved else max(saved),
     )

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def is_due(options: Checkpoints, step: int) -> bool:
     """Say whether a checkpoint is to be written after this step, whatever else asks for one."""
-    return step % options.every == 0 or is_for_good(options, step)
+    counted = options.every != "auto" and step % options.every == 0
+    return counted or is_for_good(options, step)
 
 
 def is_for_good(options: Checkpoints, step: int) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from dreambooth.engine.compiling import Compiled
     from dreambooth.engine.context import EngineContext
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.precision import Precision
@@ -54,6 +55,13 @@ class Session:
     split: Split
     """Which of the scan's items train, and which are held out."""
     validation: Validation | None = None
+    compiled: Compiled | None = None
+    """The parts a training step runs through, compiled, where `train.compile` says so."""
+
+    @property
+    def trained_parts(self) -> set[str]:
+        """Names of the parts of which something trains."""
+        return {name.split(".", 1)[0] for name in self.state.parameters}
 
     @property
     def job(self) -> Job:

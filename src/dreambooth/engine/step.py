@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
     z_t = s.schedule.add_noise(batch.latents, batch.draw)
     target = s.schedule.target(batch.latents, batch.draw)
     reference = reference_prediction(s, batch, z_t)
-    with s.ctx.autocast():
+    with s.compiled.on() if s.compiled else nullcontext(), s.ctx.autocast():
         cond = condition(s.model, batch.prompts, batch.geometry)
         pred = s.model.denoise(z_t, batch.draw.t, cond).float()
     if reference is not None and batch.wants_reference is not None:

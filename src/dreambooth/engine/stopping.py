@@ -9,12 +9,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
+from dreambooth.engine.devices import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import Tensor
 
     from dreambooth.engine.devices import Devices
 
@@ -28,7 +26,7 @@ class StopRequest:
     def __init__(self, devices: Devices) -> None:
         self.signal = 0
         self._devices, self._at = devices, 0.0
-        self._asked: Tensor | None = None
+        self._agreement = Agreement(devices)
 
     def __call__(self, number: int, frame: Any) -> None:
         """Take a signal: ask for a stop, or interrupt where that was asked before."""
@@ -43,17 +41,8 @@ class StopRequest:
             os.write(2, b"\nstopping after this step and saving; Ctrl-C again stops at once\n")
 
     def agreed(self) -> int:
-        """Return the signal any process got, the same number in all of them; ask once a step.
-
-        Where there are several, the answer is the last step's: by now it has arrived, so that
-        nobody waits for the device.
-        """
-        if self._devices.world_size == 1:
-            return self.signal
-        before = self._asked
-        mine = torch.tensor(self.signal, device=self._devices.device)
-        self._asked = self._devices.largest(mine)
-        return int(before) if before is not None else 0
+        """Return the signal any process got, the same number in all of them; ask once a step."""
+        return self._agreement.largest(self.signal)
 
 
 @contextmanager

@@ -1,0 +1,90 @@
+"""Ours against diffusers' DreamBooth scripts: speed, memory, a whole run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from harness import LORA, Bench, Row, ratio, step_seconds
+
+
+def against_peer(bench: Bench) -> None:
+    """Steps a second and memory against diffusers' script, with and without the text encoder."""
+    small = bench.size.name == "small"
+    cases = {
+        "frozen": (["unet"], [], 1.35 if small else 1.75),
+        "trained": (["unet", "text_encoder"], ["--train_text_encoder"], 1.2 if small else 1.5),
+    }
+    for name, (parts, options, goal) in cases.items():
+        freezing = {"kind": "components", "train": parts}
+        compare(bench, f"text encoder {name}", freezing, options, (goal, 1.0))
+
+
+def lora(bench: Bench) -> None:
+    """Steps a second and memory of a LoRA against diffusers' script for it."""
+    goal = 1.3 if bench.size.name == "small" else 1.75
+    compare(bench, "LoRA", LORA, [], (goal, 0.9), script="train_dreambooth_lora.py")
+
+
+def compare(
+    bench: Bench,
+    name: str,
+    freezing: dict[str, Any],
+    options: list[str],
+    goals: tuple[float, float],
+    script: str = "train_dreambooth.py",
+) -> None:
+    """Measure steps a second and peak memory of ours and of a script, in turn."""
+    job = bench.job("peer", freezing=freezing)
+    ratios, theirs, peaks = [], [], []
+    for _ in range(max(1, bench.pairs // 5)):
+        ours = bench.measured("steps.py", job, 5)
+        peak = bench.measured("peak.py", job)["peak"]
+        marks = bench.peer("script", *options, script=script)
+        theirs.append(median(step_seconds(marks)))
+        ratios.append(theirs[-1] / median(ours["ours"]))
+        peaks.append(peak / marks["peak_bytes"])
+    note = f"theirs {median(theirs):.3g} s a step"
+    what = f"steps a second against the script, {name}"
+    bench.rows.append(ratio(what, ratios, goals[0], at_least=True, note=note))
+    note = f"theirs {marks['peak_bytes'] / 2**30:.2f} GiB"
+    what = f"peak memory against the script, {name}"
+    bench.rows.append(ratio(what, peaks, goals[1], at_least=False, note=note))
+
+
+def whole_run(bench: Bench) -> None:
+    """Shell to exported result: 300 steps at 2 + 2 rows, 40 class images, text encoder trained.
+
+    Both draw the class images, the script with its own 50 steps; ours draws samples as well.
+    """
+    longer = replace(bench, size=replace(bench.size, rows=2, steps=300))
+    sections = {
+        "freezing": {"kind": "components", "train": ["unet", "text_encoder"]},
+        "samples": {"every": 100, "per_prompt": 4},
+    }
+    ratios, walls, theirs = [], [], []
+    for number in range(max(1, bench.pairs // 5)):
+        job = longer.job(f"whole-{number}", **sections)
+        _, ours = longer.call("-m", "dreambooth", "run", job, cache=f"cache-whole-{number}")
+        drawn = longer.work / f"class-{number}"
+        marks = longer.peer("whole", "--train_text_encoder", class_folder=drawn)
+        walls.append(ours)
+        theirs.append(marks["wall"])
+        ratios.append(ours / marks["wall"])
+    note = f"ours {median(walls):.0f} s with samples at three steps, theirs {median(theirs):.0f} s"
+    bench.rows.append(ratio("a whole short run", ratios, 0.65, at_least=False, note=note))
+
+
+def precision(bench: Bench) -> None:
+    """Our `precision: auto` against the script's float32, where the CPU has bfloat16 units."""
+    from dreambooth.engine.precision import cpu_has_bf16_units
+
+    what, goal = "steps a second, precision auto, against the script's fp32", 2.4
+    if not cpu_has_bf16_units():
+        bench.rows.append(Row(what, None, "x", goal, True, note="this CPU has no bfloat16 units"))
+        return
+    ours = bench.measured("steps.py", bench.job("auto", train={"precision": "auto"}), bench.pairs)
+    theirs = median(step_seconds(bench.peer("fp32")))
+    goal = goal if bench.size.name == "sd15" else 1.35
+    bench.rows.append(ratio(what, [theirs / s for s in ours["ours"]], goal, at_least=True))

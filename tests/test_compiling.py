@@ -1,0 +1,127 @@
+"""`train.compile`: decided once, kept by a resumed run, given up where the compiler fails."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dreambooth import run
+from dreambooth.engine import compiling, loop
+from dreambooth.engine.reporting import Quiet
+
+STEPS = {"steps": 3, "precision": "fp32"}
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Stand in for torch.compile: calls are counted and computed plainly."""
+    calls = []
+
+    def compile(call):
+        def compiled(*args, **kwargs):
+            calls.append(call.__self__)
+            return call(*args, **kwargs)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return calls
+
+
+def manifest(result):
+    return json.loads((result.folder / "manifest.json").read_text())
+
+
+def weights(result):
+    [path] = (result.folder / "final" / "unet").glob("*.safetensors")
+    return load_file(path)
+
+
+def test_steps_run_through_what_was_compiled_and_samples_do_not(small_job, compiler):
+    samples = {"every": 1, "per_prompt": 1, "prompts": ["a photo of a {class_noun}"]}
+    result = run(small_job(train={**STEPS, "compile": True}, samples=samples))
+    assert manifest(result)["compiled"] is True
+    # One pass to compile, then one a step; the text encoder trains too.
+    named = [type(module).__name__ for module in compiler]
+    assert named.count("UNet2DConditionModel") == named.count("CLIPTextModel") == 1 + 3
+
+
+def test_compiling_by_itself_changes_no_number(small_job, compiler):
+    plain = run(small_job(name="plain", train=STEPS))
+    compiled = run(small_job(name="compiled", train={**STEPS, "compile": True}))
+    assert compiler
+    theirs = weights(compiled)
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_auto_leaves_short_runs_alone(small_job, compiler):
+    result = run(small_job(train={**STEPS, "compile": "auto"}))
+    assert manifest(result)["compiled"] is False
+    assert not compiler
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, False), (0.9, True)])
+def test_auto_keeps_the_faster_of_the_two_on_a_long_run(
+    small_job, compiler, monkeypatch, seconds, kept
+):
+    monkeypatch.setattr(
+        compiling, "seconds_a_pass", lambda s: seconds * 3600 if s.compiled else 3600.0
+    )
+    result = run(small_job(train={**STEPS, "compile": "auto"}))
+    assert manifest(result)["compiled"] is kept
+    assert bool(compiler) is kept
+
+
+def test_a_resumed_run_keeps_what_was_decided(small_job, compiler, monkeypatch):
+    monkeypatch.setattr(compiling, "seconds_a_pass", lambda s: 60.0 if s.compiled else 3600.0)
+    job = small_job(train={**STEPS, "compile": "auto"}, checkpoints={"every": 1})
+    step = loop.train_step
+
+    def cut(session):
+        if session.state.step == 2:
+            raise KeyboardInterrupt
+        return step(session)
+
+    monkeypatch.setattr(loop, "train_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
+    monkeypatch.setattr(loop, "train_step", step)
+
+    def unasked(s):
+        raise AssertionError("a resumed run does not decide again")
+
+    monkeypatch.setattr(compiling, "long_enough", unasked)
+    monkeypatch.setattr(compiling, "faster", unasked)
+    assert manifest(run(job))["compiled"] is True
+
+
+def test_where_the_compiler_fails_the_run_goes_on_without(small_job, monkeypatch):
+    def broken(call):
+        def compiled(*args, **kwargs):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand more")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    warnings = []
+
+    class Heard(Quiet):
+        def warn(self, message):
+            warnings.append(message)
+
+    result = run(small_job(train={**STEPS, "compile": True}), reporter=Heard())
+    assert manifest(result)["compiled"] is False
+    assert "torch.compile failed, going on without: no C++ compiler" in warnings
+
+
+@pytest.mark.slow
+def test_really_compiled_steps_agree_with_plain_ones(small_job):
+    plain = run(small_job(name="plain", train=STEPS))
+    compiled = run(small_job(name="compiled", train={**STEPS, "compile": True}))
+    assert manifest(compiled)["compiled"] is True
+    for name, value in plain.scalars.items():
+        assert compiled.scalars[name] == pytest.approx(value, rel=1e-4), name
