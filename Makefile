@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test lint types imports unit test-slow bench schema format clean
+.PHONY: demo test lint types imports unit test-slow bench policies schema format clean
 
 demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
@@ -37,6 +37,10 @@ test-slow: $(STAMP)
 SIZE ?= small
 bench: $(STAMP)
 	$(BIN)/python tests/bench/bench.py --size $(SIZE) $(if $(PEER),--peer-script $(PEER))
+
+# What each freezing policy costs and gives on the embedded base: one markdown table.
+policies: $(STAMP)
+	$(BIN)/python tests/bench/policies.py
 
 schema: $(STAMP)
 	$(BIN)/dbt schema --output schemas/job.schema.json

@@ -174,3 +174,24 @@ def small_job(tmp_path, pictures):
         return Job(**merged)
 
     return make
+
+
+@pytest.fixture
+def open_for(small_job):
+    """Set a run up without training it: `open_for("bf16", freezing="adapter")`."""
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.engine.devices import open_devices
+    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.reporting import Quiet
+    from dreambooth.engine.session import open_session
+
+    with contextlib.ExitStack() as stack:
+
+        def make(precision: str = "fp32", **sections: Any) -> Any:
+            job = small_job(**sections)
+            devices = stack.enter_context(open_devices(job.train))
+            compute = Precision(precision, devices.device)
+            ctx = EngineContext(job, devices.device, compute, job.folder, Quiet(), devices)
+            return open_session(ctx, job.data.scan(ctx))
+
+        yield make

@@ -109,16 +109,20 @@ def loss_by_hand(folder, session, batch, job):
             snr = abar / (1 - abar)
             clipped = snr.clamp(max=gamma)
             per_row = per_row * (clipped / (snr + 1) if v_prediction else clipped / snr)
+        if job.loss.debiased:
+            every = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+            weights = 1 / (every + 1) if v_prediction else every.clamp(max=1000) ** -0.5
+            per_row = per_row * (weights / weights.mean())[t]
         halves.append(per_row.mean())
     return halves[0] + job.loss.prior_weight * halves[1]
 
 
-@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("weights", [{}, {"min_snr_gamma": 5.0}, {"debiased": True}])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_loss_with_prior_preservation_equals_plain_diffusers(
-    model_folder, make_job, batch_size, gamma
+    model_folder, make_job, batch_size, weights
 ):
-    loss = {"kind": "prior_preservation", "prior_weight": 0.7, "min_snr_gamma": gamma}
+    loss = {"kind": "prior_preservation", "prior_weight": 0.7, **weights}
     job = make_job(model_folder, batch_size, loss=loss)
     with open_devices(job.train) as devices:
         session = open_for(job, devices)

@@ -87,12 +87,26 @@ def test_checkpointing_keeps_less(small_job):
     assert less < 0.7 * plain
 
 
-def test_alongside_holds_a_copy_of_the_base(small_job):
-    options = {"freezing": {"kind": "components", "train": ["unet"]}}
-    ahead = plan_of(small_job(**options))
-    alongside = plan_of(small_job(prior={"when": "alongside"}, **options))
-    base = sum(part.parameters for part in ahead.parts if part.name != "vae")
-    assert alongside.memory.weights - ahead.memory.weights == 4 * base
+@pytest.mark.parametrize(
+    ("prior", "options"),
+    [({"when": "alongside"}, {}), ({"kind": "mirror"}, {"reference": "frozen_copy"})],
+    ids=["alongside", "mirror"],
+)
+def test_a_copy_of_the_base_is_counted(small_job, prior, options):
+    def plan(parts, **sections):
+        freezing = {"kind": "components", "train": parts}
+        if sections:
+            freezing |= options
+        return plan_of(small_job(freezing=freezing, **sections))
+
+    both = ["unet", "text_encoder"]
+    count = {part.name: part.parameters for part in plan(both).parts}
+    assert plan(both).memory.copy == 0
+    # Where its prompts are encoded beforehand, the copy keeps no text encoder.
+    assert plan(["unet"], prior=prior).memory.copy == 4 * count["unet"]
+    held = plan(both, prior=prior).memory
+    assert held.copy == 4 * (count["unet"] + count["text_encoder"])
+    assert held.total - held.copy == plan(both).memory.total
 
 
 def test_prices(small_job):

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from dreambooth.jobfile import check_job
 from dreambooth.plugins import registry_with
@@ -51,6 +52,20 @@ def test_the_plugin_is_complete_and_works_in_a_job(job_file, monkeypatch):
     with registry_with(plugin):
         changed = re.sub("freezing:.*", "freezing: cross_attention_only", job)
         assert check_job(job_file(changed)).freezing.kind == "cross_attention_only"
+
+
+def test_every_policy_shown_is_one_and_all_are_shown():
+    from dreambooth import Job
+    from dreambooth.plugins import registry
+
+    section = README.split("## What should train")[1].split("## ")[0]
+    shown = re.findall(r"^\|[^|]+\| `([^`]+)` \| \S+ \|$", section, flags=re.MULTILINE)
+    assert len(shown) > 8
+    base = {"name": "n", "data": {"kind": "folder", "path": "p"},
+            "subject": {"identifier": "auto", "class_noun": "dog"},
+            "model": {"kind": "stable_diffusion", "source": "builtin:tiny"}}  # fmt: skip
+    jobs = [Job(**base, freezing=YAML(typ="safe").load(text)) for text in shown]
+    assert {job.freezing.kind for job in jobs} == set(registry().kinds("freezing"))
 
 
 def test_the_python_example_builds_a_job():

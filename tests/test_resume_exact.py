@@ -41,6 +41,23 @@ FULL = {
         "optimizer": {"kind": "prodigy", "d0": 1e-4},
         "lr_schedule": {"kind": "cosine", "warmup_steps": 2},
     },
+    "text encoder first, both, then unet alone; average": {
+        "freezing": {"kind": "components", "until": {"text_encoder": 4}, "start": {"unet": 2}},
+        "train": {"ema": {"decay": 0.9}, "batch_size": 2},
+        "samples": {"every": 3, "per_prompt": 1},
+        "metrics": ["diversity"],
+    },
+    "adapters with dropout on both parts, the text encoder's for a while; average": {
+        "freezing": {
+            "kind": "adapter",
+            "train": ["unet", "text_encoder"],
+            "method": {"kind": "lora", "rank": 4, "dropout": 0.3},
+            "lr": {"text_encoder": 5e-4},
+            "until": {"text_encoder": 4},
+        },
+        "train": {"ema": {"decay": 0.9}, "accumulation": 2},
+        "samples": {"every": 4, "per_prompt": 1},
+    },
 }
 CUTS = [(1,), (4, 6), (2, 3, 5)]
 
@@ -50,10 +67,10 @@ def options_of(given):
     return {**given, "train": train}
 
 
-def result_bytes(folder):
+def result_bytes(folder, steps=STEPS):
     """Return every byte that must be equal: last checkpoint (weights, average, optimizer,
     numbers), numbers logged, and what was exported."""
-    files = [*folder.glob(f"checkpoints/step-{STEPS:06d}/*"), folder / "metrics.jsonl"]
+    files = [*folder.glob(f"checkpoints/step-{steps:06d}/*"), folder / "metrics.jsonl"]
     files += folder.glob("final/**/*.safetensors")
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
 

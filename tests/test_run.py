@@ -275,3 +275,16 @@ def test_a_policy_that_names_strangers_is_a_plugin_fault(small_job):
 
     with registry_with(Plugin()), pytest.raises(PluginError, match="no parameter of the model"):
         run(small_job(freezing="wrong"))
+
+
+def test_an_identifier_that_is_chosen_stays_the_same_and_is_written_down(small_job, pictures):
+    for caption in pictures.glob("*.txt"):
+        caption.unlink()
+    auto = {"subject": {"identifier": "auto", "class_noun": "dog"}}
+    listening = Listening()
+    first = run(small_job(train={"steps": 1}, **auto), reporter=listening)
+    text = (first.folder / "job.yaml").read_text()
+    assert "identifier: auto" not in text
+    run(small_job(train={"steps": 2}, **auto), reporter=listening)
+    assert "resuming from step 1 of 2" in listening.lines
+    assert (first.folder / "job.yaml").read_text() == text.replace("steps: 1", "steps: 2")

@@ -5,29 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import Precision
-from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-
-
-@pytest.fixture
-def open_for(small_job):
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-
-        def make(precision="fp32", **sections):
-            job = small_job(**sections)
-            devices = stack.enter_context(open_devices(job.train))
-            compute = Precision(precision, devices.device)
-            ctx = EngineContext(job, devices.device, compute, job.folder, Quiet(), devices)
-            return open_session(ctx, job.data.scan(ctx))
-
-        yield make
-
 
 UNET = {"kind": "components", "train": ["unet"]}
 TEXT = {"kind": "components", "train": ["text_encoder"]}

@@ -229,7 +229,7 @@ class BasePolicy(FreezingPolicy):
         return dict(model.named_parameters("unet"))
 
     @contextmanager
-    def reference(self, model):
+    def showing_base(self, model):
         now = {n: p.detach().clone() for n, p in model.named_parameters("unet")}
         base = model.stored_weights("unet")
         with torch.no_grad():
@@ -270,7 +270,7 @@ class Plugin:
 def test_rows_held_to_the_base_measure_the_way_from_it(open_for):
     with registry_with(Plugin()):
         session = open_for(prior="mirrored", freezing="with_base")
-        assert losses(session)["validation/loss_class"] == 0.0
+        assert losses(session)["validation/loss_class"] < 1e-10  # two batch sizes: rounding
         disturb(session)
         assert losses(session)["validation/loss_class"] > 0.0
 

@@ -8,7 +8,7 @@ from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.errors import PluginError, UserError
-from dreambooth.interfaces import FreezingPolicy
+from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.scalars import never_logged
@@ -38,6 +38,7 @@ def preflight(job: Job) -> list[Problem]:
     for at, component in components(job):
         problems += _ask(component, at, job, info)
     problems += _loss_needs(job, info)
+    problems += _base_needs(job)
     problems += _size(job, info)
     problems += _exports(job)
     problems += _sample_prompts(job)
@@ -109,13 +110,6 @@ def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
             f'"{job.scheduler.kind}" does not have',
             "switch that weighting off, or choose a scheduler with a noise ratio",
         )
-    if "reference" in needs and type(job.freezing).reference is FreezingPolicy.reference:
-        yield Problem(
-            ("loss",),
-            f"{loss} compares with the frozen base, which freezing kind "
-            f'"{job.freezing.kind}" does not keep',
-            "use an adapter policy, or another loss",
-        )
     if "mask" in needs and not getattr(job.data, "mask", None):
         yield Problem(
             ("loss",),
@@ -128,6 +122,16 @@ def _loss_needs(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
             f'{loss} trains the VAE, which freezing kind "{job.freezing.kind}" keeps frozen',
             "let the freezing policy train the VAE, or choose another loss",
         )
+
+
+def _base_needs(job: Job) -> Iterator[Problem]:
+    """Hold what compares with the frozen base against a policy that does not keep it."""
+    hint = job.freezing.base_hint()
+    lacks = f'compares with the base, which freezing kind "{job.freezing.kind}" does not keep'
+    if hint and job.loss.required() & {"reference", "class_reference"}:
+        yield Problem(("loss",), f'loss kind "{job.loss.kind}" {lacks}', hint)
+    if hint and job.prior.needs_base():
+        yield Problem(("prior",), f'prior kind "{job.prior.kind}" {lacks}', hint)
 
 
 def _trains_vae(job: Job, info: ModelInfo) -> bool:
@@ -164,10 +168,30 @@ def _exports(job: Job) -> Iterator[Problem]:
             named = f": {', '.join(fitting)}" if fitting else "; no installed one does"
             hint = f"name an exporter that accepts it in exports{named}"
             yield Problem(("exports",), f"{made}, for which exports: auto has no format", hint)
-    elif not any(artifacts & exporter.accepts for exporter in job.exports):
+    elif any(artifacts & exporter.accepts for exporter in job.exports):
+        yield from _refusals(job, made)
+    else:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
         named = ", ".join(e.kind for e in job.exports) or "none"
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
+
+
+def _refusals(job: Job, made: str) -> Iterator[Problem]:
+    """Find single exporters that would write nothing, or something else than what was made."""
+    for i, exporter in enumerate(job.exports):
+        assert isinstance(exporter, Exporter)
+        if not exporter.accepts & job.freezing.artifacts:
+            yield Problem(
+                ("exports", i),
+                f"{made}, which {exporter.kind} does not accept",
+                "take it out of the list",
+            )
+        elif reason := exporter.refusal(job.freezing):
+            yield Problem(
+                ("exports", i),
+                f"{exporter.kind} cannot hold what the freezing policy makes: {reason}",
+                "export it as merged, which every tool reads, or train with another method",
+            )
 
 
 def _sample_prompts(job: Job) -> Iterator[Problem]:

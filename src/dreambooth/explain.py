@@ -128,14 +128,8 @@ class _Explainer:
         about = first_sentence(option_docs(parent).get(at[-1], "")) if parent else ""
         slot = slot_of(field) if field else None
         if slot is not None:
-            about = f"{about}; {self._kinds(slot.info.name)}"
+            about = f"{about}; {known_words(list(slot.kinds()))}"
         return Fault(at, f"{where} {quoted(at[-1])}", about)
-
-    @staticmethod
-    def _kinds(slot: str) -> str:
-        from dreambooth.plugins import registry
-
-        return known_words(list(registry().kinds(slot)))
 
     def _slot(self, at: Location, error: ErrorDetails) -> Fault:
         ctx, kind = error.get("ctx", {}), error["type"]

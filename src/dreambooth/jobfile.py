@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dreambooth import checks, overrides, yamlfile
+from dreambooth import checks, identifiers, overrides, yamlfile
+from dreambooth.component import Problem
 from dreambooth.diagnostics import JobErrors
+from dreambooth.errors import UserError
 from dreambooth.explain import explain
 from dreambooth.job import Job
 from dreambooth.yamlcompose import resolve
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from dreambooth.component import Problem
     from dreambooth.yamlfile import Document
 
 
@@ -57,11 +58,20 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """Read a job file and check all of it, the model's JSON files and the data included."""
+    """Read a job file and check all of it, the model's JSON files and the data included.
+
+    The job that is returned has its identifier chosen, where it says `auto`.
+    """
     opened = open_job(path, overrides)
-    if problems := checks.preflight(opened.job):
+    job, problems = opened.job, []
+    try:
+        job = identifiers.settled(job)
+    except UserError as error:
+        message = error.message.removeprefix("subject.identifier: ")
+        problems = [Problem(("subject", "identifier"), message, error.hint)]
+    if problems := checks.preflight(job) or problems:
         raise opened.errors(problems)
-    return opened.job
+    return job
 
 
 def dump_job(job: Job, schema: str | None = None) -> str:

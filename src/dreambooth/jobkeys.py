@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from dreambooth.slots import SLOTS, Slot
+from dreambooth.slots import SLOTS
+from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -28,8 +29,8 @@ def model_at(root: Model, data: Any, at: Location) -> Model | None:
     return _walk(root, data, at)[0]
 
 
-def slot_at(root: Model, data: Any, at: Location) -> Slot | None:
-    """Return the slot (of a field or of a list's items) at `at`; None where there is none."""
+def slot_at(root: Model, data: Any, at: Location) -> Tagged | None:
+    """Return what chooses a kind (of a field or list item) at `at`; None where nothing does."""
     return _slot(_walk(root, data, at)[1])
 
 
@@ -47,11 +48,27 @@ def homes(root: Model, key: str) -> list[str]:
             found.append(taken)
         elif having:
             found.append(f"{taken} (kind {' or '.join(having)})")
+        for field in slot.fields:
+            found += _below_kinds(field, kinds, key)
     return found
 
 
-def slot_of(field: FieldInfo) -> Slot | None:
-    """Return the slot of a field, where it is one."""
+def _below_kinds(name: str, kinds: Mapping[str, Model], key: str) -> Iterator[str]:
+    """Yield the options of a slot's kinds that choose a kind themselves, one of which has `key`."""
+    for cls in kinds.values():
+        for option, field in cls.model_fields.items():
+            inner = slot_of(field)
+            having = [
+                kind
+                for kind, model in (inner.kinds().items() if inner else ())
+                if key in model.model_fields and key != "kind"
+            ]
+            if having:
+                yield f'"{name}.{option}" (kind {" or ".join(having)})'
+
+
+def slot_of(field: FieldInfo) -> Tagged | None:
+    """Return what chooses a field's kind, where it has kinds."""
     return _slot(_annotation(field))
 
 
@@ -99,7 +116,7 @@ def _below(data: Any, step: str | int) -> Any:
 
 def _annotation(field: FieldInfo) -> Any:
     for found in field.metadata:
-        if isinstance(found, Slot):
+        if isinstance(found, Tagged):
             return Annotated[field.annotation, found]
     return field.annotation
 
@@ -113,11 +130,9 @@ def _item(annotation: Any) -> Any:
 
 
 def _model(annotation: Any, data: Any) -> Model | None:
-    from dreambooth.plugins import registry
-
     if slot := _slot(annotation):
         kind = data.get("kind") if isinstance(data, dict) else data
-        return registry().kinds(slot.info.name).get(kind) if isinstance(kind, str) else None
+        return slot.kinds().get(kind) if isinstance(kind, str) else None
     for bare in map(_bare, _alternatives(annotation)):
         if isinstance(bare, type) and issubclass(bare, BaseModel):
             return bare
@@ -129,13 +144,13 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if union else (annotation,)
 
 
-def _slot(annotation: Any) -> Slot | None:
-    """Return the slot of an annotation, also of one that may be left empty (`... | None`)."""
+def _slot(annotation: Any) -> Tagged | None:
+    """Return what chooses a kind, also of a field that may be left empty (`... | None`)."""
     for alternative in _alternatives(annotation):
         if get_origin(alternative) is Annotated:
-            found = (m for m in get_args(alternative)[1:] if isinstance(m, Slot))
-            if slot := next(found, None):
-                return slot
+            found = (m for m in get_args(alternative)[1:] if isinstance(m, Tagged))
+            if tagged := next(found, None):
+                return tagged
     return None
 
 

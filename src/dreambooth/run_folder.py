@@ -209,7 +209,7 @@ def _later_sections(job: Job, saved: Mapping[str, Any]) -> dict[str, Any]:
 def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str, tuple[Any, Any]]:
     """Return the harmless differences to the run's own job; `JobError` names the others.
 
-    More steps are harmless only where the learning-rate schedule does not depend on the end;
+    More steps are harmless only where neither rates nor stages depend on the end;
     batch size, accumulation and number of processes where their product stays the same.
     """
     saved = folder.saved_job()
@@ -223,7 +223,7 @@ def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str
 
     def harmless(name: str) -> bool:
         if name == "train.steps":
-            return not job.lr_schedule.depends_on_end()
+            return not (job.lr_schedule.depends_on_end() or job.freezing.depends_on_end())
         if name in {"train.batch_size", "train.accumulation", "processes"}:
             return same_rows
         return name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import TypeAdapter, ValidationInfo
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import TypeAdapter
 
 from dreambooth import interfaces
 from dreambooth.component import Component
+from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic.json_schema import JsonSchemaValue
 
 
 @dataclass(frozen=True)
@@ -57,87 +53,28 @@ SLOTS: Mapping[str, SlotInfo] = {
 }
 
 
-class Slot:
+class Slot(Tagged):
     """Annotation of a job field: `Annotated[Loss, Slot("loss")]`.
 
     Takes `{kind: name, ...}`, the bare name, or an instance of the slot's base (registered or
-    not). The kinds are looked up when a job is validated, so plugins may be loaded late, and
-    error locations point into the mapping the person wrote. Job files (JSON mode) are checked
-    strictly; Python values by pydantic's usual rules.
+    not). The kinds are looked up when a job is validated, so plugins may be loaded late.
     """
 
     def __init__(self, name: str) -> None:
         self.info = SLOTS[name]
+        self.name, self.base = name, self.info.base
 
-    def validate(self, value: Any, info: ValidationInfo) -> Component:
-        """Turn what a job says into a component."""
-        if isinstance(value, self.info.base):
-            return value
-        options: Any = {"kind": value} if isinstance(value, str) else value
-        if not isinstance(options, dict):
-            raise PydanticCustomError(
-                "slot_type",
-                '{slot} takes a kind or a mapping with "kind"',
-                {"slot": self.info.name, "known": list(self._kinds())},
-            )
-        cls = self._lookup(options)
-        if info.mode == "json":
-            return cls.model_validate_json(json.dumps(options), strict=True, context=info.context)
-        return cls.model_validate(options, context=info.context)
-
-    def _kinds(self) -> Mapping[str, type[Component]]:
+    def kinds(self) -> Mapping[str, type[Component]]:
+        """Return the installed kinds."""
         from dreambooth.plugins import registry
 
-        return registry().kinds(self.info.name)
+        return registry().kinds(self.name)
 
-    def _lookup(self, options: dict[str, Any]) -> type[Component]:
+    def why_missing(self, kind: str) -> str:
+        """Say which broken or colliding plugin would have brought a kind."""
         from dreambooth.plugins import registry
 
-        known = list(self._kinds())
-        kind = options.get("kind")
-        if not isinstance(kind, str):
-            raise PydanticCustomError(
-                "slot_no_kind",
-                '{slot} needs a "kind"',
-                {"slot": self.info.name, "known": known},
-            )
-        if kind in known:
-            return self._kinds()[kind]
-        raise PydanticCustomError(
-            "slot_kind",
-            'unknown {slot} kind "{kind}"',
-            {
-                "slot": self.info.name,
-                "kind": kind,
-                "known": known,
-                "why": registry().why_missing(self.info.name, kind),
-            },
-        )
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            self.validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
-            ),
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        from dreambooth.optiondocs import add_docs
-
-        members: list[JsonSchemaValue] = []
-        short: list[str] = []
-        for kind, cls in sorted(self._kinds().items()):
-            cls.model_rebuild()
-            members.append(add_docs(cls, handler(cls.__pydantic_core_schema__)))
-            if not any(f.is_required() for n, f in cls.model_fields.items() if n != "kind"):
-                short.append(kind)
-        named: list[JsonSchemaValue] = [{"enum": short, "type": "string"}] if short else []
-        return {"anyOf": [*named, *members]}
+        return registry().why_missing(self.name, kind)
 
 
 def component(slot: str, kind: str) -> Any:

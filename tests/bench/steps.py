@@ -35,7 +35,9 @@ class Bare:
         self.tokens = None
         if session.model.text_is_frozen:
             with torch.no_grad():
-                self.embeds = condition(session, batch.prompts, batch).tensors["embeds"]
+                self.embeds = condition(session.model, batch.prompts, batch.geometry).tensors[
+                    "embeds"
+                ]
         else:
             distinct = list(dict.fromkeys(batch.prompts))
             self.place = torch.tensor([distinct.index(p) for p in batch.prompts])

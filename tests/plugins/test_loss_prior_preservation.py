@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo, StepTensors
+from dreambooth_plugins.loss.distances import debiased_weight
 from dreambooth_plugins.loss.prior_preservation import PriorPreservation
+from dreambooth_plugins.scheduler.ddpm import DDPM
 
 THEIRS = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 DISTANCES = {
@@ -39,10 +41,24 @@ def step(instances, classes, prediction="epsilon", weight=None):
         weight=torch.ones(count) if weight is None else torch.tensor(weight),
         mask=None,
         prediction=prediction,
+        snr_table=all_snr().float(),
     )
 
 
-def by_hand(s, *, distance="mse", delta=0.1, gamma=None, prior_weight=1.0):
+def all_snr():
+    abar = THEIRS.alphas_cumprod.double()
+    return abar / (1 - abar)
+
+
+def debiased_by_hand(snr, prediction):
+    def raw(r):
+        return 1 / (r + 1) if prediction == "v_prediction" else 1 / min(r, 1000.0) ** 0.5
+
+    ratios = all_snr().tolist()
+    return raw(float(snr)) / (sum(map(raw, ratios)) / len(ratios))
+
+
+def by_hand(s, *, distance="mse", delta=0.1, gamma=None, debiased=False, prior_weight=1.0):
     """One row at a time, in float64, from the formulas."""
     rows = []
     for i in range(len(s.t)):
@@ -51,6 +67,8 @@ def by_hand(s, *, distance="mse", delta=0.1, gamma=None, prior_weight=1.0):
         if gamma is not None:
             snr = s.snr[i].double()
             loss *= min(snr, gamma) / (snr if s.prediction == "epsilon" else snr + 1)
+        if debiased:
+            loss *= debiased_by_hand(s.snr[i], s.prediction)
         rows.append(loss * s.weight[i] * (prior_weight if s.is_prior[i] else 1.0))
     return torch.stack(rows).float()
 
@@ -66,6 +84,35 @@ def test_rows_equal_the_computation_by_hand(rows, distance, prediction, gamma):
     assert loss.shape == (2 * rows,)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_debiased_rows_equal_the_computation_by_hand(rows, prediction):
+    s = step(rows, rows, prediction)
+    loss = PriorPreservation(debiased=True, prior_weight=0.3).rows(s)
+    torch.testing.assert_close(loss, by_hand(s, debiased=True, prior_weight=0.3))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("span", [(0, 1000), (200, 700)])
+def test_debiased_weights_average_to_one_over_the_timesteps_that_train(prediction, span):
+    table = all_snr().float()[slice(*span)]
+    assert debiased_weight(table, table, prediction).mean() == pytest.approx(1.0, abs=1e-5)
+    info = SimpleNamespace(schedule=dict(THEIRS.config), prediction=prediction)
+    schedule = DDPM(timestep_range=span).open(info)
+    torch.testing.assert_close(schedule.snr_table(), table)
+
+
+def test_debiased_weights_of_stable_diffusion():
+    table = all_snr().float()
+    raw = 1 / table.clamp(max=1000).sqrt()
+    assert raw.mean() == pytest.approx(3.0, abs=0.05)  # why it is scaled at all
+    weights = debiased_weight(table, table, "epsilon")
+    assert weights[354] == pytest.approx(1 / 3, abs=0.01)  # SNR 1
+    above = debiased_weight(torch.tensor([1e3, 1e5]), table, "epsilon")
+    assert above[0] == above[1]  # capped: the clean end does not vanish
+    assert torch.isfinite(debiased_weight(torch.zeros(1), table, "v_prediction")).all()
 
 
 def test_sums_equal_the_usual_instance_mean_plus_weighted_prior_mean():
@@ -122,12 +169,15 @@ def test_a_flow_model_has_no_snr_to_weigh_by():
     s = StepTensors(**{**step(1, 1).__dict__, "snr": None, "prediction": "flow"})
     with pytest.raises(JobError, match="min_snr_gamma"):
         PriorPreservation(min_snr_gamma=5.0).rows(s)
+    with pytest.raises(JobError, match="debiased"):
+        PriorPreservation(debiased=True).rows(s)
     torch.testing.assert_close(PriorPreservation().rows(s), by_hand(s))
 
 
 def test_the_snr_is_needed_only_for_weighting():
     assert PriorPreservation().required() == frozenset()
     assert PriorPreservation(min_snr_gamma=5.0).required() == {"snr"}
+    assert PriorPreservation(debiased=True).required() == {"snr"}
 
 
 def found(loss, *, rows=True, prediction="epsilon"):
@@ -153,6 +203,14 @@ def test_check_finds_snr_weights_on_a_flow_model():
     loss = PriorPreservation(min_snr_gamma=5.0)
     assert found(loss, prediction="flow") == [("loss", "min_snr_gamma")]
     assert found(loss) == []
+    debiased = PriorPreservation(debiased=True)
+    assert found(debiased, prediction="flow") == [("loss", "debiased")]
+    assert found(debiased) == []
+
+
+def test_check_finds_two_weights_for_the_same_timesteps():
+    loss = PriorPreservation(debiased=True, min_snr_gamma=5.0)
+    assert found(loss) == [("loss", "debiased")]
 
 
 @pytest.mark.parametrize("bad", [{"prior_weight": -1}, {"min_snr_gamma": 0}, {"huber_delta": 0}])

@@ -126,7 +126,7 @@ def test_every_python_block_registers_or_is_a_test(
         assert {"cross_attention_only"} <= set(registry.kinds("freezing"))
         assert {"log_cosh"} <= set(registry.kinds("loss"))
         assert {"unguided"} <= set(registry.kinds("sampler"))
-        assert {"mirror"} <= set(registry.kinds("prior"))
+        assert {"turning"} <= set(registry.kinds("prior"))
         assert {"stop_above"} <= set(registry.kinds("callback"))
 
 
@@ -205,15 +205,17 @@ def test_a_picture_of_the_guides_sampler_does_not_depend_on_its_batch(
     assert not torch.equal(both[0], both[1])
 
 
-def test_the_guides_prior_mirrors_each_instance_row(guide: dict[str, ModuleType]) -> None:
-    prior = guide["register_priors"].Mirror()
+def test_the_guides_prior_mirrors_rows_under_its_prompts(guide: dict[str, ModuleType]) -> None:
+    prior = guide["register_priors"].Turning()
     subject = interfaces.Subject(identifier="ohwx", class_noun="dog")
     ctx = SimpleNamespace(job=SimpleNamespace(subject=subject))
     rows = prior.open(ctx, None, None, None).rows([4, 5], 0)
     assert [(r.prompt, r.latents, r.target) for r in rows] == [
-        ("a photo of a dog", None, "reference")
-    ] * 2
-    assert prior.prompts(subject) == ["a photo of a dog"]
+        ("a photo of a dog", None, "reference"),
+        ("a drawing of a dog", None, "reference"),
+    ]
+    assert prior.prompts(subject) == ["a photo of a dog", "a drawing of a dog"]
+    assert prior.needs_base()
 
 
 def test_the_guides_callback_stops_after_three_and_keeps_count_over_a_resume(

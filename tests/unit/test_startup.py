@@ -57,6 +57,7 @@ def job(tmp_path: Path) -> None:
         (["schema"], 390),
         (["plugins", "list"], 390),
         (["validate", "job.yaml"], 440),
+        (["identifier", "job.yaml"], 440),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -337,7 +337,16 @@ def problems(**sections: Any) -> dict[str, str]:
         ("class_rows", {"prior": "rowless"}, {"prior": "generated"}),
         ("snr", {"scheduler": "flow"}, {"scheduler": "ddpm"}),
         ("mask", {"data": "masked"}, {"data": {"kind": "masked", "mask": True}}),
-        ("reference", {"freezing": "components"}, None),
+        (
+            "reference",
+            {"freezing": "components"},
+            {"freezing": {"kind": "components", "reference": "frozen_copy"}},
+        ),
+        (
+            "class_reference",
+            {"freezing": "components"},
+            {"freezing": {"kind": "components", "reference": "frozen_copy"}},
+        ),
         (
             "trains_vae",
             {"freezing": "embedding"},
@@ -351,6 +360,23 @@ def test_a_loss_is_told_what_it_lacks(need: str, unmet: Any, met: Any) -> None:
     assert "loss" not in problems(loss={"kind": "needy"}, **unmet)
     if met is not None:
         assert "loss" not in problems(loss=loss, **met)
+
+
+def test_full_training_is_told_what_a_reference_costs_it() -> None:
+    found = problems(prior="mirror", loss="self_distilled_prior")
+    for slot in ("prior", "loss"):
+        assert 'which freezing kind "components" does not keep' in found[slot]
+        assert "set freezing.reference: frozen_copy" in found[slot]
+        assert "second time" in found[slot]
+    keeping = {"kind": "components", "reference": "frozen_copy"}
+    assert not {"prior", "loss"} & problems(prior="mirror", freezing=keeping).keys()
+    assert "freezing.reference" in problems(freezing=keeping)
+
+
+def test_class_rows_have_no_part_in_dco() -> None:
+    keeping = {"kind": "components", "reference": "frozen_copy"}
+    assert "set prior: none" in problems(loss="dco", freezing=keeping)["prior"]
+    assert "prior" not in problems(loss="dco", freezing=keeping, prior="none")
 
 
 def test_sizes_off_the_grid_name_their_neighbours() -> None:

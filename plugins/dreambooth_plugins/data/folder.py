@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import JobPath, Problem
@@ -44,16 +45,25 @@ class Folder(DataSource):
     `01.jpg`), `metadata.jsonl` (lines with file_name and text), whichever is there (`auto`), or
     nowhere. `{identifier}` and `{class_noun}` in them are filled in; a picture without a caption
     trains with `prompt`."""
+    mask: Literal["auto", "alpha", "file"] | None = None
+    """Where the subject is in a picture, for a loss that weighs by it (`masked`): in its alpha
+    channel (`alpha`), in a file beside it that is white there (`file`: `01.mask.png` or
+    `01-mask.png` for `01.jpg`), or in the file where there is one, else in the alpha channel
+    (`auto`). A picture without a mask counts as a whole."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """Look at the folder and the prompt, without decoding anything."""
-        from dreambooth_plugins.data import formats, scanning
+        from dreambooth_plugins.data import formats, masks, scanning
 
         reason, hint = scanning.folder_problem(self.path)
         if reason:
             yield Problem(("data", "path"), reason, hint)
         else:
-            names = scanning.list_files(self.path, self.recursive)
+            listed = scanning.list_files(self.path, self.recursive)
+            names, found = masks.apart(listed, self.mask)
+            if self.mask == "file" and masks.unpaired(names, found):
+                at = ("data", "mask")
+                yield Problem(at, f"no picture in {self.path} has a mask", masks.hint("file"))
             if not any(formats.looks_like_image(self.path / name) for name in names):
                 rows = [Rejected(n, self._glance(n)) for n in names]
                 error = scanning.nothing_usable(self.path, rows, self.recursive)
@@ -101,11 +111,17 @@ class Folder(DataSource):
         Raises `JobError` where no picture is usable, where a caption file cannot be read, and,
         with `broken: refuse`, where a picture is damaged.
         """
-        from dreambooth_plugins.data import captions, scanning
+        from dreambooth_plugins.data import captions, masks, scanning
 
         scanning.require_folder(self.path)
-        names = scanning.list_files(self.path, self.recursive)
+        listed = scanning.list_files(self.path, self.recursive)
+        names, beside = masks.apart(listed, self.mask)
         found = scanning.inspect(self.path, names, ctx)
+        if self.mask is None:
+            masks.warn_of_unread(listed, ctx)
+        else:
+            for message in masks.attach(self.path, self.mask, beside, found):
+                ctx.warn(message)
         if self.broken == "refuse" and found.broken:
             rows = "\n".join(f"  {row.id}: {row.reason}" for row in found.broken[:10])
             raise JobError(
@@ -118,7 +134,7 @@ class Folder(DataSource):
         if not found.items:
             raise scanning.nothing_usable(self.path, rejected, self.recursive)
         self._warn(texts, found.items, ctx)
-        items = tuple(_with_caption(item, texts.by_id.get(item.id)) for item in found.items)
+        items = tuple(replace(item, caption=texts.by_id.get(item.id)) for item in found.items)
         return Scan(items, tuple(sorted(rejected, key=lambda row: row.id)))
 
     def _unused(self, texts: Captions, others: list[str]) -> Iterable[Rejected]:
@@ -169,7 +185,8 @@ class Folder(DataSource):
             if self.crop == "random":
                 top, left = (int(rng.integers(0, r, endpoint=True)) for r in room)
             mirror = self.flip and bool(rng.integers(0, 2))
-        return loading.crop(image, self.size, (top, left), mirror)
+        mask = loading.read_mask(item, self.mask in ("auto", "alpha"))
+        return loading.crop(image, self.size, (top, left), mirror, mask)
 
     def pixels_key(self) -> dict[str, Any]:
         """Return what changes pixels; not the path or the prompts: items carry a content hash."""
@@ -179,8 +196,5 @@ class Folder(DataSource):
             "size": list(self.size),
             "crop": self.crop,
             "flip": self.flip,
+            **({"mask": self.mask} if self.mask else {}),
         }
-
-
-def _with_caption(item: Item, caption: str | None) -> Item:
-    return Item(item.id, item.path, item.sha256, item.size, caption)

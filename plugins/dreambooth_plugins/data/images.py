@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError, features
 from dreambooth_plugins.data.formats import HEADER_BYTES, sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,14 +46,47 @@ def decode(data: bytes) -> Image.Image:
     sRGB; 16-bit, 32-bit and floating-point greys are scaled, not clipped. Raises `ImageRejected`
     for whatever is no usable still picture.
     """
+    return _upright(data, to_rgb)
+
+
+def decode_alpha(data: bytes) -> Image.Image | None:
+    """Decode a picture's transparency to mode L, 255 where it is opaque; None where all of it is.
+
+    Raises `ImageRejected` like `decode`.
+    """
+    alpha = _upright(data, _alpha)
+    return None if alpha.getextrema()[0] == 255 else alpha
+
+
+def decode_mask(data: bytes) -> Image.Image:
+    """Decode a mask file to mode L: how opaque it is where it has transparency, else how light.
+
+    Raises `ImageRejected` like `decode`.
+    """
+    return _upright(
+        data, lambda image: _alpha(image) if image.has_transparency_data else _light(image)
+    )
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return Image.new("L", image.size, 255)
+    return image.convert("RGBA").getchannel("A")
+
+
+def _light(image: Image.Image) -> Image.Image:
+    return to_rgb(image).convert("L")
+
+
+def _upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     with _decoding():
         with _open(data) as image:
             _check_size(image)
             _check_still(image)
             image.load()
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-            rgb = to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+            done = convert(image)
+        return done if turn is None else done.transpose(turn)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth import hookimpl
+from dreambooth_plugins.exporter.adapter_formats import Kohya, Lora, Merged
 from dreambooth_plugins.exporter.diffusers_folder import Diffusers
 
 if TYPE_CHECKING:
@@ -14,4 +15,4 @@ if TYPE_CHECKING:
 @hookimpl
 def register_exporters() -> list[type[Exporter]]:
     """Return the file formats that come with the trainer."""
-    return [Diffusers]
+    return [Diffusers, Kohya, Lora, Merged]

@@ -2,76 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from dreambooth import Loss, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from torch import Tensor
-
-    from dreambooth.interfaces import ModelInfo, StepTensors
-    from dreambooth.job import Job
+from dreambooth_plugins.loss.weighted import WeightedDistance
 
 
-class PriorPreservation(Loss):
+class PriorPreservation(WeightedDistance):
     """Mean distance of prediction and target, class rows weighted by `prior_weight`.
 
     Ruiz et al. 2023, equation 2. Without class rows (`prior: none`) it is the plain loss.
     """
 
     kind: Literal["prior_preservation"] = "prior_preservation"
-    prior_weight: float = Field(default=1.0, ge=0.0)
-    """Weight of the class images against the instance images (lambda in the paper). More keeps the
-    class better and learns the subject more slowly."""
-    distance: Literal["mse", "huber", "l1"] = "mse"
-    """Distance of prediction and target: squared, Huber (squared up to `huber_delta`, linear
-    beyond: forgives outliers), or absolute."""
-    huber_delta: float = Field(default=0.1, gt=0.0)
-    """Where the Huber distance turns linear: d^2 / 2 up to it, delta (|d| - delta / 2) beyond."""
-    min_snr_gamma: float | None = Field(default=None, gt=0.0)
-    """Weigh timesteps by min(SNR, gamma), which stops nearly clean ones from dominating (Hang et
-    al. 2023); 5 is usual, null weighs all alike. Applies to instance and class rows."""
-
-    def required(self) -> frozenset[str]:
-        """Need the signal-to-noise ratio where timesteps are weighted."""
-        return self.needs | {"snr"} if self.min_snr_gamma is not None else self.needs
-
-    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
-        """Report a prior weight without class images or the reverse, and SNR on a flow model."""
-        yield from self._prior_problems(job.prior.has_rows())
-        if self.min_snr_gamma is not None and info is not None and info.prediction == "flow":
-            yield Problem(
-                ("loss", "min_snr_gamma"),
-                "a flow-matching model has no signal-to-noise ratio to weigh by",
-                "leave min_snr_gamma out",
-            )
-
-    def rows(self, s: StepTensors) -> Tensor:
-        """Return [B] float32: mean distance over C, h, w times the weights of each row."""
-        from dreambooth_plugins.loss.distances import min_snr_weight, row_distance
-
-        loss = row_distance(s.pred, s.target, self.distance, self.huber_delta)
-        if self.min_snr_gamma is not None:
-            loss = loss * min_snr_weight(s.snr, self.min_snr_gamma, s.prediction)
-        weight = s.weight.where(~s.is_prior, s.weight * self.prior_weight)
-        return loss * weight
-
-    def _prior_problems(self, has_rows: bool) -> Iterator[Problem]:
-        # A resolved job writes defaults out, so the default weight says nothing about intent.
-        asked = "prior_weight" in self.model_fields_set and self.prior_weight != 1.0
-        if has_rows and self.prior_weight == 0.0:
-            yield Problem(
-                ("loss", "prior_weight"),
-                "class images are paid for in every step, and a weight of 0 ignores them",
-                "set prior: none, or give prior_weight a value above 0",
-            )
-        elif asked and not has_rows:
-            yield Problem(
-                ("loss", "prior_weight"),
-                "there are no class images to weigh",
-                "leave prior_weight out, or use a prior with class images (prior: generated)",
-            )

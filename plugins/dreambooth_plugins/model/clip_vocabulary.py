@@ -14,14 +14,22 @@ MERGES = 49_408 - 2 * 256 - 2
 """How many merges CLIP uses: its vocabulary less two forms of each byte and two special tokens."""
 
 
+PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+"""Bytes that are printable characters of Latin-1."""
+
+
+def byte_order() -> list[int]:
+    """Return the 256 bytes in CLIP's order of token ids: the printable ones first."""
+    return [*PRINTABLE, *(byte for byte in range(256) if byte not in PRINTABLE)]
+
+
 def byte_alphabet() -> list[str]:
-    """Return the printable stand-ins of the 256 bytes, in CLIP's order of token ids.
+    """Return the printable stand-ins of the bytes, in the order of `byte_order`.
 
     Printable Latin-1 characters stand for themselves, the other bytes for code points from 256.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
+    rest = range(256, 512 - len(PRINTABLE))
+    return [chr(code) for code in (*PRINTABLE, *rest)]
 
 
 def clip_vocabulary(merges: int = MERGES) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -21,6 +21,19 @@ ADAPTER_TARGETS = {
 }
 """All attention projections."""
 
+_CROSS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+ADAPTER_PRESETS = {
+    "unet": {
+        "attention": ADAPTER_TARGETS["unet"],
+        "attention+mlp": (*ADAPTER_TARGETS["unet"], "ff.net.0.proj", "ff.net.2"),
+        "cross_attention": _CROSS,
+    },
+    "text_encoder": {
+        "attention": ADAPTER_TARGETS["text_encoder"],
+        "attention+mlp": (*ADAPTER_TARGETS["text_encoder"], "fc1", "fc2"),
+    },
+}
+
 _CLASSES = {
     "unet": "UNet2DConditionModel",
     "text_encoder": "CLIPTextModel",
@@ -65,7 +78,32 @@ def _read(source: Source) -> ModelInfo:
         ),
         resolution=factor * (sample if isinstance(sample, int) else sample[0]),
         adapter_targets=ADAPTER_TARGETS,
+        adapter_presets=ADAPTER_PRESETS,
+        blocks=_blocks(unet),
     )
+
+
+def _blocks(unet: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the UNet blocks that decide content and style, where it has several resolutions.
+
+    Cross-attention at low resolution decides what is seen and how it is laid out, at high
+    resolution its colours and surfaces (Voynov et al. 2023, arXiv:2303.09522, on SD 1.4).
+    """
+    down = [i for i, kind in enumerate(unet["down_block_types"]) if kind.startswith("CrossAttn")]
+    up = [i for i, kind in enumerate(unet["up_block_types"]) if kind.startswith("CrossAttn")]
+    if len(down) < 2 or len(up) < 2:
+        return {}
+    return {
+        "content": (
+            f"unet.down_blocks.{down[-1]}.attentions.*",
+            "unet.mid_block.attentions.*",
+            f"unet.up_blocks.{up[0]}.attentions.*",
+        ),
+        "style": (
+            f"unet.down_blocks.{down[0]}.attentions.*",
+            f"unet.up_blocks.{up[-1]}.attentions.*",
+        ),
+    }
 
 
 def check_index(folder: Path) -> None:

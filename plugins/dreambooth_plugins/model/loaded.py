@@ -7,6 +7,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch.nn import Module
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
+from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.loading import (
     frozen,
@@ -24,12 +26,20 @@ from dreambooth_plugins.model.loading import (
     own_memory,
     skeleton,
 )
-from dreambooth_plugins.model.saving import save_folder
+from dreambooth_plugins.model.saving import module_name, save_folder
+from dreambooth_plugins.model.tokens import (
+    extend_table,
+    extended_tokenizer,
+    first_rows,
+    token_names,
+    with_all_tokens,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Parameter
     from transformers import CLIPTokenizer
 
     from dreambooth.interfaces import Context, ModelInfo
@@ -58,6 +68,10 @@ class Parts(Mapping[str, Module]):
         return len(self._names)
 
 
+def _adaptable(module: Module) -> bool:
+    return isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+
+
 class LoadedStableDiffusion(LoadedModel):
     """UNet and text encoder in the run's dtype, the VAE in float32; all frozen, in eval mode."""
 
@@ -69,6 +83,8 @@ class LoadedStableDiffusion(LoadedModel):
         self.source = source
         self._ctx = ctx
         self._tokenizer: CLIPTokenizer | None = None
+        self._own_tokenizer: CLIPTokenizer | None = None
+        """The base's, where tokens were added to a copy of it."""
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -142,6 +158,7 @@ class LoadedStableDiffusion(LoadedModel):
         result depends on the prompt alone. A prompt that is cut short is warned about.
         """
         encoder: Any = self.parts["text_encoder"]
+        prompts = [with_all_tokens(self.tokenizer, prompt) for prompt in prompts]
         length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = self.tokenizer(
             list(prompts),
@@ -165,6 +182,27 @@ class LoadedStableDiffusion(LoadedModel):
                     f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
                     "the rest is ignored"
                 )
+
+    def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
+        """Add rows to the text encoder and tokens to the tokenizer (see `LoadedModel`)."""
+        encoder: Any = self.parts["text_encoder"]
+        extended = extended_tokenizer(self.tokenizer, name, count)
+        table = encoder.get_input_embeddings().weight.detach()
+        rows = first_rows(table, self.tokenizer, words, count)
+        extend_table(encoder, extended, rows)
+        self._own_tokenizer, self._tokenizer = self._tokenizer, extended
+        self.words[name] = tuple(token_names(name, count))
+        return {n: p for n, p in self.named_parameters("text_encoder") if n.endswith(NEW_ROWS)}
+
+    @contextmanager
+    def without_tokens(self) -> Iterator[None]:
+        """Put the base's own tokenizer in place."""
+        extended = self._tokenizer
+        self._tokenizer = self._own_tokenizer or extended
+        try:
+            yield
+        finally:
+            self._tokenizer = extended
 
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
         """Stack embeddings to [B, tokens, dim]; all have the same length."""
@@ -197,6 +235,27 @@ class LoadedStableDiffusion(LoadedModel):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
 
+    def adapter_keys(self, layout: str) -> Mapping[str, str]:
+        """Map the qualified names of linear and convolution layers to those of a file layout.
+
+        `diffusers`: with the `text_model.` that other versions of transformers have. `kohya`:
+        `lora_unet_...` and `lora_te_text_model_...`, underscores for dots.
+        """
+        names = {
+            part: [n for n, m in skeleton(self.source, part).named_modules() if _adaptable(m)]
+            for part in ("unet", "text_encoder")
+        }
+        files = {f"{p}.{n}": f"{p}.{module_name(p, n)}" for p in names for n in names[p]}
+        if layout == "diffusers":
+            return files
+        if layout != "kohya":
+            raise KeyError(layout)
+        prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
+        return {
+            here: prefixes[there.split(".")[0]] + "_" + there.split(".", 1)[1].replace(".", "_")
+            for here, there in files.items()
+        }
+
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
         """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""
         module = load_part(self.source, part, torch.float32)
@@ -214,6 +273,12 @@ class LoadedStableDiffusion(LoadedModel):
         Parts that are not in memory are copied from the source, or read, written and dropped.
         """
         save_folder(self, dest, solver_config, weights or {}, dtype)
+
+    def pipeline(self) -> Any:
+        """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""
+        from dreambooth_plugins.model.pipeline import base_pipeline
+
+        return base_pipeline(self)
 
     def frozen_copy(self) -> LoadedStableDiffusion:
         """Copy UNet and text encoder as they are now; VAE and tokenizer are shared."""

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_json
+from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.model.headers import read_header
 from dreambooth_plugins.model.loading import load_part, skeleton
 from dreambooth_plugins.model.source import PARTS, STEMS
+from dreambooth_plugins.model.tokens import new_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from dreambooth_plugins.model.source import Source
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TABLE = "text_model.embeddings.token_embedding.weight"
 _HEADER_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 MAX_SHARD = 10 * 1000**3
 """Bytes in one weight file, diffusers' own limit."""
@@ -39,7 +42,11 @@ def file_key(part: str, name: str) -> str:
     The text encoder's names carry `text_model.`, whatever transformers calls them in memory:
     other tools know no other name. Injected adapters rename a base weight to `base_layer`.
     """
-    name = name.replace(".base_layer.", ".")
+    return module_name(part, name.replace(".base_layer.", "."))
+
+
+def module_name(part: str, name: str) -> str:
+    """Return what files call a part's module (or parameter)."""
     if part == "text_encoder" and not name.startswith("text_model."):
         return f"text_model.{name}"
     return name
@@ -86,6 +93,7 @@ def _save_part(
     model: LoadedStableDiffusion, part: str, dest: Path, overlay: dict[str, Tensor], dtype: str
 ) -> None:
     expected = {file_key(part, k) for k in skeleton(model.source, part).state_dict()}
+    new = _new_rows(model, part, overlay)
     if unknown := overlay.keys() - expected:
         raise RunError(
             f"{part} has no weight {sorted(unknown)[0]}",
@@ -99,13 +107,27 @@ def _save_part(
     else:
         state = _state(model, part, expected, overlay, DTYPES[dtype])
         if part == "text_encoder":
+            if new is not None:
+                state[TABLE] = torch.cat([state[TABLE], new.to("cpu", DTYPES[dtype])])
             # Added tokens make the table longer than the source's configuration says.
-            config["vocab_size"] = len(state["text_model.embeddings.token_embedding.weight"])
+            config["vocab_size"] = len(state[TABLE])
         save_weights(dest, part, state)
     # A stored dtype or origin would be wrong now, and loaders do without them.
     for name in ("dtype", "torch_dtype", "_name_or_path"):
         config.pop(name, None)
     write_json(dest / "config.json", config)
+
+
+def _new_rows(model: LoadedStableDiffusion, part: str, overlay: dict[str, Tensor]) -> Tensor | None:
+    """Return the rows of added tokens [n, dim], taken out of `overlay` or live; None without any.
+
+    Files know one table alone: the rows go to its end, where the tokenizer's new ids point.
+    """
+    names = [name for name in overlay if name.endswith(f".{NEW_ROWS}")]
+    rows = [overlay.pop(name) for name in names]
+    if not rows and part in model.loaded():
+        rows = list(new_rows(model.parts[part]).values())
+    return rows[0] if rows else None
 
 
 def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path | None:
@@ -172,7 +194,8 @@ def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:
-    """Write tokenizer.json and, for older loaders, vocab.json, merges.txt and special tokens."""
+    """Write tokenizer.json and, for older loaders, vocab.json, merges.txt, special and added
+    tokens."""
     dest.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(dest))
     tokenizer.backend_tokenizer.model.save(str(dest))
@@ -193,3 +216,6 @@ def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:
         },
     )
     write_json(dest / "special_tokens_map.json", special)
+    added = {t: i for t, i in tokenizer.added_tokens_encoder.items() if t not in special.values()}
+    if added:
+        write_json(dest / "added_tokens.json", added)

@@ -17,7 +17,7 @@ from dreambooth_plugins.model.headers import read_header
 from dreambooth_plugins.model.source import PARTS, PICKLES, Source, check_file
 
 if TYPE_CHECKING:
-    from dreambooth.interfaces import Context
+    from dreambooth.interfaces import Context, Vocabulary
     from dreambooth_plugins.model.loaded import LoadedStableDiffusion
 
 
@@ -59,6 +59,19 @@ class StableDiffusion(Model):
         `allow_pickle`. Weights of a hub model are not downloaded here.
         """
         return model_info(self._locate(opening=False, fetch=False))
+
+    def vocabulary(self) -> Vocabulary:
+        """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration)."""
+        from dreambooth_plugins.model import tiny, vocabulary
+
+        if self.source == builtin.PREFIX + builtin.TINY:
+            return vocabulary.shipped_vocabulary(tiny.MERGES)
+        source = self._locate(opening=False, fetch=False)
+        folder = source.config / "tokenizer"
+        if source.file is not None and not (folder / "merges.txt").is_file():
+            if not (folder / "tokenizer.json").is_file():
+                return vocabulary.shipped_vocabulary()
+        return vocabulary.read_vocabulary(folder)
 
     def open(self, ctx: Context) -> LoadedStableDiffusion:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""

@@ -1,4 +1,4 @@
-"""Ways to keep the class: generated class images, the user's own, or none."""
+"""Ways to keep the class: generated class images, the user's own, mirrored rows, or none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dreambooth import hookimpl
 from dreambooth_plugins.prior.folder import FolderPrior
 from dreambooth_plugins.prior.generated import Generated
+from dreambooth_plugins.prior.mirror import Mirror
 from dreambooth_plugins.prior.none import NonePrior
 
 if TYPE_CHECKING:
@@ -16,4 +17,4 @@ if TYPE_CHECKING:
 @hookimpl
 def register_priors() -> list[type[Prior]]:
     """Return the default priors."""
-    return [Generated, FolderPrior, NonePrior]
+    return [Generated, FolderPrior, Mirror, NonePrior]

@@ -145,7 +145,7 @@ class Alongside(ClassImages):
         """Draw what must be there before the first step."""
         self.latents.ensure(self._config.batch_size, "Drawing the first class images")
         self._show(self._config.batch_size)
-        self._source = self._source.frozen_copy()
+        self._source = self._source.keep_base()
 
     def window(self, index: int) -> range:
         """Return the pictures row `index` chooses from."""

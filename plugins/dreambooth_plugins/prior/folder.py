@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth.component import JobPath, Problem
 from dreambooth.interfaces import Prior, PriorCost
-from dreambooth_plugins.prior.generated import unknown_in_prompt
+from dreambooth_plugins.prior.class_prompt import unknown_in_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth.component import Problem
 from dreambooth.interfaces import Prior, PriorCost
-from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth_plugins.prior.class_prompt import class_prompt_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
         Subject,
     )
     from dreambooth.job import Job
-
-
-def unknown_in_prompt(prompt: str) -> Iterable[Problem]:
-    """Report what a class prompt has in braces that nothing fills in."""
-    for name in unknown_placeholders(prompt):
-        if name != "identifier":
-            yield Problem(
-                ("prior", "prompt"),
-                f"nothing fills in {{{name}}}",
-                "write {class_noun} for the noun",
-            )
 
 
 class Generated(Prior):
@@ -61,14 +50,7 @@ class Generated(Prior):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """Refuse class prompts that carry the identifier or an unknown placeholder."""
-        if "{identifier}" in self.prompt or job.subject.identifier in self.prompt.split():
-            yield Problem(
-                ("prior", "prompt"),
-                "the class prompt names the identifier",
-                'class images keep the class as it was: use a prompt such as "a photo of a '
-                '{class_noun}"',
-            )
-        yield from unknown_in_prompt(self.prompt)
+        yield from class_prompt_problems(self.prompt, job)
         if self.when == "alongside" and self.count < self.batch_size:
             yield Problem(
                 ("prior", "count"),

@@ -119,6 +119,10 @@ class DiscreteSchedule(NoiseSchedule):
         """Return abar_t / (1 - abar_t), float32 [B]; 0 at the end of a zero-terminal schedule."""
         return self._snr.to(t.device)[t]
 
+    def snr_table(self) -> Tensor:
+        """Return the SNR of the timesteps in the range that is trained on."""
+        return self._snr[self.low : self.high]
+
     def solver_config(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """Return the model's own scheduler configuration, completed; see `NoiseSchedule`.
 

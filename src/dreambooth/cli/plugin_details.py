@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel
 
 from dreambooth.optiondocs import option_docs
+from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,6 +72,8 @@ def type_text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return type_text(args[0], [*args[1:], *metadata])
+    if tagged := next((m for m in metadata if isinstance(m, Tagged)), None):
+        return " | ".join(tagged.kinds())
     if origin in (Union, types.UnionType):  # bounds hold for whatever is not null
         return " | ".join(type_text(a, () if a is type(None) else metadata) for a in args)
     if origin is Literal:

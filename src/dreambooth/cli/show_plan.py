@@ -60,6 +60,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     console.print()
     console.print(table)
     console.print()
+    for note in plan.notes:
+        line("freezing", note)
     m = plan.memory
     line("memory", f"about {gigabytes(m.total)} while training on {plan.device} ({plan.precision})")
     line(
@@ -68,6 +70,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
         f"{gigabytes(m.optimizer)}, average {gigabytes(m.average)}, activations "
         f"{gigabytes(m.activations)}",
     )
+    if m.copy:
+        line("", f"a frozen copy of the base {gigabytes(m.copy)}")
 
 
 def images_text(plan: Plan) -> str:
@@ -80,7 +84,7 @@ def images_text(plan: Plan) -> str:
 def class_text(plan: Plan) -> str:
     """Say what the prior costs."""
     if not plan.class_pictures:
-        return "none to draw"
+        return f"none to draw; {plan.class_note}" if plan.class_note else "none to draw"
     text = f"{plan.class_pictures}, {plan.class_cached} of them cached"
     if plan.class_steps:
         text += f"; drawing the rest costs about {plan.class_steps:.0f} training steps"

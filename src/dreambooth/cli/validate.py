@@ -29,6 +29,7 @@ def validate(
 
     Keys, types, names, the model, the data, and what the parts need of each other.
     """
+    from dreambooth import identifiers
     from dreambooth.console import print_error, print_warning
     from dreambooth.diagnostics import JobErrors
     from dreambooth.errors import EXIT_BAD_JOB
@@ -43,7 +44,8 @@ def validate(
         result: dict[str, Any] = {"file": str(file), "ok": True, "errors": []}
         results.append(result)
         try:
-            result["summary"] = summary(check_job(file, override or ()))
+            job = check_job(file, override or ())
+            result |= {"summary": summary(job), "warnings": identifiers.warnings(job)}
         except JobErrors as errors:
             result |= {"ok": False, "errors": [d.as_dict() for d in errors.diagnostics]}
             if not as_json:
@@ -51,6 +53,8 @@ def validate(
         else:
             if not as_json:
                 typer.echo(f"{file}: ok: {result['summary']}")
+                for message in result["warnings"]:
+                    print_warning(f"{file}: {message}", f"dbt identifier {file} proposes others")
     if as_json:
         typer.echo(json.dumps(redacted_in(results), indent=2, ensure_ascii=False))
     if not all(result["ok"] for result in results):

@@ -55,7 +55,8 @@ def activation_bytes(
         for p in model.parts[part].parameters():
             p.requires_grad_(id(p) in wanted)
     if job.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing(parts)
+        passed = {*parts, *model.info.part_names("denoiser")}
+        model.enable_gradient_checkpointing(sorted(passed))
         for part in parts:
             model.parts[part].train()
     weights = {

@@ -46,6 +46,8 @@ class Batch:
     """[B] bool."""
     wants_reference: Tensor | None
     """[B] bool: rows whose target is the frozen base's prediction; None where there are none."""
+    reference_rows: list[int]
+    """Rows that the frozen base is asked about: these, and those the loss compares with it."""
     weight: Tensor
     """[B] float32."""
     mask: Tensor | None
@@ -104,6 +106,7 @@ class Batches:
         self._ctx, self._data, self._items = ctx, data, items
         self._prior, self._schedule = prior, schedule
         self._moments, self._encode = moments, encode
+        self._loss, self._subject = ctx.job.loss, ctx.job.subject
         train = ctx.job.train
         self._per_forward = train.batch_size
         self._accumulation = train.accumulation
@@ -166,14 +169,22 @@ class Batches:
                 draw.t.to(device, non_blocking=True), draw.noise.to(device, non_blocking=True)
             ),
             prompts=prompts + [row.prompt for row in rows],
-            reference_prompts=prompts + [row.reference_prompt or row.prompt for row in rows],
+            reference_prompts=[self._loss.reference_prompt(p, self._subject) for p in prompts]
+            + [row.reference_prompt or row.prompt for row in rows],
             geometry=geometry,
             is_prior=is_prior.to(device, non_blocking=True),
             wants_reference=torch.tensor(wants, device=device) if any(wants) else None,
+            reference_rows=self._reference_rows(wants, len(indices)),
             weight=torch.ones(count, device=device),
             mask=None if mask is None else mask.to(device, non_blocking=True),
             ids=instances.ids + [f"class image {i}" for i in range(len(rows))],
         )
+
+    def _reference_rows(self, wants: list[bool], instances: int) -> list[int]:
+        needs = self._loss.required()
+        of_class = bool(needs & {"reference", "class_reference"})
+        asked = ["reference" in needs] * instances + [of_class] * (len(wants) - instances)
+        return [i for i, row in enumerate(zip(wants, asked, strict=True)) if any(row)]
 
     def plain(self, items: Sequence[Item]) -> list[Encoded]:
         """Return the latent moments of images as they are, without augmentation, one an item."""

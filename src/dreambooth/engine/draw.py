@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from torch.nn import Parameter
+
     from dreambooth.engine.checkpoint import Checkpoint
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Sampler
@@ -72,22 +74,42 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
     whole = folder.result_is_whole() and (folder.final / "model_index.json").is_file()
     if whole and ended >= max(steps, default=0):
         return job.model.at(folder.final).open(ctx), "final"
+    model, _, source = open_weights(ctx, folder)
+    return model, source
+
+
+def open_weights(
+    ctx: EngineContext, folder: RunFolder
+) -> tuple[LoadedModel, dict[str, Parameter], str]:
+    """Open the base with what a run trained on top; return also that, and where it came from.
+
+    From the newest checkpoint (its average, where the run keeps one), or without any from
+    `final/`, where the policy can read that back. `RunError` where there is neither.
+    """
+    job = ctx.job
     found = checkpoint.newest(folder.checkpoints, ctx.warn)
+    policy = job.freezing
     if found is None:
-        raise RunError(
-            f"{folder.path} has neither a result nor a checkpoint yet",
-            "run the job first, at least up to its first checkpoint",
-        )
-    found = best_of(found, job, ctx)
+        readable = policy.at(folder.final) if folder.result_is_whole() else None
+        if readable is None:
+            raise RunError(
+                f"{folder.path} has neither a result nor a checkpoint yet",
+                "run the job first, at least up to its first checkpoint",
+            )
+        policy = readable
+    else:
+        found = best_of(found, job, ctx)
     model = job.model.open(ctx)
-    job.freezing.prepare(model, ctx)
-    trained = job.freezing.trainable(model)
+    policy.prepare(model, ctx)
+    parameters = dict(policy.trainable(model))
+    if found is None:
+        return model, parameters, "final"
     with torch.no_grad(), taking_back(found):
         weights = found.tensors.get("ema") or found.tensors["trainable"]
-        check_shapes(trained, weights)
-        for name, parameter in trained.items():
+        check_shapes(parameters, weights)
+        for name, parameter in parameters.items():
             parameter.data = weights[name].to(ctx.device)
-    return model, found.folder.name
+    return model, parameters, found.folder.name
 
 
 def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from dreambooth.engine.checkpoint import reason
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
-from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.slots import component
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dreambooth.engine.session import Session
-    from dreambooth.interfaces import Check, Exporter
+    from dreambooth.interfaces import Artifact, Check, Exporter
     from dreambooth.job import Job
     from dreambooth.run_folder import RunFolder
 
@@ -36,10 +36,16 @@ def automatic_exporters(job: Job) -> list[Exporter]:
     """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
     if job.exports != "auto":
         return []
-    return [
+    chosen: list[Exporter] = [
         component("exporter", AUTOMATIC[k])
         for k in sorted(job.freezing.artifacts)
         if k in AUTOMATIC
+    ]
+    return [
+        component("exporter", INSTEAD[e.kind])
+        if e.kind in INSTEAD and e.refusal(job.freezing)
+        else e
+        for e in chosen
     ]
 
 
@@ -47,13 +53,20 @@ def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
     """Return the job's exporters that take this kind of artifact; `RunError` if none does."""
     exports = session.job.exports
     chosen = automatic_exporters(session.job) if exports == "auto" else exports
-    fitting = [e for e in chosen if artifact_kind in e.accepts]
+    fitting = [
+        e for e in chosen if artifact_kind in e.accepts and not e.refusal(session.job.freezing)
+    ]
     if not fitting:
         raise RunError(
             f'no exporter of this job can write "{artifact_kind}", which the freezing policy makes',
             "name an exporter that can in exports (dbt plugins list shows the installed ones)",
         )
     return fitting
+
+
+def with_facts(artifact: Artifact, facts: Mapping[str, Any]) -> Artifact:
+    """Return an artifact that also knows of the run: `steps` and `images`."""
+    return replace(artifact, metadata={**artifact.metadata, **facts})
 
 
 def export_all(session: Session, folder: RunFolder) -> list[Export]:
@@ -63,12 +76,17 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
     back as it was written is a failure: `RunError`.
     """
     ctx, model, job = session.ctx, session.model, session.job
-    artifact = job.freezing.artifact(model, session.state.result())
+    facts = {"steps": session.state.step, "images": len(session.scan.items)}
+    artifact = with_facts(job.freezing.artifact(model, session.state.result()), facts)
     sampling = job.sampler.sampling_steps()
     solver = session.schedule.solver_config(job.data.size, sampling)
     done: list[Export] = []
     chosen = exporters_for(session, artifact.kind)
-    with session.state.showing_result(), ctx.progress("Exporting", 2 * len(chosen)) as progress:
+    with (
+        session.state.showing_result(),
+        session.stages.without_kept_texts(),
+        ctx.progress("Exporting", 2 * len(chosen)) as progress,
+    ):
         for number, exporter in enumerate(chosen):
             dest = folder.final if number == 0 else folder.export(exporter.kind)
             try:

@@ -28,6 +28,7 @@ from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
+from dreambooth.identifiers import settled
 from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
+
+
+UNMOVED = 20
+"""After so many steps without any gradient nothing will ever move."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def run(
     Where several processes run one job, each of them calls this.
     """
     reporter = reporter or Quiet()
+    job = settled(job)
     require(job)
     folder = RunFolder(job.folder)
     with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
@@ -180,10 +186,12 @@ def record(meter: Meter, result: StepResult) -> None:
 
 
 def snapshot(session: Session) -> dict[str, torch.Tensor]:
-    """Copy some of what trains, smallest first and a few megabytes at most."""
+    """Copy some of what trains in the first step, smallest first, a few megabytes at most."""
     kept: dict[str, torch.Tensor] = {}
     room = 2_000_000
-    for name, p in sorted(session.state.parameters.items(), key=lambda pair: pair[1].numel()):
+    learning = session.stages.at(session.state.step).names
+    learning_first = {n: p for n, p in session.state.parameters.items() if n in learning}
+    for name, p in sorted(learning_first.items(), key=lambda pair: pair[1].numel()):
         if p.numel() > room and kept:
             break
         kept[name] = p.detach().clone()
@@ -197,7 +205,9 @@ def check_moved(
     """After the first update with a rate above zero something must have moved.
 
     A finite loss over weights that never change is a known silent failure. Returns None once
-    the check is done; a step that float16 scaling skipped is no update.
+    the check is done; a step that float16 scaling skipped is no update. Where all gradients are
+    zero, the next steps may tell: a word that learns is in no prompt of a step whose captions
+    were dropped.
     """
     rates = [group["lr"] for group in session.state.optimizer.param_groups]
     if not any(rates) or not torch.isfinite(result.grad_norm):
@@ -205,8 +215,10 @@ def check_moved(
     parameters = session.state.parameters
     if any(not torch.equal(parameters[n].detach(), old) for n, old in before.items()):
         return None
+    if not result.grad_norm and session.state.step < min(UNMOVED, session.job.train.steps):
+        return before
     raise RunError(
-        "nothing that should train has moved after the first step",
+        f"nothing that should train has moved after step {session.state.step}",
         "the freezing policy and the loss do not touch each other, or the learning rate is so "
         "low that updates vanish: check freezing and optimizer.lr",
     )

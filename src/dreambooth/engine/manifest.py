@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dreambooth
 from dreambooth.engine.devices import describe_machine
 from dreambooth.engine.export import automatic_exporters
+from dreambooth.engine.session import content
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def describe_run(session: Session) -> dict[str, Any]:
             for p in registry().taking_part(ctx.job, automatic_exporters(ctx.job))
         ],
         "model": {part: model.fingerprint(part) for part in model.info.parts},
-        "images": {item.id: item.sha256 for item in session.scan.items},
+        "images": {item.id: " ".join(content(item)) for item in session.scan.items},
         "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
         "store": sorted({*ctx.entries, *session.prior.entries()}),

@@ -12,6 +12,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
 from dreambooth.engine.precision import choose
+from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
@@ -48,11 +49,14 @@ class Memory:
     optimizer: int
     average: int
     activations: int
+    copy: int = 0
+    """A frozen copy of the base, where the prior draws from one or the policy compares with one."""
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.gradients + self.optimizer + self.average + self.activations
+        states = self.gradients + self.optimizer + self.average
+        return self.weights + self.copy + states + self.activations
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Plan:
     scan: Scan
     prompts: tuple[str, ...]
     parts: tuple[PartPlan, ...]
+    notes: tuple[str, ...]
+    """What the freezing policy says of itself: counts, ranks, stages."""
     memory: Memory
     device: str
     precision: str
@@ -121,6 +127,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
+        notes=tuple(notes(ctx, model, list(trainable))),
         memory=memory,
         device=str(device),
         precision=precision.name,
@@ -203,6 +210,21 @@ def optimizer_bytes(job: Job, size: int) -> int:
     return round(job.optimizer.state_bytes(size) * size)
 
 
+def copied_bytes(
+    job: Job, ctx: EngineContext, model: LoadedModel, parts: tuple[PartPlan, ...]
+) -> int:
+    """Return the bytes of a frozen copy of the base, where the prior or the policy keeps one.
+
+    Where no text encoder trains, that of the copy leaves memory like the trained model's own.
+    """
+    if not (job.prior.cost(job).keeps_base or job.freezing.keeps_base()):
+        return 0
+    texts = set(model.info.part_names("text_encoders"))
+    text_stays = not job.train.cache or any(p.trainable for p in parts if p.name in texts)
+    names = set(model.info.part_names("denoiser")) | (texts if text_stays else set())
+    return sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
+
+
 def estimate_memory(
     job: Job,
     ctx: EngineContext,
@@ -215,15 +237,12 @@ def estimate_memory(
     count = sum(part.trainable for part in parts)
     optimizer = sum(optimizer_bytes(job, p.numel()) for p in trainable.values())
     average = 4 * count if job.train.ema else 0
-    copied = 0
-    if job.prior.cost(job).keeps_base:
-        names = model.info.part_names("denoiser", "text_encoders")
-        copied = sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
     saved = activation_bytes(job, model, trainable, rows)
     return Memory(
-        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average + copied,
+        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average,
         gradients=4 * count,
         optimizer=optimizer,
         average=average,
         activations=saved * ctx.dtype.itemsize // 4,
+        copy=copied_bytes(job, ctx, model, parts),
     )

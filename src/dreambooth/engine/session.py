@@ -9,8 +9,9 @@ import torch
 
 from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
-from dreambooth.engine.geometry import pack_geometry
+from dreambooth.engine.geometry import pack_geometry, shrink_masks
 from dreambooth.engine.precision import choose, time_matmuls
+from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import PluginError, RunError
@@ -50,6 +51,7 @@ class Session:
     prior: PriorSet
     batches: Batches
     state: TrainState
+    stages: Stages
     split: Split
     """Which of the scan's items train, and which are held out."""
     validation: Validation | None = None
@@ -91,6 +93,10 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     if moments is not None and not job.samples.every:
         release(model, "vae")
     state = open_state(ctx, parameters)
+    for note in notes(ctx, model, list(parameters)):
+        ctx.reporter.info(note)
+    stages = Stages(ctx, model, parameters, text.run_prompts(ctx, scan.items))
+    state.while_showing = stages.without_kept_texts
 
     def encode(pixels: Tensor) -> Latents:
         with torch.no_grad():
@@ -98,7 +104,7 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
 
     offsets = variant_offsets(job.data, scan.items) if moments is not None else {}
     batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, encode)
-    session = Session(ctx, model, schedule, scan, prior, batches, state, parts)
+    session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts)
     session.validation = Validation(session) if job.validation.every else None
     return session
 
@@ -133,18 +139,24 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
         out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
         if latents.std is not None:
             out["std"] = latents.std.float()
-        if all(s.mask is not None for s in samples):
-            out["mask"] = torch.stack([torch.as_tensor(s.mask) for s in samples])
+        size = (latents.mean.shape[-2], latents.mean.shape[-1])
+        if (mask := shrink_masks([s.mask for s in samples], size)) is not None:
+            out["mask"] = mask[:, 0]
         return out
 
     key = {
-        "images": [[item.sha256, variant] for item, variant in numbered],
+        "images": [[*content(item), variant] for item, variant in numbered],
         "transform": data.pixels_key(),
         "encoder": [model.fingerprint(part) for part in vae_parts],
     }
     store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))
     store.ensure(len(numbered), "Encoding images")
     return store
+
+
+def content(item: Item) -> list[str]:
+    """Return the hashes of what an item consists of: the image and, where it has one, its mask."""
+    return [item.sha256, *([item.mask_sha256] if item.mask_sha256 else [])]
 
 
 def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parameter]:
@@ -164,7 +176,9 @@ def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parame
     trained = sorted({name.split(".", 1)[0] for name in parameters})
     restore_masters(model, parameters)
     if ctx.job.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing(trained)
+        # Gradients of a text encoder run through the denoiser, trained or not.
+        passed = {*trained, *model.info.part_names("denoiser")}
+        model.enable_gradient_checkpointing(sorted(passed))
     for part in trained:
         model.parts[part].train()
     return parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from dreambooth.engine.restoring import check_optimizer, check_shapes
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from torch.nn import Parameter
 
@@ -37,6 +38,8 @@ class TrainState:
     skipped: int = 0
     """Steps in a row that were passed over because they were not finite."""
     ema: dict[str, Tensor] = field(default_factory=dict)
+    while_showing: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What else has to change while the model shows other weights than those that train."""
 
     def __post_init__(self) -> None:
         self._built = groups.options(self.optimizer)
@@ -67,7 +70,8 @@ class TrainState:
         kept = {name: p.detach().clone() for name, p in self.parameters.items()}
         self._copy_in(self.ema)
         try:
-            yield
+            with self.while_showing():
+                yield
         finally:
             self._copy_in(kept)
 

@@ -13,11 +13,13 @@ from dreambooth.engine.random import derive
 from dreambooth.interfaces import StepTensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from dreambooth.engine.batches import Batch
     from dreambooth.engine.session import Session
-    from dreambooth.interfaces import Conditioning
+    from dreambooth.interfaces import Conditioning, LoadedModel, RowGeometry
 
 METERS = ("loss", "loss_instance", "loss_prior", "grad_norm")
 
@@ -68,10 +70,11 @@ class StepResult:
     """True where the gradients were not finite and `train.nonfinite: skip` passed the step over."""
 
 
-def condition(s: Session, prompts: list[str], batch: Batch) -> Conditioning:
-    """Return the conditioning of a batch; distinct prompts are encoded once."""
-    rows = s.model.conditionings(prompts)
-    return s.model.condition(s.model.collate(rows), batch.geometry)
+def condition(
+    model: LoadedModel, prompts: Sequence[str], geometry: Sequence[RowGeometry]
+) -> Conditioning:
+    """Return the conditioning of rows; distinct prompts are encoded once."""
+    return model.condition(model.collate(model.conditionings(prompts)), geometry)
 
 
 def forward_rows(s: Session, batch: Batch) -> Tensor:
@@ -80,7 +83,8 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
     target = s.schedule.target(batch.latents, batch.draw)
     reference = reference_prediction(s, batch, z_t)
     with s.compiled.on() if s.compiled else nullcontext(), s.ctx.autocast():
-        pred = s.model.denoise(z_t, batch.draw.t, condition(s, batch.prompts, batch)).float()
+        cond = condition(s.model, batch.prompts, batch.geometry)
+        pred = s.model.denoise(z_t, batch.draw.t, cond).float()
     if reference is not None and batch.wants_reference is not None:
         rows = batch.wants_reference.view(-1, 1, 1, 1)
         target = torch.where(rows, reference, target)
@@ -95,21 +99,27 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             weight=batch.weight,
             mask=batch.mask,
             prediction=s.model.info.prediction,
+            snr_table=s.schedule.snr_table(),
         )
     )
 
 
 def reference_prediction(s: Session, batch: Batch, z_t: Tensor) -> Tensor | None:
-    """Return the frozen base's prediction where the loss or a row asks for it.
+    """Return the frozen base's prediction of the rows it is asked about, zeros in the others.
 
     Made before the trained forward: switching adapters between forward and backward breaks
     gradient checkpointing.
     """
-    if "reference" not in s.job.loss.required() and batch.wants_reference is None:
+    rows = batch.reference_rows
+    if not rows:
         return None
-    with torch.no_grad(), s.job.freezing.reference(s.model), s.ctx.autocast():
-        cond = condition(s, batch.reference_prompts, batch)
-        return s.model.denoise(z_t, batch.draw.t, cond).float()
+    out = torch.zeros_like(z_t)
+    with torch.no_grad(), s.job.freezing.showing_base(s.model) as kept, s.ctx.autocast():
+        base = kept or s.model
+        prompts = [batch.reference_prompts[i] for i in rows]
+        cond = condition(base, prompts, [batch.geometry[i] for i in rows])
+        out[rows] = base.denoise(z_t[rows], batch.draw.t[rows], cond).float()
+    return out
 
 
 def train_step(s: Session) -> StepResult:
@@ -119,6 +129,7 @@ def train_step(s: Session) -> StepResult:
     effective batch, known beforehand: accumulation and processes change nothing but rounding.
     """
     state, job = s.state, s.job
+    s.stages.enter(state.step)
     factor = job.lr_schedule.at(state.step, job.train.steps)
     for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
         group["lr"] = base * factor

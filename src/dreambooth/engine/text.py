@@ -27,11 +27,28 @@ def trains_text(model: LoadedModel, parameters: Mapping[str, Parameter]) -> bool
 def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
     """Return every distinct prompt the run can meet, sorted."""
     job = ctx.job
-    prompts = job.data.prompts(items, job.subject) + job.prior.prompts(job.subject)
+    prompts = job.data.prompts(items, job.subject)
+    if "reference" in job.loss.required():
+        prompts += [job.loss.reference_prompt(p, job.subject) for p in prompts]
+    prompts += job.prior.prompts(job.subject)
     if job.samples.every:
         prompts += [job.subject.fill(p) for p in job.samples.prompts]
+    if job.samples.every or job.prior.cost(job).keeps_base:  # both draw while training
         prompts += job.sampler.extra_prompts()
     return sorted(set(prompts))
+
+
+@torch.no_grad()
+def encode_each(
+    ctx: EngineContext, model: LoadedModel, prompts: Sequence[str]
+) -> dict[str, Conditioning]:
+    """Encode prompts with the weights as they are, each on its own: a text's embedding then
+    depends on nothing but the text."""
+    encoded = {}
+    for prompt in prompts:
+        with ctx.autocast():
+            [encoded[prompt]] = model.encode_prompts([prompt])
+    return encoded
 
 
 def settle(
@@ -65,6 +82,9 @@ def settle(
     for i, prompt in enumerate(prompts):
         row = store.row(i)
         model.embeddings[prompt] = Conditioning({k: v.to(ctx.device) for k, v in row.items()})
+    if model.base is not None:
+        model.base.embeddings |= model.embeddings
     for part in parts:
-        if part in model.loaded():
-            model.release(part)
+        for one in (model, model.base):
+            if one is not None and part in one.loaded():
+                one.release(part)

@@ -170,6 +170,7 @@ def select(batch: Batch, rows: Sequence[int]) -> Batch:
         geometry=[batch.geometry[i] for i in rows],
         is_prior=batch.is_prior[at],
         wants_reference=None if wants is None else wants[at],
+        reference_rows=[k for k, i in enumerate(rows) if i in batch.reference_rows],
         weight=batch.weight[at],
         mask=None,
         ids=[batch.ids[i] for i in rows],
@@ -189,5 +190,6 @@ def row_losses(s: Session, batch: Batch) -> Tensor:
         assert reference is not None
         target = torch.where(batch.wants_reference.view(-1, 1, 1, 1), reference, target)
     with s.ctx.autocast():
-        pred = s.model.denoise(z_t, batch.draw.t, condition(s, batch.prompts, batch)).float()
+        cond = condition(s.model, batch.prompts, batch.geometry)
+        pred = s.model.denoise(z_t, batch.draw.t, cond).float()
     return (pred - target).square().flatten(1).mean(1)

@@ -20,6 +20,7 @@ from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, Pri
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
 from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
+from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
     "Artifact",
@@ -65,4 +66,5 @@ __all__ = [
     "Subject",
     "Tracker",
     "TrackerWriter",
+    "Vocabulary",
 ]

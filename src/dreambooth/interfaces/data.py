@@ -34,7 +34,9 @@ class Subject(Section):
     """What is being learned."""
 
     identifier: str = Field(min_length=1)
-    """Rare token that will name the subject, e.g. `ohwx`."""
+    """Rare word that will name the subject, e.g. `ohwx` (`dbt identifier` proposes some that are
+    one token to the model). `auto` takes one of these: a function of the model's tokenizer and
+    `train.seed`, written out in the run's job.yaml."""
     class_noun: str = Field(min_length=1)
     """Plain noun of the class the subject belongs to, e.g. `dog`. The right noun matters most."""
 
@@ -43,6 +45,12 @@ class Subject(Section):
         return template.replace("{identifier}", self.identifier).replace(
             "{class_noun}", self.class_noun
         )
+
+
+def without_identifier(prompt: str, subject: Subject) -> str:
+    """Take the identifier out of a filled prompt, whole words alone, and the gap it leaves."""
+    word = re.escape(subject.identifier)
+    return " ".join(re.sub(rf"(?<!\w){word}(?!\w)", "", prompt, flags=re.IGNORECASE).split())
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,10 @@ class Item:
     """(height, width) as seen (EXIF orientation applied)."""
     caption: str | None = None
     mask: Path | None = None
+    """A file of its own that says where the subject is; None too where the image says it itself."""
     subject: int = 0
+    mask_sha256: str | None = None
+    """Hash of the mask file's bytes."""
 
 
 @dataclass(frozen=True)

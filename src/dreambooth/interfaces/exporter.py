@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.interfaces.context import Context
-    from dreambooth.interfaces.freezing import Artifact
+    from dreambooth.interfaces.freezing import Artifact, FreezingPolicy
     from dreambooth.interfaces.model import LoadedModel
 
 
-AUTOMATIC: Mapping[ArtifactKind, str] = {"weights": "diffusers"}
+AUTOMATIC: Mapping[ArtifactKind, str] = {"weights": "diffusers", "adapter": "lora"}
 """Kind of exporter that `exports: auto` takes for an artifact. Fixed, not looked up: a package
 that is merely installed changes no run."""
+INSTEAD: Mapping[str, str] = {"lora": "merged"}
+"""What it takes where that one refuses what the policy makes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Exporter(Component):
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
     """Kinds of artifact this format can hold."""
 
+    def refusal(self, policy: FreezingPolicy) -> str:
+        """Return why this format cannot express what a policy makes; empty where it can.
+
+        Asked by validate, so without torch.
+        """
+        return ""
+
     def write(
         self,
         artifact: Artifact,
@@ -46,7 +55,10 @@ class Exporter(Component):
         ctx: Context,
         solver_config: Mapping[str, Any],
     ) -> None:
-        """Write into the new, empty folder `dest`. The engine renames it into place."""
+        """Write into the new, empty folder `dest`. The engine renames it into place.
+
+        `artifact.metadata` also holds what the engine knows of the run: `steps` and `images`.
+        """
         raise NotImplementedError  # abstract
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:

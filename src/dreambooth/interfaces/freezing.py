@@ -11,6 +11,7 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -47,7 +48,7 @@ class Artifact:
     tensors: Mapping[str, Tensor]
     """By qualified name."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What a file format needs besides (PEFT config, alpha, token strings)."""
+    """What a file format needs besides (ranks, alphas, token strings)."""
 
 
 class FreezingPolicy(Component):
@@ -69,6 +70,20 @@ class FreezingPolicy(Component):
         """
         return info.part_names("denoiser", "text_encoders")
 
+    def adapter_methods(self) -> frozenset[str]:
+        """Return the methods of the adapters it trains (`lora`, `dora`, `lokr`, ...), if any.
+
+        File formats that can hold only some of them refuse the others (`Exporter.refusal`).
+        """
+        return frozenset()
+
+    def learns_word(self) -> bool:
+        """Say whether the identifier gets tokens of its own (`LoadedModel.add_tokens`).
+
+        It then need not be a rare word of the model's vocabulary, and must not be in it.
+        """
+        return "embedding" in self.artifacts
+
     def prepare(self, model: LoadedModel, ctx: Context) -> None:
         """Inject adapters or add token rows, before `trainable`; the default does nothing.
 
@@ -84,18 +99,57 @@ class FreezingPolicy(Component):
         return [ParameterGroup(tuple(names))]
 
     def stages(self, names: Sequence[str], steps: int) -> list[Stage]:
-        """Return stages in order; the default trains everything for all steps."""
+        """Return stages in order; the default trains everything for all steps.
+
+        What a stage leaves out gets no gradient and no update while it lasts. Where a stage
+        trains no text encoder, texts are encoded once when it begins, and kept. Each name is in
+        one stage at least, each stage has names, and the last one reaches `steps`.
+        """
         return [Stage(steps, frozenset(names))]
+
+    def depends_on_end(self) -> bool:
+        """Say whether more steps would move the stages of the earlier ones."""
+        return False
+
+    def notes(self, model: LoadedModel, ctx: Context) -> list[str]:
+        """Return what the policy found in the model, a line each, for the plan and the log.
+
+        Asked after `prepare`; in the plan the model is on the `meta` device, without weights.
+        """
+        return []
 
     def after_step(self, model: LoadedModel) -> None:
         """Mend what an optimizer step must not have touched (frozen rows of an embedding)."""
 
-    def reference(self, model: LoadedModel) -> AbstractContextManager[None]:
-        """Make the base's own weights visible, without gradients (adapters switched off)."""
+    def showing_base(self, model: LoadedModel) -> AbstractContextManager[LoadedModel | None]:
+        """Make the predictions of the base available for a block; the caller wants no gradients.
+
+        Yields None where `model` itself shows the base (its adapters switched off), or the model
+        to ask instead (a frozen copy). Entered before the trained forward, never between forward
+        and backward. Raises `RunError` where the policy cannot do it; see `base_hint`.
+        """
         raise RunError(
-            f'freezing policy "{self.kind}" has no reference model: it changes the base itself',
-            "use an adapter policy, or a loss and a prior that need no reference pass",
+            f'freezing policy "{self.kind}" does not keep the base: it changes its weights',
+            self.base_hint(),
         )
+
+    def base_hint(self) -> str:
+        """Return what to do where `showing_base` cannot work; empty where it does."""
+        if type(self).showing_base is not FreezingPolicy.showing_base:
+            return ""
+        return "use an adapter policy, or a loss and a prior that do without the base"
+
+    def keeps_base(self) -> bool:
+        """Say whether `prepare` keeps a frozen copy (`LoadedModel.keep_base`), for the plan."""
+        return False
+
+    def at(self, folder: Path) -> FreezingPolicy | None:
+        """Return this policy beginning with what an exporter of its artifact wrote into `folder`.
+
+        None where that cannot be read back into the base: a run is then drawn from its
+        checkpoints alone.
+        """
+        return None
 
     def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
         """Return what the run made from the final (or EMA) weights of what trained."""

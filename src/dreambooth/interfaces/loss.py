@@ -10,6 +10,7 @@ from dreambooth.component import Component
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dreambooth.interfaces.data import Subject
     from dreambooth.interfaces.model import Prediction
 
 
@@ -22,7 +23,8 @@ class StepTensors:
     target: Tensor
     """[B, C, h, w], what it should have been (noise rows), or the reference (distilled rows)."""
     reference: Tensor | None
-    """[B, C, h, w], the frozen base's prediction, where the loss or the prior asked for it."""
+    """[B, C, h, w], the frozen base's prediction; 0 in rows that nobody asked it about, None where
+    it was not asked at all."""
     t: Tensor
     """[B], timesteps."""
     snr: Tensor | None
@@ -34,6 +36,8 @@ class StepTensors:
     mask: Tensor | None
     """[B, 1, h, w] in 0..1, where the subject is; None without masks."""
     prediction: Prediction
+    snr_table: Tensor | None = None
+    """[T] on the CPU, SNR of every timestep training draws (`NoiseSchedule.snr_table`)."""
 
 
 class Loss(Component):
@@ -45,11 +49,21 @@ class Loss(Component):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Any of `reference`, `mask`, `class_rows`, `snr`, `trains_vae`: checked by validate."""
+    """What the loss cannot do without, checked by validate: `reference` (the frozen base's
+    prediction of every row), `class_reference` (of the class rows alone), `mask`, `class_rows`,
+    `snr`, `trains_vae`."""
 
     def required(self) -> frozenset[str]:
         """Return `needs`, narrowed or widened by this instance's options."""
         return self.needs
+
+    def reference_prompt(self, prompt: str, subject: Subject) -> str:
+        """Return the prompt that the frozen base sees for an instance row; the default, the same.
+
+        A function of its arguments alone: the text cache asks beforehand. Class rows say so
+        themselves (`PriorRow.reference_prompt`).
+        """
+        return prompt
 
     def class_weight(self) -> float:
         """Return what class rows weigh against instance rows, to add their validation losses up.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
+from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor
     from torch.nn import Module, Parameter
 
     from dreambooth.interfaces.context import Context
+    from dreambooth.interfaces.vocabulary import Vocabulary
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 Role = Literal["denoiser", "text_encoders", "vae"]
+NEW_ROWS = "new_rows"
+"""Last part of the qualified name of a parameter that `LoadedModel.add_tokens` made."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,12 @@ class ModelInfo:
     """How the family is guided: two forwards, a guidance value as input (Flux dev), not at all."""
     adapter_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Default adapter target modules of a part."""
+    adapter_presets: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Named sets of adapter targets of a part (`attention`, `attention+mlp`, `cross_attention`):
+    globs on module names, or on the end of one."""
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Blocks of the denoiser by what they are known to decide (`content`, `style`): globs on
+    qualified module names. Empty where nothing is known of the family."""
 
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""
@@ -111,6 +123,10 @@ class LoadedModel(ABC):
         """Encoded prompts that stay valid while `text_is_frozen`."""
         self.text_is_frozen = True
         """False from the moment a text encoder trains: the engine then empties `embeddings`."""
+        self.base: LoadedModel | None = None
+        """The frozen copy that `keep_base` made; None where nobody asked for one."""
+        self.words: dict[str, tuple[str, ...]] = {}
+        """Words that `add_tokens` gave tokens of their own, with the names of these."""
 
     @abstractmethod
     def loaded(self) -> tuple[str, ...]:
@@ -169,6 +185,31 @@ class LoadedModel(ABC):
     def frozen_copy(self) -> LoadedModel:
         """Return a copy of denoiser and text encoders that later training does not change."""
 
+    def keep_base(self) -> LoadedModel:
+        """Return a frozen copy of the base, one for all who ask; made on the first call.
+
+        Call it while this model still is the base (`Prior.open`, `FreezingPolicy.prepare`).
+        """
+        if self.base is None:
+            self.base = self.frozen_copy()
+        return self.base
+
+    def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
+        """Give the word `name` tokens of its own: prompts that say it mean them from now on.
+
+        Returns the new rows by qualified name (ending in `NEW_ROWS`), [count, dim] float32, one
+        entry a text encoder. They begin as the rows of `words`, and no other row is touched.
+        `JobError` where the model cannot learn that word; call it once.
+        """
+        raise RunError(
+            f"models of the family {self.info.family} cannot learn new tokens here",
+            "use another freezing policy",
+        )
+
+    def without_tokens(self) -> AbstractContextManager[None]:
+        """Read prompts as the base does for the block: added tokens are text like any other."""
+        return nullcontext()
+
     def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
         """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
         return cond
@@ -176,6 +217,11 @@ class LoadedModel(ABC):
     def adapter_keys(self, layout: str) -> Mapping[str, str]:
         """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
         return {}
+
+    def pipeline(self) -> Any:
+        """Return a diffusers pipeline of the base as it is in memory: its weights shared, without
+        adapters, drawing latents. Exported files are compared through it."""
+        raise NotImplementedError(f"{type(self).__name__} has no diffusers pipeline")
 
     @abstractmethod
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
@@ -209,6 +255,13 @@ class Model(Component):
     def describe(self) -> ModelInfo:
         """Read what the model is from its JSON files; `UserError` where it cannot be read."""
         raise NotImplementedError  # abstract: pydantic models cannot be ABCs with field defaults
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return how the tokenizer splits text, without torch; None where nobody knows.
+
+        `UserError` where the model's files cannot be read.
+        """
+        return None
 
     def open(self, ctx: Context) -> LoadedModel:
         """Open the model for a run. Nothing heavy is read until a part is asked for.

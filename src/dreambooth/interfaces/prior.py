@@ -88,6 +88,10 @@ class Prior(Component):
         """Say whether there will be class rows at all."""
         return True
 
+    def needs_base(self) -> bool:
+        """Say whether rows are trained towards the base's prediction (`target="reference"`)."""
+        return False
+
     def cost(self, job: Job) -> PriorCost:
         """Price the prior for the plan, without torch, as if nothing were cached."""
         return PriorCost(0, 0)

@@ -70,6 +70,14 @@ class NoiseSchedule(ABC):
     def snr(self, t: Tensor) -> Tensor | None:
         """Return abar/(1-abar) at t [B]; None for flow models."""
 
+    def snr_table(self) -> Tensor | None:
+        """Return the SNR of every timestep that `draw` can give, [T] float32 on the CPU.
+
+        A loss normalises its timestep weights with it. None (the default) for flow models, and
+        where timesteps are not drawn with equal probability.
+        """
+        return None
+
     @abstractmethod
     def solver_config(self, size: tuple[int, int], steps: int) -> dict[str, Any]:
         """Return the `scheduler_config.json` sampling should use.

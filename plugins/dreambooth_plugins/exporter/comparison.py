@@ -1,0 +1,183 @@
+"""Does a file draw what the live model draws? Text embeddings, predictions and drawn latents."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DDIMScheduler
+
+from dreambooth.interfaces import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from dreambooth.interfaces import Context, LoadedModel
+
+PROMPT = "a photo of a dog"
+TIMESTEPS = (0.05, 0.5, 0.95)
+"""Where predictions are compared, as shares of the schedule."""
+STEPS, GUIDANCE = 8, 7.5
+"""How the compared latents are drawn (DDIM)."""
+MAX_SIDE = 32
+"""Latent cells a side, so that the check of a large model takes seconds."""
+LOOSE = 0.25
+"""Bound on text and predictions where either side is rounded to half precision: enough to see a
+wrong file. Drawn latents are only reported then."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest differences of float32 outputs, in standard deviations of the output."""
+
+    outputs: float = 1e-5
+    """Of text embeddings and predictions."""
+    latents: float = 1e-4
+    """Of latents after `STEPS` guided steps."""
+
+
+SAME_WEIGHTS = Tolerance()
+FOLDED = Tolerance(latents=1e-3)
+"""Where the file has the same function in other weights: an adapter folded into the base."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model answers to fixed inputs, float32."""
+
+    text: Tensor
+    """[1, tokens, dim], the embedding of `PROMPT`."""
+    denoiser: Tensor
+    """[3, C, h, w], predictions at `TIMESTEPS`."""
+    latents: Tensor
+    """[1, C, h, w], drawn for `PROMPT`."""
+
+
+def inputs(model: LoadedModel) -> tuple[Tensor, Tensor]:
+    """Return fixed noise [3, C, h, w] and timesteps [3]."""
+    spec = model.info.latent
+    step = spec.multiple // spec.factor
+    side = max(step, min(model.info.resolution // spec.factor, MAX_SIDE) // step * step)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(len(TIMESTEPS), spec.channels, side, side, generator=generator)
+    steps = model.info.schedule.get("num_train_timesteps", 1000)
+    return latents, torch.tensor([int(share * steps) for share in TIMESTEPS])
+
+
+def solver(model: LoadedModel) -> Any:
+    """Return the solver both sides draw with."""
+    return DDIMScheduler.from_config(dict(model.info.schedule), clip_sample=False)
+
+
+@torch.no_grad()
+def live_outputs(
+    model: LoadedModel, tensors: Mapping[str, Tensor], ctx: Context
+) -> tuple[Outputs, bool]:
+    """Return the outputs of the live model with `tensors`, and whether all of it is float32."""
+    latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
+    with weights_in_place(model, tensors) as exact:
+        half = torch.autocast(ctx.device.type, enabled=False) if exact else ctx.autocast()
+        with half:
+            empty, prompt = model.encode_prompts(["", PROMPT])
+            cond = model.collate([prompt] * len(t))
+            predictions = model.denoise(latents, t, cond)
+            both, z, steps = model.collate([empty, prompt]), latents[:1], solver(model)
+            steps.set_timesteps(STEPS)
+            for step in steps.timesteps:
+                e_u, e_c = model.denoise(torch.cat([z, z]), step.expand(2), both).chunk(2)
+                z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
+    return Outputs(cond.tensors["embeds"][:1], predictions, z), exact
+
+
+@torch.no_grad()
+def file_outputs(pipe: Any, model: LoadedModel, ctx: Context) -> Outputs:
+    """Return the outputs of a diffusers pipeline, by its own calls.
+
+    Parts that lie elsewhere come to the device one after the other, and go back.
+    """
+    latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
+    pipe.scheduler = solver(model)
+    pipe.set_progress_bar_config(disable=True)
+    text_home, unet_home = pipe.text_encoder.device, pipe.unet.device
+    pipe.text_encoder.to(ctx.device)
+    embeds, empty = pipe.encode_prompt(PROMPT, ctx.device, 1, True, "")
+    pipe.text_encoder.to(text_home)
+    pipe.unet.to(ctx.device)
+    predictions = pipe.unet(
+        latents.to(pipe.unet.dtype), t, encoder_hidden_states=embeds.expand(len(t), -1, -1)
+    ).sample
+    drawn = pipe(
+        prompt_embeds=embeds,
+        negative_prompt_embeds=empty,
+        latents=latents[:1].to(pipe.unet.dtype),
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        output_type="latent",
+        height=latents.shape[-2] * 8,
+        width=latents.shape[-1] * 8,
+    ).images
+    pipe.unet.to(unet_home)
+    return Outputs(embeds, predictions, drawn)
+
+
+def verdict(
+    here: Outputs, there: Outputs, *, exact: bool, tolerance: Tolerance, what: str, count: int
+) -> Check:
+    """Compare outputs; `what` begins the message and `count` is the number of equal tensors."""
+    figures = {
+        "text": apart(here.text, there.text),
+        "denoiser": apart(here.denoiser, there.denoiser),
+        "latents": apart(here.latents, there.latents),
+    }
+    outputs, latents = (tolerance.outputs, tolerance.latents) if exact else (LOOSE, math.inf)
+    limits = {"text": outputs, "denoiser": outputs, "latents": latents}
+    # `not <=` is true of NaN as well; of infinity only where nothing is allowed to be it.
+    bad = {n: v for n, v in limits.items() if not figures[n] <= v or math.isinf(figures[n])}
+    limited = ", ".join(f"{name} {limit:.0e}" for name, limit in bad.items())
+    return Check(
+        not bad,
+        f"{what}, prediction within {figures['denoiser']:.1e}, text within {figures['text']:.1e} "
+        f"and drawn latents within {figures['latents']:.1e} of their deviation"
+        + (f" (more than is allowed: {limited})" if bad else ""),
+        {"tensors": count, "different": 0, **figures},
+    )
+
+
+@contextmanager
+def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Iterator[bool]:
+    """Let the live model compute with `tensors` (EMA weights may differ from its own).
+
+    Yields whether everything it computes with is float32. Names that it does not have are left
+    out. Parts that were not in memory leave it again.
+    """
+    before = model.loaded()
+    parameters = dict(model.named_parameters("denoiser", "text_encoders"))
+    modules = [model.parts[name] for name in model.info.part_names("denoiser", "text_encoders")]
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    saved = {name: parameters[name].data for name in tensors if name in parameters}
+    try:
+        for module in modules:
+            module.eval()
+        for name, value in saved.items():
+            parameters[name].data = tensors[name].detach().to(value.device, value.dtype)
+        yield all(p.dtype == torch.float32 for p in parameters.values())
+    finally:
+        for name, value in saved.items():
+            parameters[name].data = value
+        for module, training in modes:
+            module.training = training
+        for part in set(model.loaded()) - set(before):
+            model.release(part)
+
+
+def apart(here: Tensor, there: Tensor) -> float:
+    """Return the largest absolute difference in standard deviations; infinity if not finite."""
+    there = there.to(here.device)
+    difference = (here.float() - there.float()).abs().max() / there.float().std()
+    value = float(difference)
+    return value if math.isfinite(value) else math.inf

@@ -1,0 +1,139 @@
+"""Train small adapters on top of a frozen base: LoRA and PEFT's other methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dreambooth import Problem
+from dreambooth.component import JobPath, Section
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.freezing.adapter_methods import METHODS, Glob, Method
+from dreambooth_plugins.freezing.adapter_targets import BY_TYPE, Preset, choices
+from dreambooth_plugins.freezing.per_part import Name, NamedParts, without_effect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from dreambooth import Job
+    from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
+
+Targets = Preset | Annotated[list[Glob], Field(min_length=1)]
+LORA: Any = "lora"
+LOW_RATE = 2e-5
+"""A learning rate below which an adapter hardly learns."""
+
+
+class PartAdapter(Section):
+    """What one part has of its own; null takes the policy's."""
+
+    method: Annotated[Method, METHODS] | None = None
+    """The part's method, with a rank of its own for instance."""
+    targets: Targets | None = None
+    """The part's targets."""
+
+
+class Adapter(NamedParts):
+    """Train an adapter on the named parts; everything of the base stays frozen.
+
+    Learns with a higher rate than full tuning: 1e-4 is usual, 5e-5 for the text encoder. What it
+    trains is float32 whatever the base is held in, and the result is a small file.
+    """
+
+    kind: Literal["adapter"] = "adapter"
+    artifacts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
+    method: Annotated[Method, METHODS] = LORA
+    """The method and its options; the bare name is short for its defaults."""
+    targets: Targets = "attention"
+    """Modules that get an adapter: a preset, or a list of presets and globs such as `to_q`,
+    `attn2.to_*`, `unet.mid_block.*`."""
+    parts: dict[Name, PartAdapter] = Field(default={})
+    """What a part has of its own, e.g. `{text_encoder: {method: {kind: lora, rank: 4}}}`."""
+    init: JobPath | None = None
+    """A LoRA to go on training: a .safetensors file with diffusers', PEFT's or kohya's names, or
+    a folder with one. Its modules, ranks and alphas are taken instead of those named here."""
+
+    def method_of(self, part: str) -> Method:
+        """Return the method of a part."""
+        own = self.parts.get(part)
+        return own.method if own and own.method else self.method
+
+    def targets_of(self, part: str) -> Targets:
+        """Return the targets of a part."""
+        own = self.parts.get(part)
+        return own.targets if own and own.targets else self.targets
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+        """Find parts and presets the model does not have, and a file that is no LoRA."""
+        wrong = list(super().check(job, info))
+        yield from wrong
+        if info is None or wrong:
+            return
+        trained = self.named_parts(info)
+        for name in self.parts:
+            if name not in trained:
+                yield without_effect(("freezing", "parts", name), name, trained)
+        for part in trained:
+            yield from self._preset_problems(part, info)
+        if self.init is not None:
+            from dreambooth_plugins.freezing.adapter_file import problems
+
+            yield from problems(self, self.init, trained)
+
+    def _preset_problems(self, part: str, info: ModelInfo) -> Iterator[Problem]:
+        own = part in self.parts and self.parts[part].targets is not None
+        at = ("freezing", "parts", part, "targets") if own else ("freezing", "targets")
+        presets = info.adapter_presets.get(part, {})
+        targets = self.targets_of(part)
+        for target in [targets] if isinstance(targets, str) else ():
+            if target not in presets and target not in BY_TYPE:
+                yield Problem(at, f"{part} has no {target}", choices(part, presets))
+
+    def adapter_methods(self) -> frozenset[str]:
+        """Return the kinds of methods in use."""
+        own = {part.method.kind for part in self.parts.values() if part.method}
+        return frozenset({self.method.kind, *own})
+
+    def prepare(self, model: LoadedModel, ctx: Context) -> None:
+        """Put the adapters onto the model: zero updates, or those of `init`."""
+        from dreambooth_plugins.freezing.adapter_modules import attach
+
+        attach(self, model, ctx)
+
+    def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
+        """Return the parameters of the adapters."""
+        from dreambooth_plugins.freezing.adapter_modules import adapter_parameters
+
+        return adapter_parameters(model, self.named_parts(model.info))
+
+    def notes(self, model: LoadedModel, ctx: Context) -> list[str]:
+        """Return method, rank and number of modules of each part, and a rate that is too low."""
+        from dreambooth_plugins.freezing.adapter_modules import describe
+
+        lines = [describe(self, model, part) for part in self.named_parts(model.info)]
+        rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.named_parts(model.info)}
+        low = [f"{rate:g} for {part}" for part, rate in rates.items() if rate < LOW_RATE]
+        hint = f"adapters want a learning rate of about 1e-4, and have {' and '.join(low)}"
+        return [*lines, hint] if low else lines
+
+    def showing_base(self, model: LoadedModel) -> AbstractContextManager[None]:
+        """Show the base: adapters off, its own text embeddings, no second model in memory."""
+        from dreambooth_plugins.freezing.adapter_modules import disabled
+
+        return disabled(model, self.named_parts(model.info))
+
+    def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
+        """Return the adapters, and each module's rank, alpha and scale as metadata."""
+        from dreambooth_plugins.freezing.adapter_modules import artifact
+
+        return artifact(self, model, weights)
+
+    def at(self, folder: Path) -> Adapter:
+        """Return this policy beginning with the adapter an exporter wrote into `folder`."""
+        return self.model_copy(update={"init": folder})

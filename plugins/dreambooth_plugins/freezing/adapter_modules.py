@@ -1,0 +1,246 @@
+"""Adapters in a model: put on, found, switched off, taken out."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from dreambooth.errors import JobError
+from dreambooth.interfaces import Artifact
+from dreambooth_plugins.freezing.adapter_methods import Ranked
+from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer, inject
+from dreambooth_plugins.freezing.adapter_targets import find, matches, nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+
+    from dreambooth.interfaces import Context, LoadedModel
+    from dreambooth_plugins.freezing.adapter import Adapter
+    from dreambooth_plugins.freezing.adapter_methods import Method
+
+RANDOM = (
+    "lora_A",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_t1", "hada_t2",
+    "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+)  # fmt: skip
+"""What begins with random numbers; the rest begins so that the update is zero."""
+
+
+def layers(module: Module) -> dict[str, str]:
+    """Return the modules an adapter can be put on: name -> `linear` or `conv`."""
+    kinds = {nn.Linear: "linear", nn.Conv2d: "conv"}
+    return {n: kinds[type(m)] for n, m in module.named_modules() if type(m) in kinds}
+
+
+def tuner_layers(module: Module) -> dict[str, Any]:
+    """Return the modules that carry an adapter, by the name of the module they stand for."""
+    return {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
+
+
+def attach(policy: Adapter, model: LoadedModel, ctx: Context) -> None:
+    """Put adapters onto the policy's parts; `JobError` where a glob or a preset finds nothing.
+
+    Initial values are functions of (seed, qualified name): another target changes no other
+    adapter. They are float32 and unrounded whatever the base is held in.
+    """
+    trained = policy.named_parts(model.info)
+    given: Mapping[str, Mapping[str, Any]] = {}
+    if policy.init is not None:
+        from dreambooth_plugins.freezing.adapter_file import read_adapter
+
+        given = read_adapter(policy.init, model)
+    fresh = [part for part in trained if part not in given]
+    chosen = _choose(policy, model, fresh)
+    for part in trained:
+        method, module = policy.method_of(part), model.parts[part]
+        if part in given:
+            plan = {name: found.layer(method) for name, found in given[part].items()}
+        else:
+            plan = chosen[part]
+        # PEFT's own initial draw comes from the global generator, and is replaced below.
+        with torch.random.fork_rng(devices=[]):
+            inject(module, method, plan, part)
+        _begin(part, module, ctx)
+        for name, found in given.get(part, {}).items():
+            found.load(tuner_layers(module)[name])
+        _measure_magnitudes(module, given.get(part, {}))
+
+
+def _choose(
+    policy: Adapter, model: LoadedModel, parts: Sequence[str]
+) -> dict[str, dict[str, Layer]]:
+    """Return the layers of each part with their ranks, and make sure every glob names some."""
+    named = {part: layers(model.parts[part]) for part in parts}
+    hits: dict[str, int] = {}
+    plans = {}
+    for part in parts:
+        presets = model.info.adapter_presets.get(part, {})
+        found = find(policy.targets_of(part), presets, part, named[part])
+        for target, modules in found.items():
+            hits[target] = hits.get(target, 0) + len(modules)
+        chosen = {name for modules in found.values() for name in modules}
+        ordered = [name for name in named[part] if name in chosen]
+        plans[part] = plan(policy.method_of(part), part, ordered)
+    everything = [f"{part}.{name}" for part, modules in named.items() for name in modules]
+    for target, count in hits.items():
+        if not count:
+            raise nothing("targets", target, everything)
+    for part, layers_of in plans.items():
+        if not layers_of:
+            own = ", ".join(policy.targets_of(part))
+            raise JobError(
+                f"freezing: the targets ({own}) name nothing in {part}",
+                f"give it targets of its own in freezing.parts.{part}, or take it out of train",
+            )
+    _check_patterns(policy, plans)
+    return plans
+
+
+def _check_patterns(policy: Adapter, plans: Mapping[str, Mapping[str, Layer]]) -> None:
+    """Raise `JobError` for a pattern of ranks or alphas that names none of a method's modules."""
+    for part in plans:
+        method = policy.method_of(part)
+        sharing = [p for p in plans if policy.method_of(p) is method]
+        for option in ("ranks", "alphas") if isinstance(method, Ranked) else ():
+            for pattern in getattr(method, option):
+                if not any(matches(pattern, p, name) for p in sharing for name in plans[p]):
+                    adapted = [f"{p}.{name}" for p in sharing for name in plans[p]]
+                    raise nothing(f"method.{option}", pattern, adapted)
+
+
+def plan(method: Method, part: str, modules: Sequence[str]) -> dict[str, Layer]:
+    """Return each module's rank and alpha."""
+    if not isinstance(method, Ranked):
+        return {name: Layer() for name in modules}
+
+    def first(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+        return next((v for p, v in patterns.items() if matches(p, part, name)), default)
+
+    out = {}
+    for name in modules:
+        rank = first(method.ranks, name, method.rank)
+        alpha = first(method.alphas, name, method.alpha)
+        out[name] = Layer(rank, float(rank if alpha is None else alpha))
+    return out
+
+
+def own_parameters(layer: Any) -> dict[str, Parameter]:
+    """Return the adapter's parameters of one layer, by their name below it."""
+    return {
+        f"{attribute}.{name}": parameter
+        for attribute in dict.fromkeys(layer.adapter_layer_names)
+        for name, parameter in getattr(layer, attribute).named_parameters()
+    }
+
+
+def adapter_parameters(model: LoadedModel, parts: Sequence[str]) -> dict[str, Parameter]:
+    """Return the adapters' parameters by qualified name."""
+    return {
+        f"{part}.{module}.{name}": parameter
+        for part in parts
+        for module, layer in tuner_layers(model.parts[part]).items()
+        for name, parameter in own_parameters(layer).items()
+    }
+
+
+@torch.no_grad()
+def _begin(part: str, module: Module, ctx: Context) -> None:
+    """Give the adapters float32 values: random ones from (seed, name), the others as PEFT does."""
+    for name, layer in tuner_layers(module).items():
+        for own, parameter in own_parameters(layer).items():
+            parameter.data = parameter.data.float()
+            if own.split(".", 1)[0] in RANDOM and parameter.device.type != "meta":
+                draw = ctx.random(f"adapter:{part}.{name}.{own}")
+                values = torch.empty(parameter.shape)
+                nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=draw)
+                parameter.copy_(values)
+
+
+@torch.no_grad()
+def _measure_magnitudes(module: Module, given: Mapping[str, Any]) -> None:
+    """Let DoRA's magnitudes be the norms of the weights as they are: the first output is theirs.
+
+    PEFT has measured them already, but in the base's precision and before `init` was read.
+    """
+    for name, layer in tuner_layers(module).items():
+        magnitudes = getattr(layer, "lora_magnitude_vector", {})
+        if ADAPTER in magnitudes and not (name in given and given[name].magnitude is not None):
+            magnitudes[ADAPTER].update_layer(
+                base_layer=layer.get_base_layer(),
+                lora_A=layer.lora_A[ADAPTER].weight,
+                lora_B=layer.lora_B[ADAPTER].weight,
+                scaling=layer.scaling[ADAPTER],
+            )
+
+
+@contextmanager
+def disabled(model: LoadedModel, parts: Sequence[str]) -> Iterator[None]:
+    """Switch the adapters off for the block, then put every flag back as it was.
+
+    Yields nothing: the model itself shows the base (see `FreezingPolicy.showing_base`).
+
+    Texts that were encoded with an adapted text encoder are not the base's: within the block
+    they are encoded anew.
+    """
+    adapted = [layer for part in parts for layer in tuner_layers(model.parts[part]).values()]
+    flags = [(p, p.requires_grad) for layer in adapted for p in own_parameters(layer).values()]
+    texts = set(parts) & set(model.info.part_names("text_encoders"))
+    kept = (model.embeddings, model.text_is_frozen)
+    try:
+        for layer in adapted:
+            layer.enable_adapters(False)
+        if texts:
+            model.embeddings, model.text_is_frozen = {}, False
+        yield
+    finally:
+        for layer in adapted:
+            layer.enable_adapters(True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        model.embeddings, model.text_is_frozen = kept
+
+
+def artifact(policy: Adapter, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
+    """Return the adapters: weights by qualified name, and the facts of each module.
+
+    `metadata["adapters"][part]` holds `method`, and `modules`: name -> `rank`, `alpha`, `scale`
+    (empty for methods without a rank).
+    """
+    adapters = {}
+    for part in policy.named_parts(model.info):
+        found = tuner_layers(model.parts[part])
+        adapters[part] = {
+            "method": policy.method_of(part).model_dump(mode="json"),
+            "modules": {name: _facts(layer) for name, layer in found.items()},
+        }
+    return Artifact("adapter", weights, {"adapters": adapters})
+
+
+def _facts(layer: Any) -> dict[str, float]:
+    alphas = getattr(layer, "lora_alpha", None) or getattr(layer, "alpha", None)
+    if not alphas:
+        return {}
+    return {
+        "rank": layer.r[ADAPTER],
+        "alpha": float(alphas[ADAPTER]),
+        "scale": float(layer.scaling[ADAPTER]),
+    }
+
+
+def describe(policy: Adapter, model: LoadedModel, part: str) -> str:
+    """Return a line for the plan: `unet: lora on 24 modules, rank 8, alpha 8`."""
+    facts = [_facts(layer) for layer in tuner_layers(model.parts[part]).values()]
+    text = f"{part}: {policy.method_of(part).kind} on {len(facts)} modules"
+    for name in ("rank", "alpha"):
+        values = sorted({f[name] for f in facts if name in f})
+        if values:
+            text += f", {name} {' and '.join(f'{v:g}' for v in values)}"
+    return text + (f", from {policy.init.name}" if policy.init is not None else "")
