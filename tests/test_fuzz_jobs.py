@@ -237,4 +237,4 @@ def test_overrides_are_refused_in_words_or_reload_equal(bases: Bases, examples: 
 
     number = st.integers(0, len(bases.texts) - 1)
     fuzz(examples, number, st.lists(likely | text, min_size=1, max_size=3), check=check)
-    assert min(seen["accepted"], seen["refused"]) > examples // 100
+    assert min(seen["accepted"], seen["refused"]) >= examples // 100

@@ -9,7 +9,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from dreambooth.engine.step import forward_rows
 
@@ -73,6 +72,8 @@ def settle(s: Session, recorded: bool | None) -> bool:
 
 def compiles(s: Session) -> bool:
     """Compile by a first pass; say whether it worked, and warn where it did not."""
+    from torch._dynamo.exc import TorchDynamoException  # a second of imports for those who compile
+
     with s.ctx.progress("Compiling", 1) as bar:
         try:
             seconds_a_pass(s)
