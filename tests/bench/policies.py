@@ -38,9 +38,12 @@ from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.run_folder import RunFolder
 from dreambooth_plugins.base_emoji import clip, export, vae
 from dreambooth_plugins.base_emoji.measures import likeness, spread
+from dreambooth_plugins.base_emoji.nouns import with_article
 
-NOUN, WORD = "fox", "ohwx"
+NOUN, WORD = "octopus", "ohwx"
+CLASS = f"a photo of {with_article(NOUN)}"
 PICTURES = Path(dreambooth.__file__).parent / "examples" / NOUN
+SIDE = 64
 DRAWN = 16
 """Pictures a prompt."""
 LORA = {"kind": "lora", "rank": 8}
@@ -116,10 +119,10 @@ def make_job(work: Path, policy: Policy, steps: int, seed: int) -> Job:
         output=work,
         model={"kind": "stable_diffusion", "source": f"builtin:{export.PIPELINE}"},
         subject={"identifier": WORD, "class_noun": NOUN},
-        data={"kind": "folder", "path": PICTURES, "resolution": 64},
-        prior={"kind": "generated", "count": 40, "batch_size": 20},
+        data={"kind": "folder", "path": PICTURES, "resolution": SIDE},
+        prior={"kind": "generated", "prompt": CLASS, "count": 40, "batch_size": 20},
         freezing=policy.freezing,
-        sampler={"kind": "cfg", "guidance_scale": 4.0, "steps": 25},
+        sampler={"kind": "cfg", "guidance_scale": 4.0, "steps": 15},
         optimizer={"kind": "adamw", "lr": policy.lr},
         train={"steps": steps, "batch_size": 2, "precision": "fp32", "seed": seed},
         samples={"every": 0},
@@ -129,7 +132,7 @@ def make_job(work: Path, policy: Policy, steps: int, seed: int) -> Job:
 
 @torch.no_grad()
 def draw(s: Session, prompt: str) -> torch.Tensor:
-    """Return pictures [DRAWN, 3, 64, 64] in [-1, 1] of a prompt, from seeds 0, 1, ..."""
+    """Return pictures [DRAWN, 3, SIDE, SIDE] in [-1, 1] of a prompt, from seeds 0, 1, ..."""
     job = s.job
     config = s.schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     with evaluating(s.model), s.stages.without_kept_texts():
@@ -166,7 +169,7 @@ def measure(s: Session, judge: Any, name: str, seen: Seen) -> Figures:
         found.seconds.append(time.perf_counter() - began)
     found.size = bytes_of(s)
     found.similarity = likeness(judge, draw(s, f"a photo of a {WORD} {NOUN}"), seen.real)
-    found.drift = apart(judge, draw(s, f"a photo of a {NOUN}"), seen.base)
+    found.drift = apart(judge, draw(s, CLASS), seen.base)
     return found
 
 
@@ -198,13 +201,14 @@ def opened(job: Job) -> Iterator[Session]:
 
 
 def instances() -> torch.Tensor:
-    """Return the example's pictures [5, 3, 64, 64] in [-1, 1]."""
-    files = sorted(PICTURES.glob("*.png"))
-    return vae.to_float(vae.to_tensor([Image.open(file).convert("RGB") for file in files]))
+    """Return the example's pictures [5, 3, SIDE, SIDE] in [-1, 1], at the size they train at."""
+    shown = [Image.open(file).convert("RGB") for file in sorted(PICTURES.glob("*.png"))]
+    small = [image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in shown]
+    return vae.to_float(vae.to_tensor(small))
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 300,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 0,
     only: Annotated[str, typer.Option(help="Policies whose name holds this.")] = "",
 ) -> None:
@@ -213,7 +217,7 @@ def main(
     chosen = [policy for policy in POLICIES if only in policy.name]
     with tempfile.TemporaryDirectory() as name:
         with opened(make_job(Path(name), POLICIES[0], steps, seed)) as s:
-            seen = Seen(instances(), draw(s, f"a photo of a {NOUN}"))
+            seen = Seen(instances(), draw(s, CLASS))
         print("| policy | trainable parameters | file | steps/s | similarity | prior drift |")
         print("|---|---|---|---|---|---|")
         before = likeness(judge, seen.base, seen.real)
