@@ -68,6 +68,18 @@ def test_every_policy_shown_is_one_and_all_are_shown():
     assert {job.freezing.kind for job in jobs} == set(registry().kinds("freezing"))
 
 
+def test_every_format_is_shown_with_what_it_takes():
+    from dreambooth.plugins import registry
+
+    section = README.split("## The result in other tools")[1].split("## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \| (.+) \|$", section, flags=re.MULTILINE)
+    words = {"weights": "whole weights", "adapter": "adapters", "embedding": "`token`"}
+    kinds = registry().kinds("exporter")
+    assert sorted(name for name, _ in rows) == sorted(kinds)
+    for name, taken in rows:
+        assert set(taken.split(", ")) == {words[kind] for kind in kinds[name].accepts}
+
+
 def test_the_python_example_builds_a_job():
     code = blocks("python")[1].split("result = ")[0]
     names: dict[str, object] = {}

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from PIL import Image
-from safetensors.torch import save_file
 from transformers import CLIPModel
 
 import dreambooth
@@ -34,7 +33,6 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import train_step
-from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.run_folder import RunFolder
 from dreambooth_plugins.base_emoji import clip, export, vae
 from dreambooth_plugins.base_emoji.measures import likeness, spread
@@ -48,6 +46,8 @@ DRAWN = 16
 """Pictures a prompt."""
 LORA = {"kind": "lora", "rank": 8}
 BOTH = ["unet", "text_encoder"]
+A1111 = "embeddings"
+"""Folder in which the `embedding` format writes the word once more, in A1111's layout."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +148,11 @@ def draw(s: Session, prompt: str) -> torch.Tensor:
 
 
 def bytes_of(s: Session) -> int:
-    """Return the bytes of what the run exports in the format that `exports: auto` takes; where
-    there is none for what the policy makes, those of the trained tensors in a file."""
-    artifact = s.job.freezing.artifact(s.model, s.state.result())
-    if artifact.kind not in AUTOMATIC:
-        file = s.ctx.folder / "trained.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.contiguous() for n, t in artifact.tensors.items()}, file)
-        return file.stat().st_size
+    """Return the bytes of what the run exports in the format that `exports: auto` takes, a word
+    in one of its two layouts."""
     [made] = export_all(s, RunFolder(s.ctx.folder))
-    return sum(file.stat().st_size for file in made.folder.rglob("*.safetensors"))
+    files = [file for file in made.folder.rglob("*.safetensors") if file.parent.name != A1111]
+    return sum(file.stat().st_size for file in files)
 
 
 def measure(s: Session, judge: Any, name: str, seen: Seen) -> Figures:

@@ -259,7 +259,7 @@ class Masked(DataSource):
 
 
 class Embedding(FreezingPolicy):
-    """Ends in an artifact nothing exports; trains the VAE if asked to."""
+    """Ends in an embedding; trains the VAE if asked to."""
 
     kind: Literal["embedding"] = "embedding"
     artifacts: ClassVar[Any] = frozenset({"embedding"})
@@ -280,6 +280,12 @@ class Embedding(FreezingPolicy):
         if self.fault == "user":
             raise UserError("cannot tell", "look")
         return []
+
+
+class Strange(Embedding):
+    """Ends in something that no format is known for."""
+
+    artifacts: ClassVar[Any] = frozenset({"strange"})
 
 
 class Fits(Exporter):
@@ -388,7 +394,9 @@ def test_sizes_off_the_grid_name_their_neighbours() -> None:
 def test_exports_must_take_what_the_policy_ends_in() -> None:
     explicit = problems(freezing="embedding", exports=["diffusers"])
     assert 'freezing kind "embedding" ends in embedding' in explicit["exports"]
-    assert "exports" in problems(freezing="embedding")
+    assert "exports" not in problems(freezing="embedding")
+    [auto] = checks.preflight(Job.model_validate({**JOB, "data": Masked(), "freezing": Strange()}))
+    assert "for which exports: auto has no format" in auto.message
     assert "exports" not in problems(freezing="components")
     assert "exports" not in problems(freezing="components", exports=["diffusers"])
     job = Job.model_validate(

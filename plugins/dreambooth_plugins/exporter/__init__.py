@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from dreambooth import hookimpl
 from dreambooth_plugins.exporter.adapter_formats import Kohya, Lora, Merged
 from dreambooth_plugins.exporter.diffusers_folder import Diffusers
+from dreambooth_plugins.exporter.embedding import Embedding
+from dreambooth_plugins.exporter.single_file import SingleFile
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Exporter
@@ -15,4 +17,4 @@ if TYPE_CHECKING:
 @hookimpl
 def register_exporters() -> list[type[Exporter]]:
     """Return the file formats that come with the trainer."""
-    return [Diffusers, Kohya, Lora, Merged]
+    return [Diffusers, Embedding, Kohya, Lora, Merged, SingleFile]

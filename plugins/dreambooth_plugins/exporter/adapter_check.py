@@ -16,6 +16,8 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
+from dreambooth_plugins.exporter.embedding_files import load_word
+from dreambooth_plugins.exporter.usage import WORD_FILE
 from dreambooth_plugins.model.loading import quiet
 from dreambooth_plugins.model.saving import DTYPES
 
@@ -44,10 +46,10 @@ def check_file(
 
     `adapters` is what was written into it. Every factor must be equal to the bit (after the
     casts: the file's, and diffusers' to the base's precision) and every scale as it was; text
-    embeddings, predictions and drawn latents must agree.
+    embeddings, predictions and drawn latents must agree. A learned word is loaded from its files.
     """
     here, exact = live_outputs(model, artifact.tensors, ctx)
-    [file] = dest.glob("*.safetensors")
+    [file] = (path for path in dest.glob("*.safetensors") if path.name != WORD_FILE)
     before = model.loaded()
     # PEFT warns where a file lacks modules that it names; they are missed below.
     with quiet(), warnings.catch_warnings(action="ignore"):
@@ -57,12 +59,15 @@ def check_file(
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return Check(False, f"diffusers cannot open {file.name}: {error}")
     wrong = [a for a in adapters if not _equal(a, pipe, DTYPES[dtype])]
+    word = "" if wrong else load_word(pipe, artifact, dest, dtype)
     if exact:
         with quiet():  # adapters of a half-precision file; the base is float32 already
             pipe.to(torch.float32)
-    there = None if wrong else file_outputs(pipe, model, ctx)
+    there = None if wrong or word else file_outputs(pipe, model, ctx)
     for part in set(model.loaded()) - set(before):
         model.release(part)
+    if word:
+        return Check(False, word)
     if there is None:
         return Check(
             False,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save as to_bytes
-
+from dreambooth_plugins.exporter.metadata import write_tensors
 from dreambooth_plugins.model.saving import DTYPES
 
 if TYPE_CHECKING:
@@ -119,19 +117,7 @@ def _whole(alpha: float) -> float | int:
 def save(
     tensors: Mapping[str, Tensor], path: Path, dtype: str, metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors in `dtype` (alphas stay float32): equal runs give equal bytes.
-
-    safetensors writes metadata in an order that differs from call to call, so the header is
-    written again with its keys sorted.
-    """
-    ready = {}
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        ready[name] = (tensor if tensor.ndim == 0 else tensor.to(DTYPES[dtype])).contiguous()
-    data = to_bytes(ready, metadata={"format": "pt", **metadata})
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    """Write tensors in `dtype` (alphas stay float32): equal runs give equal bytes."""
+    here = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    ready = {n: t if t.ndim == 0 else t.to(DTYPES[dtype]) for n, t in here.items()}
+    write_tensors(path, ready, metadata)

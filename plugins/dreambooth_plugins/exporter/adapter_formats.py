@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.options import Dtype
+from dreambooth_plugins.exporter.usage import folder_usage, lora_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
-    from dreambooth import FreezingPolicy
-    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel
+    from dreambooth import FreezingPolicy, Job
+    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
-Dtype = Literal["fp32", "fp16", "bf16"]
 NO_PLACE = {
     "loha": "LoHa's factors are multiplied elementwise",
     "lokr": "LoKr's factors are a Kronecker product",
@@ -27,8 +28,6 @@ NO_PLACE = {
 
 def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
     """Return why a format that holds `holds` cannot hold a policy's adapters; empty if it can."""
-    if policy.learns_word():
-        return "it has no place for the token rows of the identifier"
     for method in sorted(policy.adapter_methods() - {*holds}):
         text = why.get(method) or NO_PLACE.get(method, f"it has no place for {method}")
         return f"{text}, and the format has low-rank factors alone" if method in NO_PLACE else text
@@ -46,7 +45,8 @@ class AdapterFile(Exporter):
 class Lora(AdapterFile):
     """`pytorch_lora_weights.safetensors` in diffusers' layout: opens with `load_lora_weights`.
 
-    Ranks and alphas are in its metadata (`lora_adapter_metadata`).
+    Ranks and alphas are in its metadata (`lora_adapter_metadata`). A learned word lies beside it
+    (`learned_embeds.safetensors`).
     """
 
     kind: Literal["lora"] = "lora"
@@ -65,8 +65,10 @@ class Lora(AdapterFile):
     ) -> None:
         """Write the adapters into `dest`."""
         from dreambooth_plugins.exporter.adapter_files import write_lora
+        from dreambooth_plugins.exporter.embedding_files import write_word
 
         write_lora(artifact, model, dest, self.dtype)
+        write_word(artifact, dest, self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the file into a plain pipeline with diffusers and compare what it draws."""
@@ -75,11 +77,16 @@ class Lora(AdapterFile):
 
         return check_file(artifact, low_rank(artifact), model, dest, ctx, self.dtype)
 
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        return lora_usage(job, info, files, "pytorch_lora_weights.safetensors")
+
 
 class Kohya(AdapterFile):
     """The layout of kohya's scripts, which AUTOMATIC1111, Forge and ComfyUI read.
 
     `<run>.safetensors` with an alpha a module, and `ss_*` metadata: base, trigger words, steps.
+    A learned word lies beside it (`embeddings/<word>.safetensors`).
     """
 
     kind: Literal["kohya"] = "kohya"
@@ -98,9 +105,11 @@ class Kohya(AdapterFile):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write the adapters and what the run was into `dest`."""
+        from dreambooth_plugins.exporter.embedding_files import write_word
         from dreambooth_plugins.exporter.kohya_file import write_kohya
 
         write_kohya(artifact, model, dest, ctx, self.dtype)
+        write_word(artifact, dest, self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the file into a plain pipeline with diffusers and compare what it draws."""
@@ -110,6 +119,10 @@ class Kohya(AdapterFile):
 
         adapters = with_one_alpha(low_rank(artifact))
         return check_file(artifact, adapters, model, dest, ctx, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        return lora_usage(job, info, files, f"{job.name}.safetensors")
 
 
 class Merged(Exporter):
@@ -152,3 +165,7 @@ class Merged(Exporter):
             live=artifact.tensors,
             tolerance=FOLDED,
         )
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the folder is opened."""
+        return folder_usage(job)

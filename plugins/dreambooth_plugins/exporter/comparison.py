@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import Context, LoadedModel
 
-PROMPT = "a photo of a dog"
+PROMPT = "a photo of {} dog"
+"""What is encoded and drawn: with the learned word, where there is one."""
 TIMESTEPS = (0.05, 0.5, 0.95)
 """Where predictions are compared, as shares of the schedule."""
 STEPS, GUIDANCE = 8, 7.5
@@ -51,11 +52,11 @@ class Outputs:
     """What a model answers to fixed inputs, float32."""
 
     text: Tensor
-    """[1, tokens, dim], the embedding of `PROMPT`."""
+    """[1, tokens, dim], the embedding of the prompt."""
     denoiser: Tensor
     """[3, C, h, w], predictions at `TIMESTEPS`."""
     latents: Tensor
-    """[1, C, h, w], drawn for `PROMPT`."""
+    """[1, C, h, w], drawn for the prompt."""
 
 
 def inputs(model: LoadedModel) -> tuple[Tensor, Tensor]:
@@ -67,6 +68,11 @@ def inputs(model: LoadedModel) -> tuple[Tensor, Tensor]:
     latents = torch.randn(len(TIMESTEPS), spec.channels, side, side, generator=generator)
     steps = model.info.schedule.get("num_train_timesteps", 1000)
     return latents, torch.tensor([int(share * steps) for share in TIMESTEPS])
+
+
+def prompt_of(model: LoadedModel) -> str:
+    """Return the prompt that is compared."""
+    return PROMPT.format(" ".join(model.words) or "a")
 
 
 def solver(model: LoadedModel) -> Any:
@@ -83,7 +89,7 @@ def live_outputs(
     with weights_in_place(model, tensors) as exact:
         half = torch.autocast(ctx.device.type, enabled=False) if exact else ctx.autocast()
         with half:
-            empty, prompt = model.encode_prompts(["", PROMPT])
+            empty, prompt = model.encode_prompts(["", prompt_of(model)])
             cond = model.collate([prompt] * len(t))
             predictions = model.denoise(latents, t, cond)
             both, z, steps = model.collate([empty, prompt]), latents[:1], solver(model)
@@ -105,7 +111,7 @@ def file_outputs(pipe: Any, model: LoadedModel, ctx: Context) -> Outputs:
     pipe.set_progress_bar_config(disable=True)
     text_home, unet_home = pipe.text_encoder.device, pipe.unet.device
     pipe.text_encoder.to(ctx.device)
-    embeds, empty = pipe.encode_prompt(PROMPT, ctx.device, 1, True, "")
+    embeds, empty = pipe.encode_prompt(prompt_of(model), ctx.device, 1, True, "")
     pipe.text_encoder.to(text_home)
     pipe.unet.to(ctx.device)
     predictions = pipe.unet(

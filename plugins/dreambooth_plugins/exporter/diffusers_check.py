@@ -9,6 +9,7 @@ import torch
 from dreambooth.interfaces import Check
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
+    Outputs,
     Tolerance,
     file_outputs,
     live_outputs,
@@ -18,7 +19,7 @@ from dreambooth_plugins.model.loading import quiet
 from dreambooth_plugins.model.saving import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -42,33 +43,67 @@ def check_folder(
     embeddings, predictions at three timesteps and drawn latents must agree with the live model,
     which computes with `live` (by default with `tensors`).
     """
-    here, exact = live_outputs(model, tensors if live is None else live, ctx)
+    here = live_outputs(model, tensors if live is None else live, ctx)
     with quiet():  # the import gives advice as well
         from diffusers import StableDiffusionPipeline
 
         pipe = StableDiffusionPipeline.from_pretrained(str(dest), local_files_only=True)
-        pipe.to(torch.float32)
-    wrong = _different(tensors, pipe, DTYPES[dtype])
-    if wrong:
-        return Check(
-            False,
-            f"{len(wrong)} of {len(tensors)} trained weights differ in the file, e.g. {wrong[0]}",
-            {"tensors": len(tensors), "different": len(wrong)},
-        )
-    return verdict(
+    return compare_pipeline(
+        pipe,
+        tensors.items(),
         here,
-        file_outputs(pipe, model, ctx),
-        exact=exact and dtype == "fp32",
+        model,
+        ctx,
+        dtype,
         tolerance=tolerance,
-        what=f"opened with diffusers: {len(tensors)} weights equal",
-        count=len(tensors),
+        what="opened with diffusers",
     )
 
 
-def _different(tensors: Mapping[str, Tensor], pipe: Any, dtype: torch.dtype) -> list[str]:
+def compare_pipeline(
+    pipe: Any,
+    tensors: Iterable[tuple[str, Tensor]],
+    here: tuple[Outputs, bool],
+    model: LoadedModel,
+    ctx: Context,
+    dtype: str,
+    *,
+    tolerance: Tolerance,
+    what: str,
+) -> Check:
+    """Compare a pipeline that was opened from files of precision `dtype`.
+
+    Its weights must be `tensors`, (qualified name, tensor) each; what it answers must be what
+    `live_outputs` gave, `here`. `what` begins the message.
+    """
+    with quiet():
+        pipe.to(torch.float32)
+    count, wrong = _different(tensors, pipe, DTYPES[dtype])
+    if wrong:
+        return Check(
+            False,
+            f"{len(wrong)} of {count} weights differ in the file, e.g. {wrong[0]}",
+            {"tensors": count, "different": len(wrong)},
+        )
+    outputs, exact = here
+    return verdict(
+        outputs,
+        file_outputs(pipe, model, ctx),
+        exact=exact and dtype == "fp32",
+        tolerance=tolerance,
+        what=f"{what}: {count} weights equal",
+        count=count,
+    )
+
+
+def _different(
+    tensors: Iterable[tuple[str, Tensor]], pipe: Any, dtype: torch.dtype
+) -> tuple[int, list[str]]:
+    """Return how many tensors there are, and the names of those the pipeline has otherwise."""
     states: dict[str, Mapping[str, Tensor]] = {}
-    wrong = []
-    for name, tensor in tensors.items():
+    count, wrong = 0, []
+    for name, tensor in tensors:
+        count += 1
         part, _, inner = name.partition(".")
         if part not in states:
             states[part] = getattr(pipe, part).state_dict()
@@ -76,4 +111,4 @@ def _different(tensors: Mapping[str, Tensor], pipe: Any, dtype: torch.dtype) -> 
         here = tensor.detach().cpu().to(dtype).float()
         if there is None or there.shape != here.shape or not torch.equal(there.float(), here):
             wrong.append(name)
-    return wrong
+    return count, wrong

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.options import Dtype
+from dreambooth_plugins.exporter.usage import folder_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel
+    from dreambooth import Job
+    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
 class Diffusers(Exporter):
@@ -19,7 +22,7 @@ class Diffusers(Exporter):
 
     kind: Literal["diffusers"] = "diffusers"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
 
     def write(
@@ -38,3 +41,7 @@ class Diffusers(Exporter):
         from dreambooth_plugins.exporter.diffusers_check import check_folder
 
         return check_folder(artifact.tensors, model, dest, ctx, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the folder is opened."""
+        return folder_usage(job)

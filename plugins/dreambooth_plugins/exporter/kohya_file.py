@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dreambooth.naming import base_name
 from dreambooth_plugins.exporter.adapter_files import low_rank, save
+from dreambooth_plugins.exporter.metadata import VERSIONS, model_spec, run_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
     from dreambooth_plugins.exporter.adapter_files import LowRank
-
-VERSIONS = {"stable-diffusion-1": "sd_v1", "stable-diffusion-2": "sd_v2"}
-ARCHITECTURES = {"sd_v1": "stable-diffusion-v1/lora", "sd_v2": "stable-diffusion-v2-512/lora"}
 
 
 def write_kohya(
@@ -35,8 +34,13 @@ def write_kohya(
         tensors[f"{at}.lora_down.weight"] = adapter.down
         tensors[f"{at}.lora_up.weight"] = adapter.up
         tensors[f"{at}.alpha"] = torch.tensor(adapter.alpha)
-    name = ctx.job.name if ctx.job is not None else "adapter"
-    save(tensors, dest / f"{name}.safetensors", dtype, metadata(artifact, adapters, model, ctx))
+    facts = metadata(artifact, adapters, model, ctx)
+    save(tensors, dest / file_name(ctx), dtype, facts)
+
+
+def file_name(ctx: Context) -> str:
+    """Return what the file is called: programs show it by this name."""
+    return f"{run_name(ctx, 'adapter')}.safetensors"
 
 
 def with_one_alpha(adapters: list[LowRank]) -> list[LowRank]:
@@ -79,12 +83,7 @@ def metadata(
         "ss_base_model_version": version,
         "ss_v2": str(version == "sd_v2"),
         "ss_steps": str(artifact.metadata.get("steps", "")),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": ARCHITECTURES.get(version, f"{version}/lora"),
-        "modelspec.implementation": "diffusers",
-        "modelspec.prediction_type": {"v_prediction": "v"}.get(
-            model.info.prediction, model.info.prediction
-        ),
+        **model_spec(model.info, ctx.job, "/lora"),
     }
     if ctx.job is not None:
         out |= _job_metadata(ctx.job, artifact)
@@ -95,11 +94,10 @@ def _job_metadata(job: Any, artifact: Artifact) -> dict[str, Any]:
     words = f"{job.subject.identifier} {job.subject.class_noun}"
     height, width = job.data.size
     rates = getattr(job.freezing, "lr", {})
-    base = str(getattr(job.model, "source", "")).replace("\\", "/").rsplit("/", 1)[-1]
     count = artifact.metadata.get("images", 0)
     return {
         "ss_output_name": job.name,
-        "ss_sd_model_name": base,
+        "ss_sd_model_name": base_name(job),
         "ss_max_train_steps": str(job.train.steps),
         "ss_learning_rate": f"{job.optimizer.lr:g}",
         "ss_unet_lr": f"{rates.get('unet', job.optimizer.lr):g}",
@@ -110,7 +108,4 @@ def _job_metadata(job: Any, artifact: Artifact) -> dict[str, Any]:
         "ss_tag_frequency": json.dumps({words: {words: count}}) if count else "",
         "ss_instance_token": job.subject.identifier,
         "ss_class_noun": job.subject.class_noun,
-        "modelspec.title": job.name,
-        "modelspec.trigger_phrase": words,
-        "modelspec.resolution": f"{width}x{height}",
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import Problem
 from dreambooth.errors import JobError
+from dreambooth_plugins.freezing.word_file import EMBEDDING_FILE
 from dreambooth_plugins.model.headers import read_header
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def weights_file(path: Path) -> Path:
     for name in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"):
         if (path / name).is_file():
             return path / name
-    files = sorted(path.glob("*.safetensors"))
+    # A learned word may lie beside the adapter.
+    files = sorted(f for f in path.glob("*.safetensors") if f.name != EMBEDDING_FILE)
     if len(files) == 1:
         return files[0]
     raise JobError(

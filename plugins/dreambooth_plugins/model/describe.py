@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
 from dreambooth_plugins.model.families import ONE_FAMILY
+from dreambooth_plugins.model.layouts import original_refusal
 from dreambooth_plugins.model.source import PARTS, read_json
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _read(source: Source) -> ModelInfo:
         adapter_targets=ADAPTER_TARGETS,
         adapter_presets=ADAPTER_PRESETS,
         blocks=_blocks(unet),
+        layouts={"original": original_refusal(unet, vae)},
     )
 
 

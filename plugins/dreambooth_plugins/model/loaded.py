@@ -6,13 +6,11 @@ import copy
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import Module
 
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
@@ -26,6 +24,8 @@ from dreambooth_plugins.model.loading import (
     own_memory,
     skeleton,
 )
+from dreambooth_plugins.model.original_layout import LAYOUT, to_original
+from dreambooth_plugins.model.parts import Parts
 from dreambooth_plugins.model.saving import module_name, save_folder
 from dreambooth_plugins.model.tokens import (
     extend_table,
@@ -36,36 +36,15 @@ from dreambooth_plugins.model.tokens import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
-    from torch.nn import Parameter
+    from torch.nn import Module, Parameter
     from transformers import CLIPTokenizer
 
     from dreambooth.interfaces import Context, ModelInfo
     from dreambooth_plugins.model.source import Source
-
-
-class Parts(Mapping[str, Module]):
-    """Modules by name, loaded when first asked for; iterating does not load."""
-
-    def __init__(self, names: Sequence[str], load: Callable[[str], Module]) -> None:
-        self._names = tuple(names)
-        self._load = load
-        self.loaded: dict[str, Module] = {}
-
-    def __getitem__(self, name: str) -> Module:
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self.loaded:
-            self.loaded[name] = self._load(name)
-        return self.loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _adaptable(module: Module) -> bool:
@@ -273,6 +252,13 @@ class LoadedStableDiffusion(LoadedModel):
         Parts that are not in memory are copied from the source, or read, written and dropped.
         """
         save_folder(self, dest, solver_config, weights or {}, dtype)
+
+    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """Give a part's tensors the names of the `original` layout (see `LoadedModel.convert`)."""
+        if layout != LAYOUT:
+            return super().convert(part, tensors, layout)
+        configs = {name: self.source.part_config(name) for name in self.parts}
+        return to_original(part, tensors, configs)
 
     def pipeline(self) -> Any:
         """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn import Embedding
 
 from dreambooth_plugins.model.loading import quiet
 
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 
 
 def base_pipeline(model: LoadedStableDiffusion) -> Any:
-    """Return a StableDiffusionPipeline that shares the base's weights and has no adapters.
+    """Return a StableDiffusionPipeline that shares the base's weights: no adapters, no new words.
 
-    It has no VAE: it draws latents.
+    It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizer and
+    embedding table are its own.
     """
+    with model.without_tokens():
+        tokenizer = copy.deepcopy(model.tokenizer)
     with quiet():
         return StableDiffusionPipeline(
             vae=None,
-            text_encoder=without_adapters(model.parts["text_encoder"]),
-            tokenizer=model.tokenizer,
+            text_encoder=with_own_table(without_adapters(model.parts["text_encoder"])),
+            tokenizer=tokenizer,
             unet=without_adapters(model.parts["unet"]),
             scheduler=DDIMScheduler.from_config(dict(model.info.schedule)),
             safety_checker=None,
@@ -45,3 +49,15 @@ def without_adapters(module: Module) -> Any:
     if hasattr(twin, "peft_config"):
         del twin.peft_config
     return twin.eval()
+
+
+def with_own_table(encoder: Any) -> Any:
+    """Give a text encoder's copy a table of its own, without the rows of added tokens.
+
+    A copy, since transformers grows a table in place when a word is loaded: shared, the live
+    model's would grow with it.
+    """
+    table = encoder.get_input_embeddings()
+    own = Embedding.from_pretrained(table.weight.detach().clone(), freeze=True)
+    encoder.set_input_embeddings(own)
+    return encoder

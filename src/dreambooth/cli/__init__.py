@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dreambooth.cli import plugins
+from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
 from dreambooth.cli.run import run
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, validate, identifier, init, sample, schema):
+for command in (run, validate, identifier, init, sample, export, schema):
     app.command(command.__name__)(command)
 app.add_typer(plugins.app, name="plugins")
 

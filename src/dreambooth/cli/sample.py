@@ -36,7 +36,8 @@ def sample(
     from dreambooth.cli.options import parse_size, with_sampler_options
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stdout
-    from dreambooth.engine.draw import DrawRequest, draw_from_run, open_run
+    from dreambooth.engine.draw import DrawRequest, draw_from_run
+    from dreambooth.runs import open_run
 
     console = stdout()
     reporter = reporter_for(console)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth import jobfile
 from dreambooth.engine import checkpoint
 from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
@@ -18,7 +17,7 @@ from dreambooth.engine.random import derive
 from dreambooth.engine.restoring import check_shapes, taking_back
 from dreambooth.engine.samples import draw_pictures, write_pictures
 from dreambooth.errors import JobError, RunError
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Sampler
     from dreambooth.job import Job
+    from dreambooth.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,6 @@ class DrawRequest:
     sampler: Sampler | None = None
     out: Path | None = None
     batch_size: int | None = None
-
-
-def open_run(path: Path) -> tuple[RunFolder, Job]:
-    """Return a run's folder and job; `JobError` where `path` is no run."""
-    folder = RunFolder(path.absolute())
-    if not path.is_dir():
-        what = "a file, not a run's folder" if path.exists() else "not there"
-        raise JobError(f"{path} is {what}", "name a run's folder, such as runs/my-dog")
-    if not folder.job.is_file():
-        raise JobError(
-            f"{path} is not a run: it has no job.yaml",
-            "name a run's folder, such as runs/my-dog (dbt run prints it)",
-        )
-    job = jobfile.load_job(folder.job)
-    return folder, job.model_copy(update={"name": folder.path.name, "output": folder.path.parent})
 
 
 def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from dreambooth.engine.checkpoint import reason
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
+from dreambooth.interfaces import Check
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.slots import component
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.engine.session import Session
-    from dreambooth.interfaces import Artifact, Check, Exporter
+    from dreambooth.interfaces import Artifact, Context, Exporter, LoadedModel, Progress
     from dreambooth.job import Job
     from dreambooth.run_folder import RunFolder
 
@@ -30,6 +31,7 @@ class Export:
     kind: str
     folder: Path
     check: Check
+    exporter: Exporter
 
 
 def automatic_exporters(job: Job) -> list[Exporter]:
@@ -89,22 +91,41 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
     ):
         for number, exporter in enumerate(chosen):
             dest = folder.final if number == 0 else folder.export(exporter.kind)
-            try:
-                with new_folder(dest) as beside:
-                    exporter.write(artifact, model, beside, ctx, solver)
-            except (OSError, SafetensorError) as error:
-                raise RunError(
-                    f"cannot write {dest}: {reason(error)}",
-                    "the last checkpoint is intact: make room and run the same command again",
-                ) from error
-            progress.advance()
-            check = exporter.verify(artifact, model, dest, ctx)
-            if not check.ok:
-                raise RunError(
-                    f"the {exporter.kind} export in {dest} differs from the trained model: "
-                    f"{check.message}",
-                    "the checkpoint is intact; please report this with the job",
-                )
-            progress.advance()
-            done.append(Export(exporter.kind, dest, check))
+            done.append(export_one(exporter, artifact, model, dest, ctx, solver, progress))
     return done
+
+
+def export_one(
+    exporter: Exporter,
+    artifact: Artifact,
+    model: LoadedModel,
+    dest: Path,
+    ctx: Context,
+    solver_config: Mapping[str, Any],
+    progress: Progress,
+    *,
+    check: bool = True,
+) -> Export:
+    """Write one format into `dest` and compare what is read back from there; two units of progress.
+
+    Raises `RunError` where the disk refuses, or where the files differ from the live model.
+    """
+    try:
+        with new_folder(dest) as beside:
+            exporter.write(artifact, model, beside, ctx, solver_config)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"cannot write {dest}: {reason(error)}",
+            "the last checkpoint is intact: make room and run the same command again",
+        ) from error
+    progress.advance()
+    if not check:
+        return Export(exporter.kind, dest, Check(True, ""), exporter)
+    found = exporter.verify(artifact, model, dest, ctx)
+    if not found.ok:
+        raise RunError(
+            f"the {exporter.kind} export in {dest} differs from the trained model: {found.message}",
+            "the checkpoint is intact; please report this with the job",
+        )
+    progress.advance()
+    return Export(exporter.kind, dest, found, exporter)

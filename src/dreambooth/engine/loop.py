@@ -20,6 +20,7 @@ from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
+from dreambooth.engine.model_card import Facts, write_card
 from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
@@ -238,6 +239,11 @@ def interrupt(events: Events, session: Session, number: int) -> None:
 
 def finish(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> RunResult:
     """Record the result; from here on the run counts as finished."""
+    files: dict[str, int] = {}
+    if session.ctx.is_main:
+        for export in exports:
+            files |= folder.listing(export.folder)
+        write_cards(session, folder, events, exports)
     done = {
         "steps": session.state.step,
         "checks": [f"{e.kind}: {e.check.message}" for e in exports],
@@ -245,8 +251,21 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
         "stop": events.stopped,
         "for_good": events.final,
         "kept": events.best.outcome(),
-        "files": {n: s for e in exports for n, s in folder.listing(e.folder).items()},
+        "files": files,
     }
     if session.ctx.is_main:
         folder.update_manifest(result=done)
     return result_of(folder, done)
+
+
+def write_cards(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> None:
+    """Put a model card beside every export."""
+    facts = Facts(
+        steps=session.state.step,
+        images=len(session.scan.items),
+        scalars=dict(events.scalars),
+        kept=events.best.why(),
+        stopped=events.stopped,
+    )
+    for export in exports:
+        write_card(session.job, session.model.info, folder, export, facts)

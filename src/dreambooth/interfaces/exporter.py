@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.freezing import Artifact, FreezingPolicy
-    from dreambooth.interfaces.model import LoadedModel
+    from dreambooth.interfaces.model import LoadedModel, ModelInfo
+    from dreambooth.job import Job
 
 
-AUTOMATIC: Mapping[ArtifactKind, str] = {"weights": "diffusers", "adapter": "lora"}
+AUTOMATIC: Mapping[ArtifactKind, str] = {
+    "weights": "diffusers",
+    "adapter": "lora",
+    "embedding": "embedding",
+}
 """Kind of exporter that `exports: auto` takes for an artifact. Fixed, not looked up: a package
 that is merely installed changes no run."""
 INSTEAD: Mapping[str, str] = {"lora": "merged"}
@@ -64,3 +69,10 @@ class Exporter(Component):
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the files back as another tool would and compare them with the live model."""
         raise NotImplementedError  # abstract
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how other tools open what was written, in Markdown, for the model card.
+
+        `files` are the names in the export's folder. The default says nothing.
+        """
+        return ""

@@ -64,6 +64,10 @@ class ModelInfo:
     """Blocks of the denoiser by what they are known to decide (`content`, `style`): globs on
     qualified module names. Empty where nothing is known of the family."""
 
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """File layouts besides a diffusers folder that `LoadedModel.convert` knows (`original`): an
+    empty text where this model can be written so, else the reason why not."""
+
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""
         names: list[str] = []
@@ -218,9 +222,17 @@ class LoadedModel(ABC):
         """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
         return {}
 
+    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """Return a part's tensors, named as `save` writes them, under the names a layout of
+        `info.layouts` has for them. Raises `RunError` for what the layout cannot hold."""
+        raise RunError(
+            f"models of the family {self.info.family} cannot be written in the layout {layout}",
+            "export the model as a diffusers folder",
+        )
+
     def pipeline(self) -> Any:
         """Return a diffusers pipeline of the base as it is in memory: its weights shared, without
-        adapters, drawing latents. Exported files are compared through it."""
+        adapters and added tokens, drawing latents. Exported files are compared through it."""
         raise NotImplementedError(f"{type(self).__name__} has no diffusers pipeline")
 
     @abstractmethod

@@ -1,0 +1,75 @@
+"""A whole model as one file in the original Stable Diffusion layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dreambooth import Problem
+from dreambooth.interfaces import Exporter
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.options import Dtype
+from dreambooth_plugins.exporter.usage import single_file_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from dreambooth import FreezingPolicy, Job
+    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
+
+LAYOUT = "original"
+
+
+class SingleFile(Exporter):
+    """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and
+    `StableDiffusionPipeline.from_single_file`.
+
+    Adapters are folded in. Beside it lies `config/`, the diffusers configuration and tokenizer:
+    with it the file opens without a connection, whatever the sizes of the model.
+    """
+
+    kind: Literal["single_file"] = "single_file"
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
+    dtype: Dtype = "fp32"
+    """Precision of the stored weights; fp16 and bf16 halve the size."""
+
+    def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+        """Find a model that this layout cannot express."""
+        if info is None:
+            return
+        unknown = f"models of the family {info.family} have no single file layout here"
+        if reason := info.layouts.get(LAYOUT, unknown):
+            yield Problem(
+                ("exports",),
+                f"single_file cannot hold this model: {reason}",
+                "export it as a diffusers folder (diffusers, or merged for an adapter)",
+            )
+
+    def refusal(self, policy: FreezingPolicy) -> str:
+        """Refuse a word: programs that read this layout have CLIP's own tokenizer."""
+        if policy.learns_word():
+            return "the programs that read it know the words of CLIP's own tokenizer alone"
+        return ""
+
+    def write(
+        self,
+        artifact: Artifact,
+        model: LoadedModel,
+        dest: Path,
+        ctx: Context,
+        solver_config: Mapping[str, Any],
+    ) -> None:
+        """Write the file and its configuration into `dest`."""
+        from dreambooth_plugins.exporter.single_file_tensors import write_single_file
+
+        write_single_file(artifact, model, dest, ctx, solver_config, self.dtype)
+
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Open the file with `from_single_file`; compare every weight and what it draws."""
+        from dreambooth_plugins.exporter.single_file_tensors import check_single_file
+
+        return check_single_file(artifact, model, dest, ctx, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        return single_file_usage(job, info, files)

@@ -1,0 +1,133 @@
+"""How other tools open what was written, in Markdown: the exporters' part of a model card.
+
+The Python in it runs as it stands, in the folder of the export.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreambooth.naming import base_name, hub_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dreambooth import Job
+    from dreambooth.interfaces import ModelInfo
+
+KNOWN = ("stable-diffusion-1", "stable-diffusion-2")
+"""Families whose sizes AUTOMATIC1111, Forge and ComfyUI know."""
+PIPELINE = "StableDiffusionPipeline"
+WORD_FILE = "learned_embeds.safetensors"
+"""Where a learned word lies, in diffusers' layout."""
+OTHER_SIZES = (
+    "AUTOMATIC1111, Forge and ComfyUI know the sizes of Stable Diffusion 1.x and 2.x alone; this "
+    "base has others, so the file is of use in diffusers."
+)
+
+
+def folder_usage(job: Job) -> str:
+    """Return how a diffusers folder is opened."""
+    return _diffusers(job, [f"pipe = {PIPELINE}.from_pretrained('.')"])
+
+
+def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
+    """Return how an adapter file is opened; `weights` is its name."""
+    lines = [*_base(job), f"pipe.load_lora_weights('.', weight_name={weights!r})"]
+    text = _diffusers(job, [*lines, *_word(job, files)])
+    if weights == "pytorch_lora_weights.safetensors":
+        return f"{text}\nFor AUTOMATIC1111, Forge and ComfyUI export it as `kohya`.\n"
+    if info.family not in KNOWN:
+        return f"{text}\n{OTHER_SIZES}\n"
+    name = weights.removesuffix(".safetensors")
+    steps = [
+        f"AUTOMATIC1111, Forge: put `{weights}` into `models/Lora` and write "
+        f"`{_trigger(job, files)}, <lora:{name}:1>` in the prompt.",
+        f"ComfyUI: put `{weights}` into `models/loras` and add a *Load LoRA* node, strength 1 for "
+        f"model and CLIP; the prompt says `{_trigger(job, files, comfy=True)}`.",
+    ]
+    return f"{text}{_word_steps(files)}\n{_list(steps)}"
+
+
+def single_file_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+    """Return how a file in the original layout is opened."""
+    [name] = [file for file in files if file.endswith(".safetensors") and "/" not in file]
+    text = _diffusers(job, [f"pipe = {PIPELINE}.from_single_file({name!r}, config='config')"])
+    if info.family not in KNOWN:
+        return f"{text}\n{OTHER_SIZES}\n"
+    steps = [
+        f"AUTOMATIC1111, Forge: put `{name}` into `models/Stable-diffusion`.",
+        f"ComfyUI: put `{name}` into `models/checkpoints`, and open it with *Load Checkpoint*.",
+        f"The prompt says `{_trigger(job, ())}`.",
+    ]
+    return f"{text}\n{_list(steps)}"
+
+
+def embedding_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+    """Return how the file of a learned word is opened."""
+    text = _diffusers(job, [*_base(job), *_word(job, files)])
+    if info.family not in KNOWN:
+        return f"{text}\n{OTHER_SIZES}\n"
+    return f"{text}{_word_steps(files)}"
+
+
+def _word(job: Job, files: Sequence[str]) -> list[str]:
+    if WORD_FILE not in files:
+        return []
+    return [f"pipe.load_textual_inversion({WORD_FILE!r})  # {_plain(job.subject.identifier)}"]
+
+
+def _word_file(files: Sequence[str]) -> str:
+    return next((f for f in files if f.startswith("embeddings/")), "")
+
+
+def _word_steps(files: Sequence[str]) -> str:
+    if not (file := _word_file(files)):
+        return ""
+    name = file.removeprefix("embeddings/").removesuffix(".safetensors")
+    steps = [
+        f"AUTOMATIC1111, Forge: put `{file}` into `embeddings`; there the word is the file's "
+        f"name, `{name}`.",
+        f"ComfyUI: put `{file}` into `models/embeddings` and write `embedding:{name}`.",
+    ]
+    return f"\n{_list(steps)}"
+
+
+def _trigger(job: Job, files: Sequence[str], *, comfy: bool = False) -> str:
+    word = _plain(job.subject.identifier)
+    if file := _word_file(files):
+        name = file.removeprefix("embeddings/").removesuffix(".safetensors")
+        word = f"embedding:{name}" if comfy else name
+    return f"{word} {_plain(job.subject.class_noun)}"
+
+
+def _base(job: Job) -> list[str]:
+    source = base_name(job)
+    if source.startswith("builtin:"):
+        return [
+            "from dreambooth_plugins.model.builtin import base_folder  # dreambooth-trainer",
+            "",
+            f"base = base_folder({source.removeprefix('builtin:')!r}, build=True)",
+            f"pipe = {PIPELINE}.from_pretrained(base)",
+        ]
+    named = hub_id(job) or f"path/to/{source}"
+    call = "from_single_file" if source.endswith(".safetensors") else "from_pretrained"
+    return [f"pipe = {PIPELINE}.{call}({named!r})"]
+
+
+def _diffusers(job: Job, opening: Iterable[str]) -> str:
+    prompt = job.subject.fill("a photo of {identifier} {class_noun}")
+    lines = [
+        f"from diffusers import {PIPELINE}",
+        *opening,
+        f"pipe({prompt!r}).images[0].save('picture.png')",
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```\n"
+
+
+def _list(steps: Iterable[str]) -> str:
+    return "".join(f"- {step}\n" for step in steps)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("`", "'").split())

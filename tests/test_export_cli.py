@@ -1,0 +1,247 @@
+"""`dbt export`: another format of a run, without training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Literal
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dreambooth import hookimpl
+from dreambooth.cli import _main
+from dreambooth.engine.loop import run
+from dreambooth.jobfile import dump_job
+from dreambooth.plugins import registry_with
+from dreambooth.run_folder import RunFolder
+from dreambooth_plugins.exporter import Kohya
+from test_run import cut
+
+ADAPTER = {"kind": "adapter", "train": ["unet", "text_encoder"]}
+
+
+@pytest.fixture
+def dbt(monkeypatch, capsys):
+    """Run the command line in this process: `dbt("export", ...)` -> exit code, stdout, stderr."""
+    for name, value in {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["dbt", *map(str, args)])
+        capsys.readouterr()
+        code = _main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def trained(small_job):
+    """Train a small job: `trained(freezing=...)` returns its folder."""
+
+    def make(**sections):
+        given = {"freezing": ADAPTER, "optimizer": {"lr": 1e-2}, **sections}
+        return run(small_job(**given)).folder
+
+    return make
+
+
+def test_another_format_is_the_one_the_run_would_have_written(trained, dbt, tmp_path):
+    folder = trained(exports=["lora", "kohya"])
+    code, out, err = dbt("export", folder, "--format", "kohya", "--dest", tmp_path / "out")
+    assert code == 0, err
+    one, two = (p / "small.safetensors" for p in (folder / "exports/kohya", tmp_path / "out"))
+    assert one.read_bytes() == two.read_bytes()
+    for text in (
+        "from step-000004",
+        "checked  opened with diffusers: 40 adapters equal",
+        "prediction at three timesteps: ",
+        "drawn latents: ",
+        "card     ",
+    ):
+        assert text in out
+    assert (tmp_path / "out/README.md").is_file()
+
+
+@pytest.mark.parametrize("format_", ["lora", "kohya", "merged", "single_file"])
+def test_every_format_of_an_adapter_is_within_its_tolerance(trained, dbt, format_):
+    folder = trained()
+    code, out, err = dbt("export", folder, "-f", format_, "--check", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert (said["format"], said["weights"], said["checked"]) == (format_, "step-000004", True)
+    assert said["figures"]["denoiser"] <= 1e-5
+    assert said["figures"]["latents"] <= (1e-3 if format_ in ("merged", "single_file") else 1e-4)
+    there = {
+        p.relative_to(folder / "exports" / format_).as_posix(): p.stat().st_size
+        for p in (folder / "exports" / format_).rglob("*")
+        if p.is_file()
+    }
+    assert said["files"] == there
+
+
+@pytest.mark.parametrize("format_", ["diffusers", "single_file"])
+@pytest.mark.parametrize("checkpoints", [True, False], ids=["checkpoint", "final alone"])
+def test_whole_weights(trained, dbt, format_, checkpoints):
+    folder = trained(freezing="components", optimizer={"lr": 1e-3})
+    if not checkpoints:
+        shutil.rmtree(folder / "checkpoints")
+    code, out, err = dbt("export", folder, "--format", format_)
+    assert code == 0, err
+    assert ("from step-000004" if checkpoints else "from final") in out
+    if format_ == "diffusers":
+        one, two = (
+            load_file(folder / at / "unet/diffusion_pytorch_model.safetensors")
+            for at in ("final", "exports/diffusers")
+        )
+        assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_a_word(trained, dbt):
+    folder = trained(freezing="token", subject={"identifier": "<x>", "class_noun": "dog"})
+    shutil.rmtree(folder / "checkpoints")
+    code, out, err = dbt("export", folder, "--format", "embedding", "-o", "dtype=bf16")
+    assert code == 0, err
+    assert "load_textual_inversion" in out
+    assert (folder / "exports/embedding/learned_embeds.safetensors").is_file()
+
+
+def test_a_job_file_names_its_run_and_an_interrupted_one_is_enough(
+    small_job, dbt, tmp_path, monkeypatch
+):
+    job = small_job(freezing=ADAPTER, checkpoints={"every": 2}, exports=["lora"])
+    file = tmp_path / "job.yaml"
+    file.write_text(dump_job(job))
+    code, _, err = dbt("export", file, "--format", "kohya")
+    assert code == 2
+    assert "has not begun" in err
+    assert f"dbt run {file}" in err
+    cut(job, 3, monkeypatch)
+    assert not (job.folder / "final").exists()
+    code, out, err = dbt("export", file, "--format", "kohya")
+    assert code == 0, err
+    assert "from step-000002" in out
+    with safe_open(job.folder / "exports/kohya/small.safetensors", "pt") as opened:
+        assert opened.metadata()["ss_steps"] == "2"
+
+
+def test_half_precision_is_reported(trained, dbt):
+    folder = trained(exports=["lora", "kohya"])
+    before = (folder / "exports/kohya/small.safetensors").stat().st_size
+    code, out, err = dbt("export", folder, "--format", "kohya", "-o", "dtype=fp16", "--json")
+    assert code == 0, err
+    assert 1e-6 < json.loads(out)["figures"]["denoiser"] < 0.05
+    assert (folder / "exports/kohya/small.safetensors").stat().st_size < 0.7 * before
+    # It took the place of one of the run's own exports: the run is still whole.
+    assert RunFolder(folder).result_is_whole()
+    (folder / "exports/kohya/README.md").write_text("my own words")
+    (folder / "final/README.md").unlink()
+    assert RunFolder(folder).result_is_whole()
+    (folder / "exports/kohya/small.safetensors").write_bytes(b"")
+    assert not RunFolder(folder).result_is_whole()
+
+
+def test_unchecked_says_so(trained, dbt):
+    code, out, _ = dbt("export", trained(), "--format", "kohya", "--no-check")
+    assert code == 0
+    assert "checked  no" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--format", "kohia"], ['no format "kohia"', 'did you mean "kohya"?', "single_file"]),
+        (["--format", "zip"], ['no format "zip"', "diffusers, embedding, kohya, lora, merged"]),
+        (["--format", "kohya", "-o", "dtpye=fp16"], ["-o dtpye=fp16", 'did you mean "dtype"?']),
+        (["--format", "kohya", "-o", "dtype=fp8"], ["-o dtype=fp8", "fp16"]),
+        (["--format", "kohya", "-o", "dtype"], ["-o dtype", 'has no "="', "write it as key=value"]),
+        (["--format", "diffusers"], ["diffusers cannot hold", "adapter", "kohya, lora, merged"]),
+        (["--format", "embedding"], ["embedding cannot hold", "formats that can: "]),
+        ([], ["--format"]),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_opened(trained, dbt, monkeypatch, args, said):
+    folder = trained()
+    monkeypatch.setitem(sys.modules, "dreambooth.engine.export_run", None)  # importing it fails
+    code, _, err = dbt("export", folder, *args)
+    assert code == 2
+    for text in said:
+        assert text in err
+    assert "exports.0" not in err
+    assert not (folder / "exports").exists()
+
+
+def test_a_refusal_gives_the_reason_and_what_would_do(trained, dbt):
+    folder = trained(freezing={"kind": "adapter", "method": "dora"})
+    code, _, err = dbt("export", folder, "--format", "kohya")
+    assert code == 2
+    assert "the axis of DoRA's magnitudes" in err
+    assert "other formats: lora, merged, single_file" in err
+
+
+def test_a_folder_with_something_in_it_is_left_alone(trained, dbt, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    folder = trained()
+    code, _, err = dbt("export", folder, "-f", "kohya", "--dest", tmp_path / "mine")
+    assert code == 2
+    assert "holds something already" in err
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_no_run_and_no_result(dbt, tmp_path, small_job):
+    code, _, err = dbt("export", tmp_path, "--format", "kohya")
+    assert code == 2
+    assert "is not a run" in err
+    job = small_job(freezing=ADAPTER)
+    job.folder.mkdir(parents=True)
+    (job.folder / "job.yaml").write_text(dump_job(job))
+    code, _, err = dbt("export", job.folder, "--format", "kohya")
+    assert code == 1
+    assert "neither a result nor a checkpoint" in err
+    assert not (job.folder / "exports").exists()
+
+
+class Wrong(Kohya):
+    """kohya's layout with a fault, as a test breaks it."""
+
+    kind: Literal["wrong"] = "wrong"  # type: ignore[assignment]
+    fault: str = "alpha"
+
+    def write(self, artifact, model, dest, ctx, solver_config):
+        super().write(artifact, model, dest, ctx, solver_config)
+        [file] = dest.glob("*.safetensors")
+        tensors = load_file(file)
+        if self.fault == "alpha":
+            tensors |= {n: t * 2 for n, t in tensors.items() if n.endswith("alpha")}
+        else:
+            q, k = (next(n for n in sorted(tensors) if f"to_{x}.lora_up" in n) for x in "qk")
+            tensors[q], tensors[k] = tensors[k], tensors[q]
+        save_file(tensors, file)
+
+
+class Plugin:
+    @hookimpl
+    def register_exporters(self):
+        return [Wrong]
+
+
+@pytest.mark.parametrize("fault", ["alpha", "swapped"])
+def test_a_file_that_draws_something_else_is_a_failure(trained, dbt, fault):
+    folder = trained()
+    with registry_with(Plugin()):
+        code, _, err = dbt("export", folder, "--format", "wrong", "-o", f"fault={fault}")
+    assert code == 1
+    assert "differs from the trained model" in err
+    assert "adapters differ in the file" in err
+
+
+def test_help_names_the_formats_and_the_options(dbt):
+    code, out, _ = dbt("export", "--help")
+    assert code == 0
+    for text in ("single_file", "--format", "--dest", "--no-check", "-o dtype=fp16", "RUN"):
+        assert text in out
