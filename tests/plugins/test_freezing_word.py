@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
 
-from dreambooth.checks import preflight
+from dreambooth import hookimpl
+from dreambooth.engine.draw import DrawRequest, draw_from_run
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.step import train_step
-from dreambooth.errors import JobError, RunError
-from dreambooth.identifiers import learns_word, settled
+from dreambooth.errors import RunError
+from dreambooth.plugins import registry_with
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion
 from learning import shake, tensors
 from policy_cases import Whole
-from test_run import lines
+from test_run import cut, lines
 
 WORD = "<my-dog>"
 ROWS = "text_encoder.embeddings.token_embedding.new_rows"
@@ -247,134 +246,36 @@ def test_rows_of_a_half_precision_model_are_float32(open_for, precision):
     assert {value.dtype for value in moments.values()} == {torch.float32}
 
 
-# Somebody's embedding
+class Plugin:
+    @hookimpl
+    def register_exporters(self):
+        return [Whole]
 
 
-def embedding(path, values, name="<theirs>"):
-    save_file({name: values}, path)
-    return path
+def drawn(folder):
+    request = DrawRequest([f"a photo of {WORD} dog"], count=1)
+    done = draw_from_run(folder, request, Quiet())
+    with Image.open(done.grid.parent / "000.png") as picture:
+        return done.source, np.asarray(picture.convert("RGB"), dtype=np.int16)
 
 
-@pytest.mark.parametrize("name", ["<theirs>", "emb_params"])
-@pytest.mark.parametrize("policy", [Token, Pivotal])
-def test_rows_of_a_file_go_on_training(prepared, tmp_path, name, policy):
-    values = torch.randn((2, 32), generator=torch.Generator().manual_seed(4))
-    file = embedding(tmp_path / "learned_embeds.safetensors", values, name)
-    for given in (file, tmp_path):
-        _, parameters = prepared(policy(vectors=2, embedding=given))
-        assert torch.equal(parameters[ROWS].detach(), values)
-    assert prepared(Token(vectors=2, embedding=file), device="meta")[1][ROWS].shape == (2, 32)
-
-
-def test_a_single_row_may_lie_flat(prepared, tmp_path):
-    values = torch.arange(32.0)
-    _, parameters = prepared(Token(embedding=embedding(tmp_path / "e.safetensors", values)))
-    assert torch.equal(parameters[ROWS].detach(), values[None])
-
-
-def test_an_embedding_of_another_model_is_refused(prepared, tmp_path):
-    file = embedding(tmp_path / "e.safetensors", torch.zeros(1, 768))
-    with pytest.raises(JobError, match=r"1 rows of width 768, .* has 1 of 32"):
-        prepared(Token(embedding=file))
-
-
-def test_a_policy_begins_with_what_was_written(tmp_path):
-    assert Token().at(tmp_path) is None
-    assert Pivotal().at(tmp_path) is None
-    embedding(tmp_path / "learned_embeds.safetensors", torch.zeros(1, 32))
-    assert Token(vectors=1).at(tmp_path) == Token(embedding=tmp_path)
-    assert Pivotal(train=["unet"]).at(tmp_path) == Pivotal(embedding=tmp_path, init=tmp_path)
-
-
-# What is wrong with a job
-
-
-def problems(job, field="freezing"):
-    return [p for p in preflight(job) if p.at[0] in (field, "subject")]
-
-
-@pytest.mark.parametrize("kind", ["token", "pivotal"])
-@pytest.mark.parametrize(
-    ("identifier", "message", "hint"),
-    [
-        ("photo", "is a token of this model already", "<photo>, or identifier: auto"),
-        ("<My-Dog>", "cannot be one token", "<my-dog>"),
-        ("my dog", "cannot be one token", "<my-dog>"),
-    ],
-)
-def test_identifiers_that_cannot_get_a_row(small_job, kind, identifier, message, hint):
-    job = small_job(freezing=kind, subject={"identifier": identifier, "class_noun": "dog"})
-    [problem] = problems(job)
-    assert problem.at == ("subject", "identifier")
-    assert message in problem.message
-    assert hint in problem.hint
-
-
-@pytest.mark.parametrize("identifier", [WORD, "ohwx", "auto"])
-def test_identifiers_that_can(small_job, identifier):
-    job = small_job(freezing="token", subject={"identifier": identifier, "class_noun": "dog"})
-    assert problems(job) == []
-    assert learns_word(job)
-    assert settled(job).subject.identifier == (WORD if identifier == "auto" else identifier)
-
-
-def test_files_that_are_no_embedding_are_problems(small_job, tmp_path):
-    save_file({"a": torch.zeros(1, 32), "b": torch.zeros(1, 32)}, tmp_path / "two.safetensors")
-    embedding(tmp_path / "rows.safetensors", torch.zeros(3, 32))
-    (tmp_path / "code.bin").write_bytes(b"\x80\x04")
-    for name, at, message in (
-        ("none.safetensors", "embedding", "there is no file"),
-        ("code.bin", "embedding", "not a .safetensors file"),
-        ("two.safetensors", "embedding", "2 tensors"),
-        ("rows.safetensors", "vectors", "has 3 rows, and 1 are to be trained"),
-    ):
-        job = small_job(freezing={"kind": "token", "embedding": tmp_path / name}, subject=SUBJECT)
-        [problem] = problems(job)
-        assert problem.at == ("freezing", at)
-        assert message in problem.message
-
-
-@pytest.mark.parametrize(
-    ("options", "at", "message"),
-    [
-        ({"lr": {"text_encoder": 1e-3}}, ("lr", "text_encoder"), "not a part that trains"),
-        ({"until": {"token": 2}, "start": {"unet": 3}}, ("until",), "nothing would train"),
-        ({"start": {"token": 9}}, ("start", "token"), '"token" would never train'),
-    ],
-)
-def test_times_and_rates_of_a_token_are_checked(small_job, options, at, message):
-    [problem] = problems(small_job(freezing={"kind": "pivotal", **options}, subject=SUBJECT))
-    assert problem.at == ("freezing", *at)
-    assert message in problem.message
-
-
-def test_a_model_without_a_text_encoder_learns_no_word(small_job):
-    info = SimpleNamespace(part_names=lambda *_: ())
-    [problem] = Token().check(small_job(subject=SUBJECT, freezing="token"), info)
-    assert "no text encoder" in problem.message
-
-
-def test_a_format_without_a_place_for_the_word_is_refused(small_job):
-    job = small_job(subject=SUBJECT, freezing="pivotal", exports=["single_file"])
-    [problem] = preflight(job)
-    assert problem.at == ("exports", 0)
-    assert "know the words of CLIP's own tokenizer alone" in problem.message
-
-
-def test_the_plan_says_what_the_word_is(small_job):
-    job = small_job(
-        subject=SUBJECT,
-        freezing={**TOKEN_FIRST, "vectors": 2, "words": "brown dog"},
-        optimizer={"lr": 1e-5},
-    )
-    plan = make_plan(job, Quiet())
-    assert plan.notes[0] == f'{WORD}: 2 token rows, beginning as "brown dog"'
-    assert plan.notes[-2:] == ("steps 1 to 2: text_encoder", "steps 3 to 4: unet")
-    trained = {part.name: part.trainable for part in plan.parts}
-    assert trained["text_encoder"] == 2 * 32
-    [_, low] = make_plan(small_job(subject=SUBJECT, freezing="token",
-                                   optimizer={"lr": 1e-5}), Quiet()).notes  # fmt: skip
-    assert low == "token rows want a learning rate of about 5e-3, and have 1e-05"
+def test_an_unfinished_run_draws_with_the_word_as_far_as_it_is_learned(small_job, monkeypatch):
+    options = {
+        "freezing": "token",
+        "subject": SUBJECT,
+        "prior": "none",
+        "exports": [Whole()],
+        "optimizer": {"lr": 3.0},
+        "checkpoints": {"every": 2},
+    }
+    with registry_with(Plugin()):
+        cut(job := small_job(name="cut", **options), 3, monkeypatch)
+        one, from_checkpoint = drawn(job.folder)
+        two, from_folder = drawn(run(small_job(name="two", train={"steps": 2}, **options)).folder)
+        later, changed = drawn(run(job).folder)
+    assert (one, two, later) == ("step-000002", "final", "final")
+    assert np.abs(from_checkpoint - from_folder).max() <= 1
+    assert np.abs(changed - from_folder).max() > 1
 
 
 def test_a_pivotal_run_ends_in_a_model_that_knows_the_word(small_job):
