@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,3 +197,26 @@ def open_for(small_job):
             return open_session(ctx, job.data.scan(ctx))
 
         yield make
+
+
+@pytest.fixture
+def dbt(monkeypatch, capsys):
+    """Run the command line in this process: `dbt("run", path, cwd=folder)`.
+
+    Returns what `subprocess.run` would: `returncode`, `stdout`, `stderr`.
+    """
+    from dreambooth import cli
+
+    for name, value in {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*args: Any, cwd: Path) -> SimpleNamespace:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["dbt", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+
+    return call

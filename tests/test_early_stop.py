@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Literal
 
 import numpy as np
@@ -274,13 +271,7 @@ def test_the_plan_names_its_price_and_the_pictures_held_out(small_job):
     assert make_plan(small_job(), Quiet()).evaluations == 0
 
 
-def dbt(*args, cwd):
-    env = {**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "dreambooth", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
-def test_what_a_person_sees(bumpy, tmp_path):
+def test_what_a_person_sees(dbt, bumpy, tmp_path):
     job = bumpy(
         early_stop={"kind": "patience", "patience": 3},
         validation={**VALIDATION, "holdout": 1},
@@ -310,7 +301,7 @@ def test_what_a_person_sees(bumpy, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_at_the_same_step_and_keep_the_same_one(bumpy, tmp_path):
+def test_two_processes_stop_at_the_same_step_and_keep_the_same_one(dbt, bumpy, tmp_path):
     options = {
         # The loss falls, so that "the higher the better" has seen its best at step 0.
         "early_stop": {"kind": "patience", "patience": 2, "mode": "max"},

@@ -224,8 +224,9 @@ def test_no_secret_reaches_a_runs_folder_the_cache_or_the_screen(
     assert "<WANDB_API_KEY>" in (first.folder / "run.log").read_text()
     assert "<WANDB_API_KEY>" in RunFolder(first.folder).read_manifest()["result"]["stop"]
     # Nothing but safetensors, JSON, YAML, text, pictures and TensorBoard's events is written.
+    texts = {"", ".json", ".jsonl", ".yaml", ".log", ".md", ".txt"}
     suffixes = {file.suffix for file in files if not file.name.startswith("events.out.tfevents")}
-    assert suffixes <= {"", ".safetensors", ".json", ".jsonl", ".yaml", ".log", ".png", ".txt"}
+    assert suffixes <= {".safetensors", ".png", *texts}
 
 
 @pytest.fixture
