@@ -124,7 +124,17 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+SELDOM = {"lokr", "oft", "boft"}
+"""Draw their dropout as another one does: they take their turn in the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] if name in SELDOM else [])
+        for name, options in METHODS.items()
+    ],
+)
 def test_every_method_resumes_exactly(small_job, monkeypatch, method):
     options = {
         "freezing": adapter(method=method),

@@ -174,9 +174,19 @@ def main(
         if part.__name__ in wanted:
             console.print(f"measuring {part.__name__} ...")
             part(bench)
+            write(bench, out)  # whatever comes next, this much is kept
     show(bench, console)
+
+
+def write(bench: Bench, out: Path) -> None:
+    """Write the rows there are as JSON."""
     rows = [{**asdict(row), "met": row.met} for row in bench.rows]
-    values = {"size": size, "machine": machine(), "date": str(date.today()), "rows": rows}
+    values = {
+        "size": bench.size.name,
+        "machine": machine(),
+        "date": str(date.today()),
+        "rows": rows,
+    }
     out.write_text(json.dumps(values, indent=2) + "\n")
 
 

@@ -12,6 +12,7 @@ import runpy
 import sys
 import time
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,14 @@ from PIL import Image
 
 
 def stand_in() -> None:
-    """Offer `torchvision.transforms` where it is not installed."""
+    """Offer `torchvision.transforms` where it is not installed.
+
+    The libraries look for torchvision once: they do so before it seems to be there.
+    """
+    import diffusers  # noqa: F401
+    from transformers.utils import is_torchvision_available
+
+    is_torchvision_available()
     try:
         import torchvision  # noqa: F401
     except ImportError:
@@ -32,6 +40,7 @@ def stand_in() -> None:
         transforms.Normalize = lambda mean, std: lambda x: (x - mean[0]) / std[0]
         transforms.InterpolationMode = types.SimpleNamespace(BILINEAR=Image.Resampling.BILINEAR)
         module = types.ModuleType("torchvision")
+        module.__spec__ = ModuleSpec("torchvision", None)
         module.transforms = transforms
         sys.modules |= {"torchvision": module, "torchvision.transforms": transforms}
 
