@@ -38,7 +38,7 @@ def stand_in() -> None:
         transforms.CenterCrop = transforms.RandomCrop = Crop
         transforms.ToTensor = lambda: to_tensor
         transforms.Normalize = lambda mean, std: lambda x: (x - mean[0]) / std[0]
-        transforms.InterpolationMode = types.SimpleNamespace(BILINEAR=Image.Resampling.BILINEAR)
+        transforms.InterpolationMode = Image.Resampling
         module = types.ModuleType("torchvision")
         module.__spec__ = ModuleSpec("torchvision", None)
         module.transforms = transforms
