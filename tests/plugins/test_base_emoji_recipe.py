@@ -114,7 +114,7 @@ def test_three_minutes_of_the_recipe_end_in_a_pipeline_that_loads(tmp_path: Path
     }
     file.write_text(json.dumps(small))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "dreambooth_plugins.base_emoji.recipe", "--minutes", "2"]
+    command = [sys.executable, "-m", "dreambooth_plugins.base_emoji.recipe", "--minutes", "3"]
     command += ["--work", tmp_path / "work", "--npm", npm, "--out", out, "--config", file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
