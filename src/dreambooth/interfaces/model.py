@@ -232,8 +232,12 @@ class LoadedModel(ABC):
 
     def pipeline(self) -> Any:
         """Return a diffusers pipeline of the base as it is in memory: its weights shared, without
-        adapters and added tokens, drawing latents. Exported files are compared through it."""
-        raise NotImplementedError(f"{type(self).__name__} has no diffusers pipeline")
+        adapters and added tokens, drawing latents. Exported files are compared through it.
+        Raises `RunError` where there is none."""
+        raise RunError(
+            f"models of the family {self.info.family} have no diffusers pipeline to compare with",
+            "export the model as a diffusers folder",
+        )
 
     @abstractmethod
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
