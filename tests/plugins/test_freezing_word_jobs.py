@@ -141,7 +141,7 @@ def test_the_plan_says_what_the_word_is(small_job):
     )
     plan = make_plan(job, Quiet())
     assert plan.notes[0] == f'{WORD}: 2 token rows, beginning as "brown dog"'
-    assert plan.notes[-2:] == ("steps 1 to 2: text_encoder", "steps 3 to 4: unet")
+    assert plan.notes[-2:] == ("steps 1 to 2: token", "steps 3 to 4: unet")
     trained = {part.name: part.trainable for part in plan.parts}
     assert trained["text_encoder"] == 2 * 32
     [_, low] = make_plan(small_job(subject=SUBJECT, freezing="token",

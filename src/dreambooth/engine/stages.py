@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.engine import text
 from dreambooth.errors import PluginError
+from dreambooth.interfaces.model import NEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def describe(stages: Sequence[Stage]) -> list[str]:
         return []
     begins = [0, *(stage.until for stage in stages)]
     return [
-        f"steps {begin + 1} to {stage.until}: {', '.join(parts(stage))}"
+        f"steps {begin + 1} to {stage.until}: {', '.join(learners(stage))}"
         for begin, stage in zip(begins, stages, strict=False)
     ]
 
@@ -52,6 +53,11 @@ def notes(ctx: EngineContext, model: LoadedModel, names: Sequence[str]) -> list[
     job = ctx.job
     stages = stages_of(job.freezing, names, job.train.steps)
     return [*job.freezing.notes(model, ctx), *describe(stages)]
+
+
+def learners(stage: Stage) -> list[str]:
+    """Return what a person is told: `token` for new rows of an embedding table, else the part."""
+    return sorted({"token" if n.endswith(NEW_ROWS) else n.split(".", 1)[0] for n in stage.names})
 
 
 def parts(stage: Stage) -> list[str]:
@@ -90,7 +96,7 @@ class Stages:
         if stage is self._entered or len(self._stages) == 1:
             return
         if self._entered is not None:
-            self._ctx.reporter.info(f"from step {step + 1} on: {', '.join(parts(stage))}")
+            self._ctx.reporter.info(f"from step {step + 1} on: {', '.join(learners(stage))}")
         self._entered = stage
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in stage.names)
