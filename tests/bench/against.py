@@ -8,6 +8,9 @@ from typing import Any
 
 from harness import LORA, Bench, Row, ratio, step_seconds
 
+SKIP = 3
+"""Steps of the script that are not counted: it warms up, as ours does before it is timed."""
+
 
 def against_peer(bench: Bench) -> None:
     """Steps a second and memory against diffusers' script, with and without the text encoder."""
@@ -38,19 +41,20 @@ def compare(
     """Measure steps a second and peak memory of ours and of a script, in turn."""
     job = bench.job("peer", freezing=freezing)
     ratios, theirs, peaks = [], [], []
-    for _ in range(max(1, bench.pairs // 5)):
-        ours = bench.measured("steps.py", job, 5)
-        peak = bench.measured("peak.py", job)["peak"]
+    for _ in range(bench.rounds):
+        ours = bench.measured("steps.py", job, bench.size.steps - SKIP, "alone")["ours"]
         marks = bench.peer("script", *options, script=script)
-        theirs.append(median(step_seconds(marks)))
-        ratios.append(theirs[-1] / median(ours["ours"]))
-        peaks.append(peak / marks["peak_bytes"])
+        theirs.append(median(step_seconds(marks, SKIP)))
+        ratios.append(theirs[-1] / median(ours))
+        peaks.append(marks["peak_bytes"])
     note = f"theirs {median(theirs):.3g} s a step"
     what = f"steps a second against the script, {name}"
     bench.rows.append(ratio(what, ratios, goals[0], at_least=True, note=note))
-    note = f"theirs {marks['peak_bytes'] / 2**30:.2f} GiB"
+    peak = bench.measured("peak.py", job)["peak"]
+    note = f"theirs {median(peaks) / 2**30:.2f} GiB"
     what = f"peak memory against the script, {name}"
-    bench.rows.append(ratio(what, peaks, goals[1], at_least=False, note=note))
+    shares = [peak / other for other in peaks]
+    bench.rows.append(ratio(what, shares, goals[1], at_least=False, note=note))
 
 
 def whole_run(bench: Bench) -> None:
@@ -64,7 +68,7 @@ def whole_run(bench: Bench) -> None:
         "samples": {"every": 100, "per_prompt": 4},
     }
     ratios, walls, theirs = [], [], []
-    for number in range(max(1, bench.pairs // 5)):
+    for number in range(min(bench.rounds, 3)):
         job = longer.job(f"whole-{number}", **sections)
         _, ours = longer.call("-m", "dreambooth", "run", job, cache=f"cache-whole-{number}")
         drawn = longer.work / f"class-{number}"
@@ -85,6 +89,6 @@ def precision(bench: Bench) -> None:
         bench.rows.append(Row(what, None, "x", goal, True, note="this CPU has no bfloat16 units"))
         return
     ours = bench.measured("steps.py", bench.job("auto", train={"precision": "auto"}), bench.pairs)
-    theirs = median(step_seconds(bench.peer("fp32")))
+    theirs = median(step_seconds(bench.peer("fp32"), SKIP))
     goal = goal if bench.size.name == "sd15" else 1.35
     bench.rows.append(ratio(what, [theirs / s for s in ours["ours"]], goal, at_least=True))

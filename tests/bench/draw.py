@@ -1,7 +1,8 @@
 """Class images of ours against a plain pipeline, in turn in one process.
 
-`python draw.py JOB.json PAIRS` prints JSON: seconds a batch of each, at equal steps and guidance.
-The pipeline is called as diffusers' script calls it; ours keeps latents and decodes nothing.
+`python draw.py JOB.json PAIRS` prints JSON: seconds for the same number of pictures, at equal steps
+and guidance, of ours, of a pipeline called as diffusers' script calls it by default (four pictures
+a call, written as JPEG), and of one call for all of them. Ours keeps latents and decodes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import resolve_precision
 from dreambooth.jobfile import load_job
 
+SCRIPT_ROWS = 4
+"""The script's own `--sample_batch_size`."""
+
 
 def main() -> None:
     job, pairs = load_job(Path(sys.argv[1])), int(sys.argv[2])
@@ -27,6 +31,8 @@ def main() -> None:
     steps, (height, width) = job.sampler.sampling_steps(), job.data.size
     pipe = StableDiffusionPipeline.from_pretrained(job.model.source)  # type: ignore[attr-defined]
     pipe.set_progress_bar_config(disable=True)
+    folder = Path(sys.argv[1]).with_suffix(".drawn")
+    folder.mkdir(exist_ok=True)
     with open_devices(job.train) as devices:
         precision = resolve_precision(job, devices, None)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
@@ -41,14 +47,20 @@ def main() -> None:
                 solver_config=solver, ctx=ctx,
             )  # fmt: skip
 
-        def plain() -> None:
-            pipe([prompt] * count, num_inference_steps=steps, height=height, width=width)
+        def plain(rows: int = count) -> None:
+            for first in range(0, count, rows):
+                prompts = [prompt] * min(rows, count - first)
+                drawn = pipe(prompts, num_inference_steps=steps, height=height, width=width)
+                for number, image in enumerate(drawn.images):
+                    image.save(folder / f"{first + number}.jpg")
 
-        ours(), plain()
-        seconds = {"ours": [], "plain": []}
+        ways = {"ours": ours, "script": lambda: plain(SCRIPT_ROWS), "plain": plain}
+        for way in ways.values():
+            way()
+        seconds = {name: [] for name in ways}
         for _ in range(pairs):
-            seconds["ours"].append(timed(ours))
-            seconds["plain"].append(timed(plain))
+            for name, way in ways.items():
+                seconds[name].append(timed(way))
         job.prior.open(ctx, model, job.sampler, schedule)
         seconds["cached"] = [
             timed(lambda: job.prior.open(ctx, model, job.sampler, schedule)) for _ in range(pairs)

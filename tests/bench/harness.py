@@ -57,6 +57,11 @@ class Bench:
     scripts: Path | None
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def rounds(self) -> int:
+        """How often whole processes are compared, in turn: once where a step takes seconds."""
+        return self.pairs if self.size.name == "small" else 1
+
     def job(self, name: str, **sections: Any) -> Path:
         """Write a job file and return it."""
         path = self.work / f"{name}.json"
@@ -123,7 +128,7 @@ class Bench:
         return {**json.loads(record.read_text()), "wall": wall}
 
 
-def step_seconds(marks: dict[str, Any], skip: int = 3) -> list[float]:
+def step_seconds(marks: dict[str, Any], skip: int) -> list[float]:
     """Return the seconds of the peer's steps, without the first ones."""
     steps = marks["steps"]
     return [b - a for a, b in pairwise(steps)][skip - 1 :]

@@ -1,6 +1,7 @@
 """A step of the engine against a bare loop over the same network, in turn in one process.
 
 `python steps.py JOB.json PAIRS` prints JSON: seconds of each, and how far the losses are apart.
+`python steps.py JOB.json STEPS alone` times the engine's steps with nothing in between.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def losses_apart(session: Session, bare: Bare) -> float:
 
 
 def main() -> None:
-    path, pairs = Path(sys.argv[1]), int(sys.argv[2])
+    path, pairs, alone = Path(sys.argv[1]), int(sys.argv[2]), "alone" in sys.argv
     job = load_job(path)
     with open_devices(job.train) as devices:
         precision = resolve_precision(job, devices, None)
@@ -97,9 +98,10 @@ def main() -> None:
         bare.step()
         ours, plain, made = [], [], []
         for _ in range(pairs):
-            made.append(timed(lambda: session.batches.make(session.state.step, 0)))
             ours.append(timed(lambda: train_step(session)))
-            plain.append(timed(bare.step))
+            if not alone:
+                made.append(timed(lambda: session.batches.make(session.state.step, 0)))
+                plain.append(timed(bare.step))
         trained = sum(p.numel() for p in bare.parameters)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     values = {
