@@ -21,13 +21,22 @@ def against_peer(bench: Bench) -> None:
     }
     for name, (parts, options, goal) in cases.items():
         freezing = {"kind": "components", "train": parts}
-        compare(bench, f"text encoder {name}", freezing, options, (goal, 1.0))
+        peaks = compare(bench, f"text encoder {name}", freezing, options, (goal, 1.0))
+        if name == "frozen" and not small:
+            eight = {"freezing": freezing, "optimizer": {"kind": "adamw8bit", "lr": 1e-6}}
+            leaner(bench, "8-bit Adam", peaks, 0.7, **eight)
 
 
 def lora(bench: Bench) -> None:
     """Steps a second and memory of a LoRA against diffusers' script for it."""
     goal = 1.3 if bench.size.name == "small" else 1.75
-    compare(bench, "LoRA", LORA, [], (goal, 0.9), script="train_dreambooth_lora.py")
+    peaks = compare(bench, "LoRA", LORA, [], (goal, 0.9), script="train_dreambooth_lora.py")
+    if bench.size.name == "small":  # the libraries are most of the memory there
+        return
+    saving = {"gradient_checkpointing": True}
+    leaner(bench, "LoRA, checkpointing", peaks, 0.75, freezing=LORA, train=saving)
+    half = {**saving, "precision": "bf16"}
+    leaner(bench, "LoRA, checkpointing, bf16 base", peaks, 0.5, freezing=LORA, train=half)
 
 
 def compare(
@@ -37,8 +46,11 @@ def compare(
     options: list[str],
     goals: tuple[float, float],
     script: str = "train_dreambooth.py",
-) -> None:
-    """Measure steps a second and peak memory of ours and of a script, in turn."""
+) -> list[int]:
+    """Measure steps a second and peak memory of ours and of a script, in turn.
+
+    Returns the script's peaks in bytes.
+    """
     job = bench.job("peer", freezing=freezing)
     ratios, theirs, peaks = [], [], []
     for _ in range(bench.rounds):
@@ -50,11 +62,17 @@ def compare(
     note = f"theirs {median(theirs):.3g} s a step"
     what = f"steps a second against the script, {name}"
     bench.rows.append(ratio(what, ratios, goals[0], at_least=True, note=note))
-    peak = bench.measured("peak.py", job)["peak"]
-    note = f"theirs {median(peaks) / 2**30:.2f} GiB"
+    leaner(bench, name, peaks, goals[1], freezing=freezing)
+    return peaks
+
+
+def leaner(bench: Bench, name: str, theirs: list[int], goal: float, **sections: Any) -> None:
+    """Measure the peak memory of a job against a script's."""
+    peak = bench.measured("peak.py", bench.job("lean", **sections))["peak"]
+    note = f"ours {peak / 2**30:.2f} GiB, theirs {median(theirs) / 2**30:.2f}"
     what = f"peak memory against the script, {name}"
-    shares = [peak / other for other in peaks]
-    bench.rows.append(ratio(what, shares, goals[1], at_least=False, note=note))
+    shares = [peak / other for other in theirs]
+    bench.rows.append(ratio(what, shares, goal, at_least=False, note=note))
 
 
 def whole_run(bench: Bench) -> None:

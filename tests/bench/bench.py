@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import models
 import typer
@@ -90,13 +90,29 @@ def around(bench: Bench) -> None:
     found = bench.measured("costs.py", bench.job("costs", **options))
     share = (found["around"] - found["samples"]) / found["steps"]
     bench.rows.append(Row("logging and checkpoints", 100 * share, "%", 2.0))
+    if bench.size.name == "small":
+        growth(bench, f"{steps:,} steps", found)
+
+
+def long_run(bench: Bench) -> None:
+    """Step time and memory over 10,000 steps, with the smallest model there is."""
+    options = {
+        "model": {"source": "builtin:tiny"},
+        "data": {"resolution": 32},
+        "train": {"steps": 10_000},
+        "log": {"every": 10},
+    }
+    growth(bench, "10,000 steps", bench.measured("costs.py", bench.job("long", **options)))
+
+
+def growth(bench: Bench, name: str, found: dict[str, Any]) -> None:
+    """Add rows on whether steps get slower, and the process larger, towards the end of a run."""
     seconds = found["seconds"]
     quarter = len(seconds) // 4
-    growth = median(seconds[-quarter:]) / median(seconds[quarter : 2 * quarter])
-    bench.rows.append(Row("step time, last against second quarter", growth, "x", 1.05))
-    if len(found["memory"]) > 2:
-        (_, early), *_, (_, late) = found["memory"][1:]
-        bench.rows.append(Row("memory, end against early", late / early, "x", 1.02))
+    slower = median(seconds[-quarter:]) / median(seconds[quarter : 2 * quarter])
+    bench.rows.append(Row(f"{name}: step time, last against second quarter", slower, "x", 1.05))
+    (_, early), *_, (_, late) = found["memory"][len(found["memory"]) // 10 :]
+    bench.rows.append(Row(f"{name}: memory, end against a tenth", late / early, "x", 1.02))
 
 
 def memory(bench: Bench) -> None:
@@ -169,7 +185,7 @@ def main(
     model = models.builtin() if size == "small" else models.sd15(folder)
     bench = Bench(models.SIZES[size], model, folder.absolute(), pairs, peer_script)
     parts = [overhead, drawing, around, many_pictures, memory]
-    parts += [first_step] if size == "small" else []
+    parts += [first_step, long_run] if size == "small" else []
     if peer_script is not None:
         parts += [against_peer, lora, precision, *([whole_run] if size == "small" else [])]
     wanted = only.split(",") if only else [part.__name__ for part in parts]

@@ -60,33 +60,33 @@ class Policy:
 
 
 POLICIES = (
-    Policy("`components`: UNet and text encoder", {"kind": "components", "train": BOTH}, 1e-4),
-    Policy("`components`: UNet", {"kind": "components", "train": ["unet"]}, 1e-4),
-    Policy("`adapter`: LoRA, rank 8", {"kind": "adapter", "method": LORA}, 1e-3),
+    Policy("`components`: UNet and text encoder", {"kind": "components", "train": BOTH}, 3e-4),
+    Policy("`components`: UNet", {"kind": "components", "train": ["unet"]}, 3e-4),
+    Policy("`adapter`: LoRA, rank 8", {"kind": "adapter", "method": LORA}, 2e-3),
     Policy(
         "`adapter`: LoRA, rank 8, text encoder too",
-        {"kind": "adapter", "method": LORA, "train": BOTH}, 1e-3,
+        {"kind": "adapter", "method": LORA, "train": BOTH}, 2e-3,
     ),
-    Policy("`adapter`: DoRA, rank 8", {"kind": "adapter", "method": {"kind": "dora"}}, 1e-3),
-    Policy("`adapter`: LoKr", {"kind": "adapter", "method": "lokr"}, 3e-3),
+    Policy("`adapter`: DoRA, rank 8", {"kind": "adapter", "method": {"kind": "dora"}}, 2e-3),
+    Policy("`adapter`: LoKr", {"kind": "adapter", "method": "lokr"}, 1e-2),
     Policy(
         "`adapter`: OFT, blocks of 8",
-        {"kind": "adapter", "method": {"kind": "oft", "block_size": 8}}, 1e-3,
+        {"kind": "adapter", "method": {"kind": "oft", "block_size": 8}}, 3e-3,
     ),
-    Policy("`block_preset`: content", {"kind": "block_preset", "blocks": ["content"]}, 1e-3),
-    Policy("`block_preset`: style", {"kind": "block_preset", "blocks": ["style"]}, 1e-3),
-    Policy("`cross_attention`", {"kind": "cross_attention"}, 3e-4),
-    Policy("`patterns`: all attention", {"kind": "patterns", "train": ["unet.*.attn?.*"]}, 3e-4),
+    Policy("`block_preset`: content", {"kind": "block_preset", "blocks": ["content"]}, 2e-3),
+    Policy("`block_preset`: style", {"kind": "block_preset", "blocks": ["style"]}, 2e-3),
+    Policy("`cross_attention`", {"kind": "cross_attention"}, 1e-3),
+    Policy("`patterns`: all attention", {"kind": "patterns", "train": ["unet.*.attn?.*"]}, 1e-3),
     Policy("`token`", {"kind": "token"}, 1e-2),
     Policy("`token`, three rows", {"kind": "token", "vectors": 3}, 1e-2),
     Policy(
         "`pivotal`: token and LoRA together",
-        {"kind": "pivotal", "method": LORA, "lr": {"token": 1e-2}}, 1e-3,
+        {"kind": "pivotal", "method": LORA, "lr": {"token": 1e-2}}, 2e-3,
     ),
     Policy(
         "`pivotal`: token, then LoRA",
         {"kind": "pivotal", "method": LORA, "lr": {"token": 1e-2},
-         "until": {"token": 0.5}, "start": {"unet": 0.5}}, 1e-3,
+         "until": {"token": 0.5}, "start": {"unet": 0.5}}, 2e-3,
     ),
 )  # fmt: skip
 
@@ -124,6 +124,7 @@ def make_job(work: Path, policy: Policy, steps: int, seed: int) -> Job:
         freezing=policy.freezing,
         sampler={"kind": "cfg", "guidance_scale": 4.0, "steps": 15},
         optimizer={"kind": "adamw", "lr": policy.lr},
+        lr_schedule="cosine",
         train={"steps": steps, "batch_size": 2, "precision": "fp32", "seed": seed},
         samples={"every": 0},
         trackers=[],
@@ -203,7 +204,7 @@ def instances() -> torch.Tensor:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 150,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 400,
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 0,
     only: Annotated[str, typer.Option(help="Policies whose name holds this.")] = "",
 ) -> None:
