@@ -21,7 +21,6 @@ from dreambooth_plugins.model.loading import (
     frozen,
     load_part,
     load_tokenizer,
-    own_memory,
     skeleton,
 )
 from dreambooth_plugins.model.original_layout import LAYOUT, to_original
@@ -70,10 +69,8 @@ class LoadedStableDiffusion(LoadedModel):
         if self._ctx.device.type == "meta":
             return skeleton(self.source, part)
         dtype = torch.float32 if part == "vae" else self._ctx.dtype
-        module = load_part(self.source, part, dtype).to(self._ctx.device)
-        if self._ctx.device.type == "cpu":
-            own_memory(module)
-        return module
+        on_cpu = self._ctx.device.type == "cpu"
+        return load_part(self.source, part, dtype, mapped=not on_cpu).to(self._ctx.device)
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
@@ -237,7 +234,7 @@ class LoadedStableDiffusion(LoadedModel):
 
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
         """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""
-        module = load_part(self.source, part, torch.float32)
+        module = load_part(self.source, part, torch.float32, mapped=True)
         return {f"{part}.{name}": tensor for name, tensor in module.named_parameters()}
 
     def save(

@@ -12,13 +12,15 @@ from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dreambooth.errors import RunError, UserError
+from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.families import PREFIXES
+from dreambooth_plugins.model.headers import read_header
+from dreambooth_plugins.model.memory_map import own_memory
 from dreambooth_plugins.model.source import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch.nn import Module
@@ -30,6 +32,8 @@ CLASSES: Mapping[str, Any] = {
     "text_encoder": CLIPTextModel,
     "vae": AutoencoderKL,
 }
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Types of safetensors that weights are read in."""
 
 
 @contextmanager
@@ -86,30 +90,41 @@ def frozen(module: Module) -> Module:
     return module.eval().requires_grad_(False)
 
 
-def own_memory(module: Module) -> None:
-    """Move weights out of the memory-mapped file they were read from.
+def load_part(source: Source, part: str, dtype: torch.dtype, *, mapped: bool = False) -> Module:
+    """Read a part in `dtype` onto the CPU, frozen; `RunError` unless every weight was there.
 
-    A file that is replaced during a run then does no harm, and equal weights give equal bits:
-    matrix products round differently where a tensor does not start at an aligned address.
+    With `mapped`, weights that have the dtype already may stay in the file's memory map.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def load_part(source: Source, part: str, dtype: torch.dtype) -> Module:
-    """Read a part in `dtype` onto the CPU, frozen; `RunError` unless every weight was there."""
+    files = source.weight_files(part)
+    stored = stored_dtype(files) or dtype
     with quiet():
         if source.single_file(part) is not None:
-            module, missing = _from_single_file(source, part, dtype)
+            module, missing = _from_single_file(source, part, stored)
         else:
-            module, missing = _from_folder(source, part, dtype)
+            module, missing = _from_folder(source, part, stored)
     if missing:
         raise RunError(
-            f"{source.weight_files(part)[0]} lacks {len(missing)} weights of {part}, "
-            f"e.g. {sorted(missing)[0]}",
+            f"{files[0]} lacks {len(missing)} weights of {part}, e.g. {sorted(missing)[0]}",
             "the file does not fit its configuration: check model.config, or download it again",
         )
+    if not mapped or stored != dtype:
+        own_memory(module, files, dtype)
     return frozen(module)
+
+
+def stored_dtype(files: Sequence[Path]) -> torch.dtype | None:
+    """Return the one floating type of safetensors files; None for others, or where they mix.
+
+    Read in it, weights stay in the file until they are copied, whatever they are wanted in.
+    """
+    if any(file.suffix != ".safetensors" for file in files):
+        return None
+    try:
+        found = {name for file in files for name in read_header(file).dtypes.values()}
+    except JobError:
+        return None  # a damaged file: whoever loads it says so
+    floating = found - {name for name in found if name.startswith(("I", "U", "BOOL"))}
+    return STORED.get(floating.pop()) if len(floating) == 1 else None
 
 
 def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:

@@ -158,7 +158,7 @@ def _state(
     rest = expected - overlay.keys()
     stored: dict[str, Tensor] = {}
     if any(k not in live or live[k].dtype not in (dtype, torch.float32) for k in rest):
-        module = load_part(model.source, part, torch.float32)
+        module = load_part(model.source, part, torch.float32, mapped=True)
         stored = {file_key(part, k): t for k, t in module.state_dict().items()}
 
     def pick(key: str) -> Tensor:
