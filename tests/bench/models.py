@@ -119,7 +119,7 @@ def pictures(folder: Path, count: int, side: int) -> Path:
     return dest
 
 
-def job_values(size: Size, model: Path, work: Path, name: str, **sections: object) -> dict:
+def job_values(size: Size, model: Path, work: Path, name: str, /, **sections: object) -> dict:
     """Return a job for a measurement; sections are merged into its own."""
     values: dict = {
         "name": name,
