@@ -181,6 +181,19 @@ def test_inputs_that_changed_between_two_lives_are_named(small_job, pictures):
     assert not [line for line in listening.lines if "1.png" in line and "began" in line]
 
 
+def test_a_machine_that_changed_between_two_lives_is_named(small_job):
+    result = run(small_job())
+    path = result.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["machine"] |= {"torch": "1.0", "threads": 99}
+    path.write_text(json.dumps(manifest))
+    listening = Listening()
+    run(small_job(train={"steps": 5}), reporter=listening)
+    said = [line for line in listening.lines if "when the run began" in line]
+    assert [line.split(" was ")[0] for line in said] == ["threads", "torch"]
+    assert "torch was 1.0 when the run began and is 2." in said[1]
+
+
 def test_frozen_parts_are_untouched_and_hold_no_optimizer_state(small_job, tiny_model):
     result = run(small_job(freezing={"kind": "components", "train": ["unet"]}))
     base = load_file(tiny_model / "text_encoder/model.safetensors")
