@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth_plugins.model import memory_map
-from dreambooth_plugins.model.loading import load_part
+from dreambooth_plugins.model.loading import load_part, stored_dtype
 from dreambooth_plugins.model.source import Source
 
 
@@ -94,3 +94,15 @@ def test_a_part_is_the_same_in_whatever_it_is_read(tiny_model: Path, part: str) 
     for name, tensor in full.items():
         wanted = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
         assert torch.equal(half[name], wanted), name
+
+
+def test_files_are_read_in_the_one_type_they_have(file: Path, tmp_path: Path) -> None:
+    half, mixed = tmp_path / "half.safetensors", tmp_path / "mixed.safetensors"
+    save_file({"a": torch.ones(2, dtype=torch.float16), "b": torch.arange(3)}, half)
+    save_file({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.bfloat16)}, mixed)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(file.read_bytes()[:-4])
+    assert stored_dtype([file]) == torch.float32
+    assert stored_dtype([half]) == torch.float16
+    for unclear in ([mixed], [file, half], [damaged], [tmp_path / "weights.bin"]):
+        assert stored_dtype(unclear) is None
