@@ -204,7 +204,7 @@ def instances() -> torch.Tensor:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 400,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a policy.")] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 0,
     only: Annotated[str, typer.Option(help="Policies whose name holds this.")] = "",
 ) -> None:
