@@ -120,7 +120,7 @@ def pictures(folder: Path, count: int, side: int) -> Path:
 
 
 def job_values(size: Size, model: Path, work: Path, name: str, /, **sections: object) -> dict:
-    """Return a job for a measurement; sections are merged into its own."""
+    """Return a job for a measurement; sections of the same kind are merged into its own."""
     values: dict = {
         "name": name,
         "output": work / "runs",
@@ -146,7 +146,9 @@ def job_values(size: Size, model: Path, work: Path, name: str, /, **sections: ob
     for section, options in sections.items():
         old = values.get(section)
         merged = isinstance(options, dict) and isinstance(old, dict)
-        values[section] = {**old, **options} if merged else options
+        if merged and options.get("kind", old.get("kind")) == old.get("kind"):
+            options = {**old, **options}
+        values[section] = options
     return values
 
 
