@@ -38,7 +38,8 @@ FULL = {
     },
     "a learning rate that is found": {
         "prior": "none",
-        "optimizer": {"kind": "prodigy", "d0": 1e-4},
+        # So large a factor lets the estimate grow from the second step on.
+        "optimizer": {"kind": "prodigy", "d0": 1e-4, "d_coef": 100.0},
         "lr_schedule": {"kind": "cosine", "warmup_steps": 2},
     },
     "text encoder first, both, then unet alone; average": {
