@@ -9,17 +9,19 @@ import torch
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_json, write_with
-from dreambooth_plugins.base_emoji import clip, export, subjects, vae
-from dreambooth_plugins.base_emoji.compose import HELD_OUT, compose
-from dreambooth_plugins.base_emoji.measures import border_colour, nearest_colour, spread
-from dreambooth_plugins.base_emoji.nouns import COLOURS, with_article
-from dreambooth_plugins.base_emoji.sprites import read_sprites
+from emoji_recipe import autoencoder, clip, export, subjects
+from emoji_recipe.compose import HELD_OUT, compose_of
+from emoji_recipe.drawings import read_drawings
+from emoji_recipe.measures import border_colour, nearest_colour, spread
+from emoji_recipe.nouns import COLOURS, NOUNS, with_article
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreambooth_plugins.base_emoji.compose import Composition
-    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+    from torch import Tensor
+
+    from emoji_recipe.compose import Composition
+    from emoji_recipe.settings import RecipeSettings
 
 
 def run(settings: RecipeSettings) -> None:
@@ -28,19 +30,18 @@ def run(settings: RecipeSettings) -> None:
 
     folder, judge_folder = settings.out / export.PIPELINE, settings.out / export.JUDGE
     if not (folder / "model_index.json").is_file():
-        raise RunError(f"{folder} holds no model", "Run the stage `unet` first.")
+        raise RunError(f"{folder} holds no model", "Run the stages `denoiser` and `export` first.")
     pipe = export.open_pipeline(folder)
     judge = CLIPModel.from_pretrained(judge_folder).eval()
-    sprites = read_sprites(settings.packages)
-    count = settings.check.heldout
-    held = [compose(sprites, settings.seed, HELD_OUT + i) for i in range(count)]
+    held = clip.held_out_of_each(settings)
 
     figures: dict[str, Any] = {
         "size_mb": round(export.size_mb(folder) + export.size_mb(judge_folder), 1)
     }
-    figures |= vae_figures(pipe.vae, held)
+    figures |= autoencoder.figures(pipe.vae, settings)
     figures |= prompt_figures(pipe, judge, held, settings)
-    figures |= diversity_figures(pipe, judge, sprites, settings)
+    figures |= pair_figures(pipe, judge, settings)
+    figures |= diversity_figures(pipe, judge, settings)
     figures |= speed_figures(pipe, settings)
     for name, value in figures.items():
         print(f"check {name}: {value}", flush=True)
@@ -48,26 +49,14 @@ def run(settings: RecipeSettings) -> None:
     write_json(settings.out / "figures.json", figures)
 
 
-@torch.no_grad()
-def vae_figures(autoencoder: Any, held: Sequence[Composition]) -> dict[str, float]:
-    """Return the PSNR of held-out reconstructions: mean over pictures, and of the mean error."""
-    real = clip.stack(held)
-    values = vae.psnr(vae.reconstruct(autoencoder, real), real)
-    of_mean = -10 * (10 ** (-values / 10)).mean().log10()
-    return {
-        "vae_psnr_db": round(values.mean().item(), 2),
-        "vae_psnr_of_mean_error_db": round(of_mean.item(), 2),
-    }
-
-
 def prompt_figures(
     pipe: Any, judge: Any, held: Sequence[Composition], settings: RecipeSettings
 ) -> dict[str, Any]:
     """Sample prompts with a noun and a colour each; count right colours and right nouns.
 
-    The judge chooses among the nouns the UNet was trained on, for sampled and for real pictures.
+    The judge chooses among all nouns, for sampled and for real pictures.
     """
-    nouns, colours = settings.unet.nouns, tuple(COLOURS)
+    nouns, colours = tuple(NOUNS), tuple(COLOURS)
     count = settings.check.prompts
     asked = [(nouns[i % len(nouns)], colours[(i * 5 + i // len(nouns)) % 12]) for i in range(count)]
     prompts = [
@@ -76,13 +65,13 @@ def prompt_figures(
     ]
     made = export.sample(pipe, prompts, settings, "check")
     shown = min(count, 120)
-    sheet = vae.contact_sheet(made[:shown], columns=20)
+    sheet = autoencoder.contact_sheet(made[:shown], columns=20)
     write_with(settings.out / "samples.png", sheet.save)
     seen = [nearest_colour(border_colour(picture)) for picture in made]
     right_colour = [a == colour for a, (_, colour) in zip(seen, asked, strict=True)]
-    named = clip.classify(judge, pipe.tokenizer, made, nouns)
+    named = [nouns[n] for n in clip.noun_logits(judge, pipe.tokenizer, made).argmax(dim=1)]
     right_noun = [a == noun for a, (noun, _) in zip(named, asked, strict=True)]
-    real = clip.noun_score(judge, pipe.tokenizer, held, nouns)
+    real = clip.noun_score(judge, pipe.tokenizer, held)
     sampled = sum(right_noun) / count
     per_noun = {
         noun: [right_noun[i] for i in range(count) if asked[i][0] == noun] for noun in nouns
@@ -97,26 +86,51 @@ def prompt_figures(
     }
 
 
-def diversity_figures(
-    pipe: Any, judge: Any, sprites: Sequence[Any], settings: RecipeSettings
-) -> dict[str, float]:
+def pair_figures(pipe: Any, judge: Any, settings: RecipeSettings) -> dict[str, Any]:
+    """Sample prompts with two nouns; count pictures in which the judge finds both.
+
+    Found: both are among its three likeliest nouns for the whole, or each is its first for a half.
+    """
+    nouns, colours, count = tuple(NOUNS), tuple(COLOURS), settings.check.pairs
+    asked = [(i * 7 % len(nouns), (i * 11 + 3) % len(nouns)) for i in range(count)]
+    asked = [(a, b if b != a else (b + 1) % len(nouns)) for a, b in asked]
+    prompts = [
+        f"a photo of {with_article(nouns[a])} and {with_article(nouns[b])} "
+        f"on {with_article(colours[i % 12])} background"
+        for i, (a, b) in enumerate(asked)
+    ]
+    made = export.sample(pipe, prompts, settings, "pairs")
+    sheet = autoencoder.contact_sheet(made[:60], columns=12)
+    write_with(settings.out / "pairs.png", sheet.save)
+    whole = clip.noun_logits(judge, pipe.tokenizer, made).topk(3, dim=1).indices.tolist()
+    halves = [square(half) for half in made.chunk(2, dim=3)]
+    left, right = (clip.noun_logits(judge, pipe.tokenizer, half).argmax(dim=1) for half in halves)
+    found = [
+        {a, b} <= set(three) or {a, b} == {int(one), int(other)}
+        for (a, b), three, one, other in zip(asked, whole, left, right, strict=True)
+    ]
+    return {"pairs_found": round(sum(found) / count, 4)}
+
+
+def square(half_b3hw: Tensor) -> Tensor:
+    """Return half pictures [B, 3, H, H / 2] as squares, the ground continued above and below."""
+    edge = half_b3hw.shape[2]
+    room = edge - half_b3hw.shape[3]
+    sides = (room // 2, room - room // 2)
+    padded: Tensor = torch.nn.functional.pad(half_b3hw, (*sides, 0, 0), mode="replicate")
+    return padded
+
+
+def diversity_figures(pipe: Any, judge: Any, settings: RecipeSettings) -> dict[str, float]:
     """Compare the spread of sampled dogs with that of composed dogs nobody trained on."""
-    count = settings.check.diversity
-    dogs = [sprite for sprite in sprites if sprite.noun == "dog"]
-    real: list[Composition] = []
-    index = HELD_OUT
-    while len(real) < count:
-        item = compose(sprites, settings.seed, index)
-        index += 1
-        if item.facts.noun == "dog":
-            real.append(item)
+    count, drawings = settings.check.diversity, read_drawings(settings.packages)
+    real = [compose_of(drawings, "dog", settings.seed, HELD_OUT + i) for i in range(count)]
     made = export.sample(pipe, ["a photo of a dog"] * count, settings, "diversity")
     of_real, of_made = spread(judge, clip.stack(real)), spread(judge, made)
     return {
         "diversity_real": round(of_real, 4),
         "diversity_sampled": round(of_made, 4),
         "diversity_share": round(of_made / of_real, 4),
-        "dog_drawings": len(dogs),
     }
 
 

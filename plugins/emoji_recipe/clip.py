@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 from dreambooth.engine.random import generator
 from dreambooth.files import write_json
-from dreambooth_plugins.base_emoji import loop, optim
-from dreambooth_plugins.base_emoji.compose import EDGE, HELD_OUT, Composition, compose
-from dreambooth_plugins.base_emoji.data import open_tokenizer
-from dreambooth_plugins.base_emoji.nouns import NOUNS, with_article
-from dreambooth_plugins.base_emoji.sprites import read_sprites
-from dreambooth_plugins.base_emoji.vae import to_float
+from emoji_recipe import loop, optim
+from emoji_recipe.autoencoder import stacked, to_float
+from emoji_recipe.compose import HELD_OUT, Composition, compose, compose_of
+from emoji_recipe.drawings import read_drawings
+from emoji_recipe.grounds import EDGE
+from emoji_recipe.nouns import NOUNS, with_article
+from emoji_recipe.words import open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+    from emoji_recipe.settings import RecipeSettings
 
 
 def build(settings: RecipeSettings, tokenizer: Any) -> Any:
@@ -62,9 +63,15 @@ def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
     return ids
 
 
+def trimmed(ids: Tensor, pad: int) -> Tensor:
+    """Return the ids [B, L] without what is padding for all of them; attention is causal."""
+    longest = int((ids != pad).sum(dim=1).max()) + 1
+    return ids[:, :longest]
+
+
 def stack(items: Sequence[Composition]) -> Tensor:
-    """Return the pictures as floats [B, 3, 64, 64] in [-1, 1]."""
-    return to_float(torch.from_numpy(np.stack([i.pixels for i in items])).permute(0, 3, 1, 2))
+    """Return the pictures as floats [B, 3, 128, 128] in [-1, 1]."""
+    return to_float(stacked([item.pixels for item in items]))
 
 
 def noun_prompts(nouns: Sequence[str] = tuple(NOUNS)) -> list[str]:
@@ -93,74 +100,97 @@ def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def train(settings: RecipeSettings, replan: bool = False) -> None:
-    """Train on compositions drawn as it goes; save to `work/clip/model`."""
+def noun_targets(items: Sequence[Composition]) -> Tensor:
+    """Return each picture's shares of the nouns it shows, [B, nouns]; rows sum to 1."""
+    order = {noun: number for number, noun in enumerate(NOUNS)}
+    target = np.zeros((len(items), len(NOUNS)), np.float32)
+    for row, item in enumerate(items):
+        for noun in item.facts.nouns:
+            target[row, order[noun]] += 1 / len(item.facts.nouns)
+    return torch.from_numpy(target)
+
+
+def stage(settings: RecipeSettings) -> loop.Stage:
+    """Return the stage: compositions are drawn as it goes."""
     options = settings.clip
     tokenizer = open_tokenizer(settings)
-    sprites = read_sprites(settings.packages)
+    drawings = read_drawings(settings.packages)
     clip = build(settings, tokenizer)
-    nouns = tuple(NOUNS)
-    prompts = token_ids(tokenizer, noun_prompts())
+    pad = tokenizer.pad_token_id
+    prompts = trimmed(token_ids(tokenizer, noun_prompts()), pad)
+    dtype = loop.pick_precision(settings)
 
     def loss(step: int, progress: float) -> dict[str, Tensor]:
         first = step * options.batch
-        items = [compose(sprites, settings.seed, first + i) for i in range(options.batch)]
+        items = [compose(drawings, settings.seed, first + i) for i in range(options.batch)]
         captions = [item.caption for item in items]
-        images = image_features(clip, stack(items))
-        # Attention is causal: what is padding for all of them changes nothing.
-        ids = torch.cat([token_ids(tokenizer, captions), prompts])
-        longest = int((ids != tokenizer.pad_token_id).sum(dim=1).max()) + 1
-        texts = text_features(clip, ids[:, :longest])
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            images = image_features(clip, stack(items)).float()
+            texts = text_features(clip, trimmed(token_ids(tokenizer, captions), pad)).float()
+            names = text_features(clip, prompts).float()
         scale = clip.logit_scale.exp().clamp(max=100)
         same = torch.tensor([[a == b for b in captions] for a in captions])
-        pairs = contrastive_loss(scale * images @ texts[: len(items)].T, same)
+        pairs = contrastive_loss(scale * images @ texts.T, same)
         # The nouns' own sentences as classes: what the judge is later asked.
-        classes = scale * images @ texts[len(items) :].T
-        label = torch.tensor([nouns.index(item.facts.noun) for item in items])
-        named = F.cross_entropy(classes, label)
-        right = (classes.argmax(dim=1) == label).float().mean()
+        classes = scale * images @ names.T
+        target = noun_targets(items)
+        named = F.cross_entropy(classes, target)
+        right = target.gather(1, classes.argmax(dim=1, keepdim=True)).gt(0).float().mean()
         return {"loss": pairs + named, "pairs": pairs, "nouns": named, "top1": right}
 
-    stage = loop.Stage(
+    return loop.Stage(
         name="clip",
         modules={"clip": clip},
         optimizers=optim.build(clip.named_parameters(), options.lr, options.matrix_lr),
         loss=loss,
-        minutes=options.minutes,
-        decay_share=0.7,
+        options=options,
     )
-    loop.fit(stage, settings, replan)
+
+
+def train(settings: RecipeSettings, minutes: float | None = None) -> bool:
+    """Train; at the end save to `work/clip/model` and measure it as a judge."""
+    trained = stage(settings)
+    if not loop.fit(trained, settings, minutes):
+        return False
+    clip: Any = trained.modules["clip"].eval()
+    tokenizer = open_tokenizer(settings)
     folder = settings.work / "clip"
     clip.save_pretrained(folder / "model")
-    items = [compose(sprites, settings.seed, HELD_OUT + i) for i in range(settings.check.heldout)]
+    items = held_out_of_each(settings)
     figures = {
-        "noun_top1_heldout": round(noun_score(clip.eval(), tokenizer, items), 4),
+        "noun_top1_heldout": round(noun_score(clip, tokenizer, items), 4),
         "pictures": len(items),
+        "steps": settings.clip.steps,
     }
     write_json(folder / "figures.json", figures)
     print(f"clip {figures}", flush=True)
+    return True
+
+
+def held_out_of_each(settings: RecipeSettings) -> list[Composition]:
+    """Return held-out compositions of one noun, every noun equally often."""
+    drawings, nouns = read_drawings(settings.packages), tuple(NOUNS)
+    count = settings.check.heldout
+    return [
+        compose_of(drawings, nouns[i % len(nouns)], settings.seed, HELD_OUT + i)
+        for i in range(count)
+    ]
 
 
 @torch.no_grad()
-def classify(
+def noun_logits(
     clip: Any, tokenizer: Any, pixels_b3hw: Tensor, nouns: Sequence[str] = tuple(NOUNS)
-) -> list[str]:
-    """Return each picture's most likely class noun among `nouns`."""
+) -> Tensor:
+    """Return the cosine of every picture with every noun's sentence, [B, nouns]."""
     texts = text_features(clip, token_ids(tokenizer, noun_prompts(nouns)))
-    parts = [image_features(clip, part) @ texts.T for part in pixels_b3hw.split(64)]
-    return [nouns[number] for number in torch.cat(parts).argmax(dim=1).tolist()]
+    return torch.cat([image_features(clip, part) @ texts.T for part in pixels_b3hw.split(64)])
 
 
-def noun_score(
-    clip: Any,
-    tokenizer: Any,
-    items: Sequence[Composition],
-    nouns: Sequence[str] = tuple(NOUNS),
-) -> float:
-    """Return the share of the compositions whose class noun the judge names among `nouns`."""
-    shown = [item for item in items if item.facts.noun in nouns]
-    named = classify(clip, tokenizer, stack(shown), nouns)
-    return sum(a == i.facts.noun for a, i in zip(named, shown, strict=True)) / len(shown)
+def noun_score(clip: Any, tokenizer: Any, items: Sequence[Composition]) -> float:
+    """Return the share of the compositions whose class noun the judge names."""
+    named = noun_logits(clip, tokenizer, stack(items)).argmax(dim=1).tolist()
+    nouns = tuple(NOUNS)
+    return sum(nouns[n] in i.facts.nouns for n, i in zip(named, items, strict=True)) / len(items)
 
 
 def open_trained(work: Path) -> Any:

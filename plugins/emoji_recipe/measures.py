@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth_plugins.base_emoji import clip
-from dreambooth_plugins.base_emoji.nouns import COLOURS
+from emoji_recipe import clip
+from emoji_recipe.nouns import COLOURS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-from typing import TYPE_CHECKING
-
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from dreambooth_plugins.base_emoji import clip, subjects, vae
-from dreambooth_plugins.base_emoji.measures import border_colour, nearest_colour
-from dreambooth_plugins.base_emoji.nouns import COLOURS, NOUNS, SUBJECTS
-from dreambooth_plugins.base_emoji.settings import RecipeSettings
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from emoji_recipe import autoencoder, clip, subjects
+from emoji_recipe.measures import border_colour, nearest_colour
+from emoji_recipe.nouns import COLOURS, NOUNS, SUBJECTS
+from emoji_recipe.settings import RecipeSettings
 
 
-def write_fluent(folder: Path) -> None:
-    package, version = subjects.FLUENT
-    name = f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
-    with tarfile.open(folder / name, "w:gz") as archive:
-        for code in SUBJECTS.values():
-            data = io.BytesIO()
-            drawing = Image.new("RGBA", (256, 256))
-            drawing.paste((250, 120, 20, 255), (64, 64, 192, 192))
-            drawing.save(data, "WEBP", lossless=True)
-            info = tarfile.TarInfo(f"package/assets/{code}.webp")
-            info.size = data.tell()
-            data.seek(0)
-            archive.addfile(info, data)
-
-
-def test_a_subject_is_shown_five_times_on_backgrounds_that_are_named(tmp_path):
-    write_fluent(tmp_path)
-    settings = RecipeSettings(npm=tmp_path)
+def test_a_subject_is_shown_five_times_on_backgrounds_that_are_named(npm):
+    settings = RecipeSettings(npm=npm)
     pictures, colours = subjects.instance_pictures(settings, "fox")
     assert len(set(colours)) == len(pictures) == subjects.PICTURES
     for picture, colour in zip(pictures, colours, strict=True):
-        pixels = vae.to_float(vae.to_tensor([picture]))[0]
+        pixels = autoencoder.to_float(autoencoder.stacked([np.asarray(picture)]))[0]
         assert nearest_colour(border_colour(pixels)) == colour
     again, _ = subjects.instance_pictures(settings, "fox")
     assert [p.tobytes() for p in again] == [p.tobytes() for p in pictures]
@@ -60,9 +37,9 @@ def test_figures_are_shares_of_the_way_from_the_base_to_the_real_pictures(monkey
 
     def flat(red, green, count=4):
         colour = torch.tensor([red, green, 0.0]).view(1, 3, 1, 1) * 2 - 1
-        return colour.expand(count, 3, 64, 64).contiguous()
+        return colour.expand(count, 3, 128, 128).contiguous()
 
-    blue = (torch.tensor(COLOURS["blue"]) / 127.5 - 1).view(1, 3, 1, 1).expand(4, 3, 64, 64)
+    blue = (torch.tensor(COLOURS["blue"]) / 127.5 - 1).view(1, 3, 1, 1).expand(4, 3, 128, 128)
     drawn = {
         "instances": flat(1, 0),
         "base": flat(0, 1),

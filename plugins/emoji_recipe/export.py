@@ -9,9 +9,13 @@ import diffusers
 import torch
 
 from dreambooth.engine.random import generator
+from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
-from dreambooth_plugins.base_emoji import clip, vae
 from dreambooth_plugins.model.saving import file_key, save_tokenizer, save_weights
+from emoji_recipe import autoencoder, clip, denoiser
+from emoji_recipe.grounds import EDGE
+from emoji_recipe.objectives import Diffusion, objective
+from emoji_recipe.words import open_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,41 +23,26 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+    from emoji_recipe.settings import RecipeSettings
 
-PIPELINE, JUDGE = "emoji-64", "emoji-64-clip"
-
-
-def noise_scheduler() -> Any:
-    """Return Stable Diffusion's schedule, with DDIM as the solver a loader finds."""
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+PIPELINE, JUDGE = "emoji-128", "emoji-128-clip"
 
 
-def pipeline(autoencoder: Any, unet: Any, text: Any, tokenizer: Any) -> Any:
-    """Return the parts as a quiet `StableDiffusionPipeline`."""
-    from diffusers import StableDiffusionPipeline
+def run(settings: RecipeSettings) -> None:
+    """Stage `export`: write the averaged weights of the denoiser's state as folders.
 
-    pipe = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=text.eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=noise_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    Raises:
+        JobError: the settings' network and objective are not Stable Diffusion's.
+    """
+    chosen = settings.denoiser
+    aim = objective(chosen.objective, chosen.min_snr_gamma)
+    if chosen.network != "unet" or not isinstance(aim, Diffusion):
+        raise JobError(
+            f"a {chosen.network} that predicts {chosen.objective} is no Stable Diffusion pipeline",
+            "Export is for denoiser.network unet with objective epsilon or v_prediction.",
+        )
+    network, text = denoiser.averaged(settings)
+    write(settings, network, text, open_tokenizer(settings), aim.solver())
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -68,7 +57,8 @@ def open_pipeline(folder: Path) -> Any:
 
 @torch.no_grad()
 def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: str) -> Tensor:
-    """Return one picture a prompt, [B, 3, 64, 64] in [-1, 1]; noise by (seed, stream, place)."""
+    """Return one picture a prompt, [B, 3, H, W] in [-1, 1]; noise by (seed, stream, place)."""
+    edge = pipe.unet.config.sample_size * pipe.vae_scale_factor
     made = []
     for first in range(0, len(prompts), 64):
         part = list(prompts[first : first + 64])
@@ -77,8 +67,8 @@ def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: 
             part,
             num_inference_steps=settings.check.steps,
             guidance_scale=settings.check.guidance,
-            height=64,
-            width=64,
+            height=edge,
+            width=edge,
             generator=draws,
             output_type="pt",
         ).images
@@ -86,9 +76,10 @@ def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: 
     return torch.cat(made).float()
 
 
-def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any) -> None:
-    """Write `out/emoji-64` and `out/emoji-64-clip` as fp16 safetensors."""
-    parts = {"vae": vae.open_trained(settings.work), "unet": unet, "text_encoder": text}
+def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any, scheduler: Any) -> None:
+    """Write `out/emoji-128` and `out/emoji-128-clip` as fp16 safetensors."""
+    vae = autoencoder.open_trained(settings.work)
+    parts = {"vae": vae, "unet": unet, "text_encoder": text}
     with new_folder(settings.out / PIPELINE) as beside:
         for part, module in parts.items():
             (beside / part).mkdir()
@@ -97,7 +88,6 @@ def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any) -> Non
             save_weights(beside / part, part, half)
             write_json(beside / part / "config.json", plain_config(module))
         save_tokenizer(tokenizer, beside / "tokenizer")
-        scheduler = noise_scheduler()
         scheduler.save_pretrained(beside / "scheduler")
         write_json(beside / "model_index.json", model_index())
     write_judge(settings.out / JUDGE, clip.open_trained(settings.work), tokenizer)
@@ -149,13 +139,13 @@ def model_index() -> dict[str, Any]:
 
 
 def preprocessor() -> dict[str, Any]:
-    """Return the judge's image processor: 64 pixels, values to [-1, 1]."""
+    """Return the judge's image processor: 128 pixels, values to [-1, 1]."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": 64},
+        "size": {"shortest_edge": EDGE},
         "do_center_crop": True,
-        "crop_size": {"height": 64, "width": 64},
+        "crop_size": {"height": EDGE, "width": EDGE},
         "do_rescale": True,
         "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5],

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import tarfile
 import time
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.random import numpy_generator
 from dreambooth.files import write_text, write_with
-from dreambooth_plugins.base_emoji import backgrounds, export, vae
-from dreambooth_plugins.base_emoji.compose import EDGE, paste
-from dreambooth_plugins.base_emoji.measures import (
+from emoji_recipe import autoencoder, export, grounds
+from emoji_recipe.compose import paste
+from emoji_recipe.drawings import subject
+from emoji_recipe.grounds import EDGE
+from emoji_recipe.measures import (
     border_colour,
     likeness,
     nearest_colour,
     spread,
 )
-from dreambooth_plugins.base_emoji.nouns import COLOURS, SUBJECTS, with_article
-from dreambooth_plugins.base_emoji.sprites import fetch
+from emoji_recipe.nouns import COLOURS, with_article
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dreambooth_plugins.base_emoji.settings import RecipeSettings
+    from emoji_recipe.settings import RecipeSettings
 
     Drawn = dict[str, Tensor]
 
-FLUENT = ("@lobehub/fluent-emoji-3d", "1.1.0")
-"""Fluent Emoji, 3D style (Microsoft, MIT)."""
 PICTURES = 5
 SAMPLES = 16
 COLUMNS, LABEL, SHOWN = 10, 270, 88
@@ -43,20 +41,18 @@ IDENTIFIER = "ohwx"
 
 
 def instance_pictures(settings: RecipeSettings, noun: str) -> tuple[list[Image.Image], list[str]]:
-    """Return a subject's five pictures, RGB 64 x 64, and the colours of their backgrounds."""
-    package, version = FLUENT
-    with tarfile.open(fetch(package, version, settings.packages)) as archive:
-        file = archive.extractfile(f"package/assets/{SUBJECTS[noun]}.webp")
-        drawing = Image.open(BytesIO(file.read() if file else b"")).convert("RGBA")
+    """Return a subject's five pictures, RGB 128 x 128, and the colours of their grounds."""
+    drawing = subject(settings.packages, noun)
     rng = numpy_generator(settings.seed, "subject", *noun.encode())
     colours = [tuple(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:PICTURES]]
     pictures = []
     for colour in colours:
-        canvas = backgrounds.draw("solid", (colour,), rng)
+        canvas = grounds.draw("solid", (colour,), rng)
         edge = round(EDGE * rng.uniform(0.6, 0.9))
         left, top = (int(x) for x in rng.integers(0, EDGE - edge + 1, 2))
-        paste(canvas, drawing.convert("RGBa"), (left, top, edge))
-        pictures.append(Image.fromarray(canvas))
+        layer = drawing.resize((edge, edge), Image.Resampling.LANCZOS)
+        paste(canvas, np.asarray(layer, dtype=np.float32), (left, top, edge))
+        pictures.append(Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)))
     return pictures, colours
 
 
@@ -138,13 +134,14 @@ def measure(settings: RecipeSettings, judge: Any, noun: str) -> tuple[dict[str, 
     def draw(folder: Path, prompts: list[str], stream: str) -> Tensor:
         return export.sample(export.open_pipeline(folder), prompts, settings, stream)
 
+    real = autoencoder.to_float(autoencoder.stacked([np.asarray(p) for p in pictures]))
     with TemporaryDirectory() as name:
         began = time.monotonic()
         tuned = train(settings, noun, Path(name), prior=True)
         seconds = time.monotonic() - began
         bare = train(settings, noun, Path(name), prior=False)
         drawn = {
-            "instances": vae.to_float(vae.to_tensor(pictures)),
+            "instances": real,
             "base": draw(settings.out / export.PIPELINE, plain, "class"),
             "itself": draw(tuned, [named] * SAMPLES, "itself"),
             "before": draw(settings.out / export.PIPELINE, asked, "placed"),
