@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from PIL import Image
 from transformers import CLIPModel
 
 import dreambooth
-import dreambooth_plugins.base_emoji as base_emoji
 from dreambooth import Job
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
@@ -34,9 +34,10 @@ from dreambooth.engine.samples import evaluating
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import train_step
 from dreambooth.run_folder import RunFolder
-from dreambooth_plugins.base_emoji import clip, export, vae
-from dreambooth_plugins.base_emoji.measures import likeness, spread
-from dreambooth_plugins.base_emoji.nouns import with_article
+from emoji_recipe import autoencoder, clip
+from emoji_recipe.measures import likeness, spread
+from emoji_recipe.nouns import with_article
+from emoji_recipe.settings import BASES
 
 NOUN, WORD = "octopus", "ohwx"
 CLASS = f"a photo of {with_article(NOUN)}"
@@ -117,7 +118,7 @@ def make_job(work: Path, policy: Policy, steps: int, seed: int) -> Job:
     return Job(
         name="run",
         output=work,
-        model={"kind": "stable_diffusion", "source": f"builtin:{export.PIPELINE}"},
+        model={"kind": "stable_diffusion", "source": "builtin:emoji-64"},
         subject={"identifier": WORD, "class_noun": NOUN},
         data={"kind": "folder", "path": PICTURES, "resolution": SIDE},
         prior={"kind": "generated", "prompt": CLASS, "count": 40, "batch_size": 20},
@@ -200,7 +201,7 @@ def instances() -> torch.Tensor:
     """Return the example's pictures [5, 3, SIDE, SIDE] in [-1, 1], at the size they train at."""
     shown = [Image.open(file).convert("RGB") for file in sorted(PICTURES.glob("*.png"))]
     small = [image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in shown]
-    return vae.to_float(vae.to_tensor(small))
+    return autoencoder.to_float(autoencoder.stacked([np.asarray(p) for p in small]))
 
 
 def main(
@@ -209,7 +210,7 @@ def main(
     only: Annotated[str, typer.Option(help="Policies whose name holds this.")] = "",
 ) -> None:
     """Print one markdown table."""
-    judge = CLIPModel.from_pretrained(Path(base_emoji.__file__).parent / export.JUDGE).eval()
+    judge = CLIPModel.from_pretrained(BASES / "emoji-64-clip").eval()
     chosen = [policy for policy in POLICIES if only in policy.name]
     with tempfile.TemporaryDirectory() as name:
         with opened(make_job(Path(name), POLICIES[0], steps, seed)) as s:
