@@ -1,8 +1,9 @@
 """Train the embedded base model from openly licensed drawings.
 
-    python -m emoji_recipe [--stage data|autoencoder|clip|denoiser|export|check] [--minutes N]
+    python -m emoji_recipe [--stage NAME] [--minutes N]
 
 Every stage goes on from where it stopped, to the bit; without `--stage` all of them run in order.
+`pack` and `unpack` carry a training to another machine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from dreambooth.errors import JobError, UserError
-from emoji_recipe.settings import BASES, STAGES, RecipeSettings
+from emoji_recipe.settings import BASES, HANDOVER, STAGES, RecipeSettings
 
 TRAINED = ("autoencoder", "clip", "denoiser")
 
@@ -25,6 +26,10 @@ def run_stage(name: str, settings: RecipeSettings, minutes: float | None) -> boo
     import torch
 
     torch.set_num_threads(settings.threads)
+    if name in HANDOVER:
+        handover = importlib.import_module("emoji_recipe.handover")
+        getattr(handover, name)(settings)
+        return True
     module = importlib.import_module(f"emoji_recipe.{'words' if name == 'data' else name}")
     if name in TRAINED:
         done: bool = module.train(settings, minutes)
@@ -50,7 +55,10 @@ def build_settings(values: dict[str, Any], config: Path | None) -> RecipeSetting
 
 
 def main(
-    stage: Annotated[str | None, typer.Option(help="|".join(STAGES) + "; without it: all")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="|".join((*STAGES, *HANDOVER)) + "; without it: all but the last two"),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Save and leave after this long; the next call goes on from there."),
@@ -64,8 +72,9 @@ def main(
 ) -> None:
     """Train the embedded base model."""
     try:
-        if stage is not None and stage not in STAGES:
-            raise JobError(f"no stage {stage!r}", f"Stages: {', '.join(STAGES)}.")
+        if stage is not None and stage not in (*STAGES, *HANDOVER):
+            told = ", ".join((*STAGES, *HANDOVER))
+            raise JobError(f"no stage {stage!r}", f"Stages: {told}.")
         values = {"work": work, "npm": npm, "out": out, "seed": seed, "threads": threads}
         settings = build_settings(values, config)
         for name in [stage] if stage else STAGES:

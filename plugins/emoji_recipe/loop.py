@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WARM_UP = 40
 STATE = "state.safetensors"
+BEGUN = "begun.safetensors"
+"""Packed weights of a training that began elsewhere; used where there is no state."""
 
 
 class EMA:
@@ -76,9 +78,12 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn
             yield f"{prefix}.{name}", param
 
 
-def rate_factor(step: int, total: int, decay_share: float) -> float:
-    """Return the learning rate's factor: linear warm-up, constant, linear decay to 1 %."""
-    warm = min(1.0, (step + 1) / WARM_UP)
+def rate_factor(step: int, total: int, decay_share: float, begun: int = 0) -> float:
+    """Return the learning rate's factor: linear warm-up, constant, linear decay to 1 %.
+
+    `begun` is the step the moments are fresh at: 0, or where a packed training went on.
+    """
+    warm = min(1.0, (step - begun + 1) / WARM_UP)
     left = (total - step) / max(1.0, decay_share * total)
     return warm * max(0.01, min(1.0, left))
 
@@ -131,9 +136,10 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
     Raises:
         RunError: the state was trained with other settings.
     """
-    path = settings.work / stage.name / STATE
-    if not path.is_file():
-        return {"step": 0, "cpu_seconds": 0.0}
+    path, begun = (settings.work / stage.name / name for name in (STATE, BEGUN))
+    if not path.is_file() and not begun.is_file():
+        return {"step": 0, "cpu_seconds": 0.0, "begun": 0}
+    path = path if path.is_file() else begun
     with safe_open(path, "pt") as file:
         numbers: dict[str, Any] = json.loads(file.metadata()["numbers"])
     now, then = fixed_settings(stage, settings), numbers.pop("settings")
@@ -144,6 +150,11 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
             f"{path} was trained with other settings: {told}",
             "Use another --work folder, or the settings it was begun with.",
         )
+    if path == begun:
+        from emoji_recipe import handover
+
+        handover.begin(stage, path)
+        return numbers | {"begun": numbers["step"]}
     restore(stage, load_file(path))
     return numbers
 
@@ -194,7 +205,7 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
     pace = Pace(stage.name, numbers, total)
     with Interruption() as interruption:
         while numbers["step"] < total and not interruption.asked and not pace.over(minutes):
-            scalars = train_step(stage, numbers["step"], total)
+            scalars = train_step(stage, numbers["step"], total, numbers.get("begun", 0))
             numbers["step"] += 1
             if line := pace.due():
                 for name, value in scalars.items():
@@ -256,9 +267,9 @@ class Pace:
         return True
 
 
-def train_step(stage: Stage, step: int, total: int) -> dict[str, Tensor]:
+def train_step(stage: Stage, step: int, total: int, begun: int = 0) -> dict[str, Tensor]:
     """Take one step: rates, forward, backward, clipping, update, average."""
-    factor = rate_factor(step, total, stage.options.decay_share)
+    factor = rate_factor(step, total, stage.options.decay_share, begun)
     for optimizer in stage.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor

@@ -11,6 +11,7 @@ from emoji_recipe.nouns import SUBJECTS
 
 BASES = Path(__file__).parents[1] / "dreambooth_plugins" / "base_emoji"
 STAGES = ("data", "autoencoder", "clip", "denoiser", "export", "check")
+HANDOVER = ("pack", "unpack")
 
 
 class Section(BaseModel):
@@ -128,6 +129,8 @@ class RecipeSettings(Section):
     """Folder with the package's `.tgz` file; it is fetched with `npm pack` if missing."""
     out: Path = BASES
     """Where `emoji-128/` and `emoji-128-clip/` are written."""
+    packed: Path = Path(__file__).parent / "trained"
+    """Where `pack` keeps what a training needs to go on elsewhere."""
     seed: int = 0
     threads: int = Field(1, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

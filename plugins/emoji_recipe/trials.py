@@ -182,7 +182,11 @@ def _drawn(
 
 
 def judge(settings: RecipeSettings, arms: list[str], folder: Path) -> None:
-    """Print how often the companion CLIP names what was asked for, by arm."""
+    """Print how often the companion CLIP names what was asked for, by arm, and by what margin.
+
+    The margin is the mean cosine of a picture with its noun's sentence over its mean with all
+    nouns': short trials differ in it before they differ in hits.
+    """
     from transformers import CLIPModel, CLIPTokenizer
 
     from emoji_recipe.clip import noun_logits
@@ -192,10 +196,14 @@ def judge(settings: RecipeSettings, arms: list[str], folder: Path) -> None:
     for arm in arms:
         figures = json.loads((settings.work / arm / "figures.json").read_text())
         pictures = load_file(settings.work / arm / "pictures.safetensors")["pictures"]
-        named = noun_logits(clip, tokenizer, pictures).argmax(dim=1).tolist()
-        asked = figures.pop("nouns")
-        hits = [tuple(NOUNS)[n] == noun for n, noun in zip(named, asked, strict=True)]
-        print(arm, figures | {"noun_right": round(sum(hits) / len(hits), 3)}, flush=True)
+        logits = noun_logits(clip, tokenizer, pictures)
+        asked = torch.tensor([tuple(NOUNS).index(noun) for noun in figures.pop("nouns")])
+        right = (logits.argmax(dim=1) == asked).float().mean().item()
+        own = logits.gather(1, asked[:, None])[:, 0]
+        margin = (own - logits.mean(dim=1)).mean().item()
+        print(
+            arm, figures | {"noun_right": round(right, 3), "margin": round(margin, 4)}, flush=True
+        )
 
 
 def main(

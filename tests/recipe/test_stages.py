@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from conftest import SMALL
 from dreambooth.errors import JobError, RunError
-from emoji_recipe import autoencoder, clip, denoiser, export, loop, words
+from emoji_recipe import autoencoder, clip, denoiser, export, handover, loop, words
 from emoji_recipe.settings import RecipeSettings
 
 STAGES = {"autoencoder": autoencoder, "clip": clip, "denoiser": denoiser}
@@ -131,6 +131,26 @@ def test_exported_folder_draws_what_the_recipe_draws(trained: RecipeSettings) ->
     # Weights are written in half precision.
     assert (there - here).abs().mean() < 0.02
     assert (there - there.flip(0)).abs().mean() > 0.02
+
+
+def test_packed_training_goes_on_elsewhere_from_its_average(
+    trained: RecipeSettings, tmp_path: Path
+) -> None:
+    there = trained.model_copy(update={"packed": tmp_path / "packed"})
+    handover.pack(there)
+    longer = trained.denoiser.model_copy(update={"steps": 8})
+    here = there.model_copy(update={"work": tmp_path / "work", "denoiser": longer})
+    handover.unpack(here)
+    assert not (here.work / "denoiser" / loop.STATE).exists()
+    stage = denoiser.stage(here)
+    numbers = loop.load(stage, here)
+    assert (numbers["step"], numbers["begun"]) == (6, 6)
+    average = {n: v for n, v in state(trained.work, "denoiser").items() if n.startswith("ema.")}
+    for name, param in loop.named_parameters(stage.modules):
+        assert torch.equal(param, average[f"ema.{name}"].half().float())
+    assert denoiser.train(here)
+    with pytest.raises(RunError, match="nowhere is not there"):
+        handover.unpack(here.model_copy(update={"packed": tmp_path / "nowhere"}))
 
 
 def test_a_flow_is_not_exported_as_stable_diffusion(trained: RecipeSettings) -> None:
