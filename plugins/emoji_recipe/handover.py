@@ -2,9 +2,8 @@
 
 A work folder's state (weights, average, moments, all in fp32) is large and stays where it is.
 Packed are, in half precision: the tokenizer, the finished autoencoder and CLIP, and the denoiser's
-averaged weights with their step. Unpacked into an empty work folder, the denoiser goes on from that
-step with the average as its weights, fresh moments and a warm-up: not to the bit, as a resumed state
-does.
+averaged weights with their step. Unpacked into an empty folder, the denoiser goes on from that step
+with the average as its weights, fresh moments and a warm-up: not to the bit, as a resumed state.
 """
 
 from __future__ import annotations
