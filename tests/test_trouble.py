@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.engine import checkpoint, events, stopping
+from dreambooth import process
+from dreambooth.engine import checkpoint, events
 from dreambooth.engine.loop import run
 from dreambooth.errors import Interrupted, JobError, RunError
 from test_run import Listening, StopAfter, assert_equal_weights, cut, lines, weights
@@ -238,7 +239,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monke
     def second(tensors, path):
         save_file(tensors, path)
         if "step-000003" in str(path):
-            time.sleep(stopping.SAME_REQUEST)
+            time.sleep(process.SAME_REQUEST)
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
