@@ -34,7 +34,7 @@ def tiny_folder(*, build: bool) -> Path:
 
     folder = cache_root() / "models" / f"tiny-{_digest(CONFIGS / TINY)}"
     if not folder.is_dir():
-        with new_folder(folder) as beside:
+        with new_folder(folder, once=True) as beside:
             build_tiny(CONFIGS / TINY, beside)
     return folder
 
