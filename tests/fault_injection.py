@@ -8,6 +8,7 @@ printed, then its exit status (negative: signal). Signals that come before a lif
 slow: every tensor file takes so long, written in two halves; syncs take a quarter of it.
 die_at: SIGKILL half-way through the N-th tensor file whose path holds the word (from 1), or, for
 the word `rename`, just before the N-th folder that is whole gets its name.
+windows: take away what Windows lacks first (see `fake_windows`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import safetensors.torch
@@ -67,14 +69,19 @@ class Faults:
         Path.rename = deadly_rename
 
 
-def live(args, env, **faults):
+def live(args, env, windows=False, **faults):
     """Run the command line once; never returns."""
     os.environ.update(env)
+    if windows:
+        from fake_windows import become_windows
+
+        become_windows()
     Faults(**faults).install()
     from dreambooth.cli import main
 
-    # Whoever runs the tests in the background ignores it.
+    # Whoever runs the tests in the background, or under nohup, ignores them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["dbt", *args]
     sys.stdout = open(env["OUTPUT"], "w")
     sys.stderr = sys.stdout
@@ -108,6 +115,7 @@ def serve():
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 
+    import dreambooth.cli.progress  # noqa: F401
     from dreambooth.process import hold
 
     for job in sys.argv[1:]:
@@ -118,9 +126,13 @@ def serve():
         if pid == 0:
             try:
                 live(**json.loads(line))
-            finally:
+            except SystemExit as ended:
                 sys.stdout.flush()
-                os._exit(getattr(sys.exc_info()[1], "code", 1) or 0)
+                os._exit(ended.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         hold(False)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +33,10 @@ class Lives:
         )  # fmt: skip
 
     def run(self, args, cache, kill_after=None, signals=(), **faults) -> tuple[int, str]:
-        """Live once; return the exit status and what was said. `signals`: (seconds, number)s."""
+        """Live once; return the exit status and what was said.
+
+        `signals` are (seconds, number) pairs; `sent` holds the numbers that found it alive.
+        """
         env = {"DREAMBOOTH_CACHE": str(cache), "OUTPUT": str(self._output)}
         line = {"args": list(map(str, args)), "env": env, **faults}
         self._zygote.stdin.write(json.dumps(line) + "\n")
@@ -40,13 +44,19 @@ class Lives:
         pid = int(self._zygote.stdout.readline())
         if kill_after is not None:
             signals = [(kill_after, signal.SIGKILL)]
-        timers = [threading.Timer(after, os.kill, (pid, number)) for after, number in signals]
+        self.sent = []
+        timers = [threading.Timer(after, self._send, (pid, number)) for after, number in signals]
         for timer in timers:
             timer.start()
         status = int(self._zygote.stdout.readline())
         for timer in timers:
             timer.cancel()
         return status, self._output.read_text() if self._output.exists() else ""
+
+    def _send(self, pid, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            self.sent.append(number)
 
     def close(self) -> None:
         self._zygote.stdin.close()
