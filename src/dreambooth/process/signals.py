@@ -7,11 +7,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
 
 SAME_REQUEST = 0.5
 """Seconds within which signals count as one: a terminal and a scheduler may both send one."""
@@ -97,6 +97,8 @@ class Signals:
 
 class _Teller(threading.Thread):
     def __init__(self, tell: Callable[[int], str]) -> None:
+        from queue import SimpleQueue
+
         super().__init__(name="signals", daemon=True)
         self.asked: SimpleQueue[int] = SimpleQueue()
         self._line = tell
@@ -160,6 +162,8 @@ def _may_take(handler: Any, always: bool) -> bool:
 @contextmanager
 def noting(*extra: str) -> Iterator[SimpleQueue[int]]:
     """Put the numbers of signals that come within the block into a queue; ignored ones stay so."""
+    from queue import SimpleQueue
+
     came: SimpleQueue[int] = SimpleQueue()
     taken = {
         n: handler

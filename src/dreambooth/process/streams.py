@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import select
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,6 +57,8 @@ def _has_room(file: int) -> bool:
     """Wait until a stream can be written; False where nobody reads it and a stop was asked for."""
     if sys.platform == "win32":  # select knows sockets only
         return True
+    import select
+
     while not select.select([], [file], [], PATIENCE)[1]:
         if asked_to_stop():
             return False
