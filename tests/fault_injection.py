@@ -1,12 +1,14 @@
 """The command line on a disk that is slow or deadly, many lives a process.
 
-`python fault_injection.py` imports what is heavy once, then reads lines of JSON from stdin:
-{"args": [...], "env": {...}, "slow": SECONDS, "die_at": "WORD:N"}. Each is one life of `dbt ARGS`
-in a process of its own, forked; its number is printed, then its exit status (negative: signal).
+`python fault_injection.py [JOB]` imports what is heavy once (and opens a job, which imports the
+rest), then reads lines of JSON from stdin: {"args": [...], "env": {...}, "slow": SECONDS,
+"die_at": "WORD:N"}. Each is one life of `dbt ARGS` in a process of its own, forked; its number is
+printed, then its exit status (negative: signal). Signals that come before a life listens wait.
 
 slow: every tensor file takes so long, written in two halves; syncs take a quarter of it.
 die_at: SIGKILL half-way through the N-th tensor file whose path holds the word (from 1), or, for
 the word `rename`, just before the N-th folder that is whole gets its name.
+windows: take away what Windows lacks first (see `fake_windows`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import safetensors.torch
@@ -66,16 +69,45 @@ class Faults:
         Path.rename = deadly_rename
 
 
-def live(args, env, **faults):
+def live(args, env, windows=False, **faults):
     """Run the command line once; never returns."""
     os.environ.update(env)
+    if windows:
+        from fake_windows import become_windows
+
+        become_windows()
     Faults(**faults).install()
     from dreambooth.cli import main
 
+    # Whoever runs the tests in the background, or under nohup, ignores them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["dbt", *args]
     sys.stdout = open(env["OUTPUT"], "w")
     sys.stderr = sys.stdout
     main()
+
+
+def warm_up(path):
+    """Open a job as a run does, up to its first step: in one thread, without a backward pass."""
+    import torch
+
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.engine.devices import open_devices
+    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.reporting import Quiet
+    from dreambooth.engine.session import open_session
+    from dreambooth.jobfile import load_job
+
+    torch.set_num_threads(1)
+    import dreambooth.engine.loop  # noqa: F401
+
+    job = load_job(path)
+    with open_devices(job.train) as devices:
+        precision = Precision("fp32", devices.device)
+        folder = job.folder.with_name("warm")
+        ctx = EngineContext(job, devices.device, precision, folder, Quiet(), devices)
+        open_session(ctx, job.data.scan(ctx))
 
 
 def serve():
@@ -83,14 +115,25 @@ def serve():
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 
+    import dreambooth.cli.progress  # noqa: F401
+    from dreambooth.process import hold
+
+    for job in sys.argv[1:]:
+        warm_up(Path(job))
     for line in sys.stdin:
+        hold(True)
         pid = os.fork()
         if pid == 0:
             try:
                 live(**json.loads(line))
-            finally:
+            except SystemExit as ended:
                 sys.stdout.flush()
-                os._exit(getattr(sys.exc_info()[1], "code", 1) or 0)
+                os._exit(ended.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        hold(False)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

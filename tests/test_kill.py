@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,30 +23,40 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forke
 class Lives:
     """Runs `dbt` again and again in a zygote (see `fault_injection`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *jobs: Path) -> None:
         self._output = folder / "output.txt"
         script = Path(__file__).with_name("fault_injection.py")
         env = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         self._zygote = subprocess.Popen(
-            [sys.executable, str(script)],
+            [sys.executable, str(script), *map(str, jobs)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
 
-    def run(self, args, cache, kill_after=None, **faults) -> tuple[int, str]:
-        """Live once; return the exit status and what was said."""
+    def run(self, args, cache, kill_after=None, signals=(), **faults) -> tuple[int, str]:
+        """Live once; return the exit status and what was said.
+
+        `signals` are (seconds, number) pairs; `sent` holds the numbers that found it alive.
+        """
         env = {"DREAMBOOTH_CACHE": str(cache), "OUTPUT": str(self._output)}
         line = {"args": list(map(str, args)), "env": env, **faults}
         self._zygote.stdin.write(json.dumps(line) + "\n")
         self._zygote.stdin.flush()
         pid = int(self._zygote.stdout.readline())
-        timer = None
         if kill_after is not None:
-            timer = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL))
+            signals = [(kill_after, signal.SIGKILL)]
+        self.sent = []
+        timers = [threading.Timer(after, self._send, (pid, number)) for after, number in signals]
+        for timer in timers:
             timer.start()
         status = int(self._zygote.stdout.readline())
-        if timer is not None:
+        for timer in timers:
             timer.cancel()
         return status, self._output.read_text() if self._output.exists() else ""
+
+    def _send(self, pid, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            self.sent.append(number)
 
     def close(self) -> None:
         self._zygote.stdin.close()

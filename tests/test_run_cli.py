@@ -117,6 +117,30 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(dbt, job_file, tmp_path,
     assert rest.returncode == 0
 
 
+@pytest.mark.parametrize("reader", ["tee log", "head -n 3"])
+def test_ctrl_c_saves_where_the_reader_of_the_output_has_gone(job_file, tmp_path, reader):
+    path = job_file(train={"steps": 5000})
+    line = f"{sys.executable} -m dreambooth run {path} 2>&1 | {reader}; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        ["bash", "-c", f"trap : INT; {line}"],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=free_to_interrupt,
+        process_group=0,
+    ) as process:
+        deadline = time.monotonic() + 120
+        metrics = tmp_path / "runs/small/metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the reader ends, too
+        assert process.wait(timeout=120) == 130
+    [checkpoint] = (tmp_path / "runs/small/checkpoints").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3
+
+
 def test_ctrl_c_before_training_keeps_what_is_done_and_says_so(job_file, tmp_path):
     path = job_file(prior={"count": 4000, "batch_size": 2})
     env = {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1", "DREAMBOOTH_CACHE": str(tmp_path / "c")}

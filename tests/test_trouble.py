@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.engine import checkpoint, events, stopping
+from dreambooth import process
+from dreambooth.engine import checkpoint, events
 from dreambooth.engine.loop import run
 from dreambooth.errors import Interrupted, JobError, RunError
 from test_run import Listening, StopAfter, assert_equal_weights, cut, lines, weights
@@ -224,6 +225,15 @@ def test_a_changed_picture_meets_no_stale_latents(small_job, pictures):
     assert lines(first.folder) != lines(second.folder)
 
 
+@pytest.fixture
+def interruptible():
+    """Take SIGINT as a program in the foreground does: whoever runs the tests may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monkeypatch):
     options = {"train": {"steps": 6}, "checkpoints": {"every": 2}}
     straight = run(small_job(name="straight", **options))
@@ -238,7 +248,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monke
     def second(tensors, path):
         save_file(tensors, path)
         if "step-000003" in str(path):
-            time.sleep(stopping.SAME_REQUEST)
+            time.sleep(process.SAME_REQUEST)
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -253,6 +263,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monke
     assert_equal_weights(weights(straight.folder), weights(result.folder))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_signals_that_come_together_are_one_request(small_job, monkeypatch):
     after_step = events.Events.after_step
 

@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,20 @@ def disk_is_full(error: OSError) -> bool:
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-_BESIDE = re.compile(r"^\..+\.\d+(\.\w+)?$")
-"""Names of what is being written: `.stem.PID.suffix` files, `.name.PID.new` and `.old` folders."""
+_BESIDE = re.compile(r"^\..+\.(\d+|[A-Za-z0-9-]*-\d+-[0-9a-f]{8})(\.\w+)?$")
+"""Names of what is being written: `.stem.TOKEN.suffix` files, `.name.TOKEN.new` and `.old` folders;
+once a token was the bare number of a process."""
+
+
+def token() -> str:
+    """Return what no other writer has in a temporary name.
+
+    Machines and containers that share a folder may have equal process numbers.
+    """
+    import socket
+
+    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:24]
+    return f"{host}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:
@@ -50,12 +62,14 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
     """
     limit = time.time() - older_than
     for path in sorted(folder.rglob(".*")):
-        if not _BESIDE.match(path.name) or not path.exists() or path.stat().st_mtime > limit:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        # Where others write, or sweep too, anything may be gone a moment later.
+        with suppress(FileNotFoundError):
+            if not _BESIDE.match(path.name) or path.stat().st_mtime > limit:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -106,23 +120,65 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's (or a folder's) content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Bring a file's (or, where that can be done, a folder's) content to the disk."""
+    folder = path.is_dir()
+    if sys.platform == "win32":
+        if folder:
+            return
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # read only cannot be synced
+    else:
+        handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
+            raise  # some file systems sync files only
     finally:
         os.close(handle)
+
+
+def rename(path: Path, dest: Path) -> None:
+    """Rename a file, in the place of what is there, or a folder.
+
+    Windows refuses while somebody has it open, as a virus scanner may for a moment.
+    """
+    move = path.rename if path.is_dir() else path.replace
+    for seconds in (0.05, 0.1, 0.2, 0.4, 0.8) if sys.platform == "win32" else ():
+        try:
+            move(dest)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    move(dest)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder (or a link to one) that is not needed any more, as far as that can be done.
+
+    It loses its name first, so that no half of it is taken for the whole. What somebody has open
+    and the system keeps for that is swept away later.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
+    aside = path.with_name(f".{path.name}.{token()}.gone")
+    try:
+        path.replace(aside)
+    except OSError:
+        aside = path
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, bring it to disk, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept, since some writers choose the format by it.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    beside = path.with_name(f".{path.stem}.{token()}{path.suffix}")
     try:
         write(beside)
         sync(beside)
-        beside.replace(path)
+        rename(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -149,23 +205,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(dest: Path) -> Iterator[Path]:
+def new_folder(dest: Path, *, once: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `dest` that takes its place when the block ends well.
 
-    What stood at `dest` before stays untouched until the new folder is whole and on disk.
+    What stood at `dest` before stays untouched until the new folder is whole and on disk. Where
+    another process puts one there meanwhile, that one stays and ours is let go; with `once`, for
+    content that can only be the same, also where it did so before us.
     """
     dest.parent.mkdir(parents=True, exist_ok=True)
-    beside = dest.with_name(f".{dest.name}.{os.getpid()}.new")
-    shutil.rmtree(beside, ignore_errors=True)
+    mine = token()
+    beside = dest.with_name(f".{dest.name}.{mine}.new")
     beside.mkdir()
     try:
         yield beside
         for file in beside.rglob("*"):
             sync(file)
-        old = dest.with_name(f".{dest.name}.{os.getpid()}.old")
-        if dest.exists():
-            dest.rename(old)
-        beside.rename(dest)
+        old = dest.with_name(f".{dest.name}.{mine}.old")
+        if once and dest.exists():
+            return
+        with suppress(FileNotFoundError):  # nothing is there, or another process moved it
+            rename(dest, old)
+        try:
+            rename(beside, dest)
+        except OSError as error:
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                raise
         sync(dest.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:

@@ -8,17 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dreambooth import process
 from dreambooth.errors import EXIT_OK, JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
+    from queue import SimpleQueue
 
 GRACE = 60.0
 """Seconds the others have to finish once one process was asked to stop and has left."""
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+AT_ONCE = 5.0
+"""Seconds they have after a second Ctrl-C."""
 
 
 def rank() -> int:
@@ -35,23 +37,33 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     """Run `python -m dreambooth ARGUMENTS` as `processes` processes and return the exit code.
 
     They find each other through the variables that torch's and accelerate's launchers set too.
-    SIGINT and SIGTERM are passed on to all of them. Where one fails the others are ended: what
-    they wrote is whole at any moment.
+    Signals are passed on to all of them, and Ctrl-Z stops them until `fg`. Where one fails the
+    others are ended: what they wrote is whole at any moment.
     """
     if process_count() > 1:
         raise JobError("--processes inside a process that was launched", "use one launcher only")
     port = free_port()
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dreambooth", *arguments],
-            env={**os.environ, **environment(number, processes, port)},
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-        )
-        for number in range(processes)
-    ]
-    with passing_on(children):
-        return watch(children)
+    with process.noting("SIGTSTP", "SIGCONT") as came:
+        process.hold(True)
+        try:
+            children = [start(arguments, environment(n, processes, port)) for n in range(processes)]
+        finally:
+            process.hold(False)
+        return Watch(children, came).exit_code()
+
+
+def start(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start one process of a run, in a group of its own.
+
+    A terminal's Ctrl-C comes to us alone, and we pass it on.
+    """
+    own: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "linux":
+        own["preexec_fn"] = _end_with_parent
+    if sys.platform == "win32":
+        own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    command = [sys.executable, "-m", "dreambooth", *arguments]
+    return subprocess.Popen(command, env={**os.environ, **variables}, **own)
 
 
 def environment(number: int, processes: int, port: int) -> dict[str, str]:
@@ -78,38 +90,76 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def passing_on(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Send SIGINT and SIGTERM on to the processes while the block runs."""
+class Watch:
+    """Waits for the processes of a run and passes on to them what signals come."""
 
-    def forward(number: int, frame: object) -> None:
-        for child in children:
-            if child.poll() is None:
+    def __init__(self, children: Sequence[subprocess.Popen[bytes]], came: SimpleQueue[int]) -> None:
+        self._children, self._came = children, came
+        self._asked = 0
+        self._interrupted = float("inf")
+        self._deadline = float("inf")
+
+    def exit_code(self) -> int:
+        """Return 0 where all ended well, else what the first that failed left with.
+
+        After a request to stop the main process's code counts: it alone knows what was saved.
+        """
+        failed = EXIT_OK
+        while running := self._running():
+            while not self._came.empty():
+                self._take(self._came.get())
+            codes = self._codes()
+            if codes and not failed:
+                failed = codes[0]
+                stopped = self._asked or failed - 128 in process.stops()
+                self._end_by(time.monotonic() + (GRACE if stopped else 0.0))
+            if time.monotonic() >= self._deadline:
+                for child in running:
+                    child.kill()
+            time.sleep(0.05)
+        codes = self._codes()
+        if not failed or self._asked:
+            failed = codes[0] if codes else EXIT_OK
+        return 128 - failed if failed < 0 else failed
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [child for child in self._children if child.poll() is None]
+
+    def _codes(self) -> list[int]:
+        return [child.returncode for child in self._children if child.returncode]
+
+    def _end_by(self, moment: float) -> None:
+        self._deadline = min(self._deadline, moment)
+
+    def _take(self, number: int) -> None:
+        if number in process.numbers("SIGTSTP"):
+            self._stop_until_continued(number)
+            return
+        now = time.monotonic()
+        if number in process.stops():
+            self._asked = self._asked or number
+        if number == signal.SIGINT:
+            if now - self._interrupted >= process.SAME_REQUEST:
+                self._end_by(now + AT_ONCE)
+            self._interrupted = min(self._interrupted, now)
+        self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        for child in self._running():
+            if sys.platform == "win32":  # the one signal that reaches a group of its own
+                child.send_signal(signal.CTRL_BREAK_EVENT)
+            elif number in process.numbers("SIGSTOP", "SIGCONT"):
+                os.killpg(child.pid, number)  # what it started, too
+            else:
                 child.send_signal(number)
 
-    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all processes; return the exit code of the first that failed, or 0."""
-    failed, deadline = EXIT_OK, float("inf")
-    while running := [child for child in children if child.poll() is None]:
-        codes = [child.returncode for child in children if child.returncode]
-        if codes and not failed:
-            failed = codes[0]
-            deadline = time.monotonic() + (GRACE if failed in STOPPED else 0.0)
-        if time.monotonic() >= deadline:
-            for child in running:
-                child.kill()
-        time.sleep(0.05)
-    codes = [child.returncode for child in children if child.returncode]
-    failed = failed or (codes[0] if codes else EXIT_OK)
-    return 128 - failed if failed < 0 else failed
+    def _stop_until_continued(self, number: int) -> None:
+        """Stop all of them and then this process as Ctrl-Z does; go on when `fg` lets it."""
+        began = time.monotonic()
+        self._pass_on(*process.numbers("SIGSTOP"))
+        process.suspend(number)
+        self._pass_on(*process.numbers("SIGCONT"))
+        self._deadline += time.monotonic() - began
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +160,13 @@ class RunFolder:
             ) from error
         try:
             _lock_file(file, self.path)
+            if sys.platform == "win32":  # no folder can be moved aside while a file in it is open
+                os.close(file)
+                file = -1
             yield
         finally:
-            os.close(file)
+            if file >= 0:
+                os.close(file)
 
 
 def _lock_file(file: int, path: Path) -> None:

@@ -305,6 +305,15 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, ctx):
     assert len(hashed) == 3
 
 
+def test_hashes_that_cannot_be_remembered_are_made_again(tmp_path, ctx):
+    (tmp_path / "w.bin").write_bytes(b"one")
+    (tmp_path / "file").touch()
+    memo = tmp_path / "file" / "memo.json"  # no folder can be there
+    for _ in range(2):
+        found = file_hash(tmp_path / "w.bin", memo, ctx.progress)
+        assert found == hashlib.sha256(b"one").hexdigest()
+
+
 def test_tiny_has_the_same_bits_everywhere(tiny_model):
     from safetensors.numpy import load_file
 

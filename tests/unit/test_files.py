@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from dreambooth.files import new_folder, write_bytes, write_json, write_text
+from dreambooth import files
+from dreambooth.files import new_folder, remove, sweep, token, write_bytes, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -41,3 +45,73 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_whole(tmp_path):
         (beside / "b").write_text("3")
     assert sorted(p.name for p in dest.iterdir()) == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+def test_writers_with_equal_process_numbers_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    with new_folder(tmp_path / "model", once=True) as one:
+        (one / "a").write_text("mine")
+        with new_folder(tmp_path / "model", once=True) as other:
+            (other / "a").write_text("first")
+    assert (tmp_path / "model/a").read_text() == "first"  # content that can only be the same
+    written = []
+
+    def between(beside):
+        written.append(beside.name)
+        if len(written) == 1:
+            files.write_with(tmp_path / "x.json", between)
+        beside.write_text(str(len(written)))
+
+    files.write_with(tmp_path / "x.json", between)
+    assert len(set(written)) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "x.json"]
+
+
+def test_a_folder_that_another_process_puts_there_meanwhile_stays(tmp_path, monkeypatch):
+    dest = tmp_path / "model"
+    move = files.rename
+
+    def too_late(path, target):
+        if path.name.endswith(".new"):
+            dest.mkdir()
+            (dest / "a").write_text("theirs")
+        move(path, target)
+
+    monkeypatch.setattr(files, "rename", too_late)
+    with new_folder(dest) as beside:
+        (beside / "a").write_text("ours")
+    assert (dest / "a").read_text() == "theirs"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_writers_left_is_swept_by_old_and_new_names_and_nothing_else(tmp_path):
+    left = (f".a.{token()}.new", f".step-000001.{token()}.gone", ".a.123.old", f".a.{token()}.json")
+    kept = (".gitignore", ".a.b", "a.1.new", ".hidden-7-12345678x.new", ".lock")
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(kept)
+
+
+def test_a_sweep_does_not_mind_what_others_sweep_meanwhile(tmp_path, monkeypatch):
+    path = tmp_path / f".a.{token()}.json"
+    path.touch()
+    monkeypatch.setattr(files.time, "time", lambda: path.unlink() or 1e12)
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "step-000002").mkdir()
+    (tmp_path / "step-000002/a").touch()
+
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "in use", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        remove(tmp_path / "step-000002")
+    [rest] = tmp_path.iterdir()
+    assert rest.name.startswith(".step-000002.")
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def file_hash(path: Path, memo: Path, progress: ShowProgress) -> str:
             digest.update(block)
             bar.advance()
     alive = {name: value for name, value in _read_memo(memo).items() if Path(name).exists()}
-    write_json(memo, {**alive, str(path): [*stamp, digest.hexdigest()]})
+    with suppress(OSError):  # it saves time only
+        write_json(memo, {**alive, str(path): [*stamp, digest.hexdigest()]})
     return digest.hexdigest()
 
 

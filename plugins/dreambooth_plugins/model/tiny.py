@@ -34,7 +34,7 @@ def tiny_folder(*, build: bool) -> Path:
 
     folder = cache_root() / "models" / f"tiny-{_digest(CONFIGS / TINY)}"
     if not folder.is_dir():
-        with new_folder(folder) as beside:
+        with new_folder(folder, once=True) as beside:
             build_tiny(CONFIGS / TINY, beside)
     return folder
 
@@ -42,7 +42,7 @@ def tiny_folder(*, build: bool) -> Path:
 def _digest(config: Path) -> str:
     digest = hashlib.sha256(str(RECIPE).encode())
     for file in sorted(config.rglob("*.json")):
-        digest.update(json.dumps(json.loads(file.read_text()), sort_keys=True).encode())
+        digest.update(json.dumps(json.loads(file.read_text(encoding="utf-8")), sort_keys=True).encode())
     return digest.hexdigest()[:12]
 
 

@@ -6,8 +6,8 @@ One short module a command. They import what is heavy inside the command, so tha
 
 from __future__ import annotations
 
+import errno
 import gc
-import io
 import os
 import sys
 import traceback
@@ -24,6 +24,7 @@ from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
 from dreambooth.cli.validate import validate
 from dreambooth.errors import EXIT_OK, EXIT_RUN_FAILED, UserError
+from dreambooth.process import guard_streams, stdout_failure
 
 EXIT_INTERRUPTED = 130
 COLLECT_AFTER = (50_000, 20, 20)
@@ -66,23 +67,19 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 ok, 1 run failed, 2 bad job or usage, 3 plugin failure."""
-    code = EXIT_RUN_FAILED
     gc.set_threshold(*COLLECT_AFTER)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read us has gone (`| head`); exiting must not try to flush again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    guard_streams()
+    code = _main()
+    sys.stdout.flush()
+    if code == EXIT_OK and (error := stdout_failure()):
+        if error.errno != errno.EPIPE:  # whoever read us has gone (`| head`): no need to say so
+            print(f"error: stdout: {error.strerror}", file=sys.stderr)
         code = EXIT_RUN_FAILED
     raise SystemExit(code)
 
 
 def _main() -> int:
-    # Not standalone: typer would turn a broken pipe and an interrupt into codes of its own.
+    # Not standalone: typer would turn an interrupt into a code of its own.
     try:
         result = app(prog_name=_program(), standalone_mode=False)
     except UserError as error:
@@ -93,8 +90,6 @@ def _main() -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        raise
     except OSError as error:
         return _from_the_system(error)
     except Exception as error:

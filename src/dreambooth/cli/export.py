@@ -61,8 +61,11 @@ def export(
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stderr, stdout
     from dreambooth.exporting import chosen_exporter
+    from dreambooth.process import only_displays
     from dreambooth.runs import run_of
 
+    if not as_json:
+        only_displays()
     folder, job = run_of(run)
     exporter = chosen_exporter(folder, job, kind, option or ())
     # From here on torch is needed; the checks before answered at once.

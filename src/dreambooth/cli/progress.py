@@ -49,6 +49,9 @@ def shown(message: str) -> str:
 class LineReporter:
     """One line at a time: for pipes, logs and CI."""
 
+    stamped = True
+    """Whether a line begins with the time of day: who reads it later wants to know."""
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self._began = time.monotonic()
@@ -56,12 +59,17 @@ class LineReporter:
 
     def info(self, message: str) -> None:
         """Print one line."""
-        self.console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(
+            self._stamp() + shown(message), markup=False, highlight=False, soft_wrap=True
+        )
 
     def warn(self, message: str) -> None:
         """Print one warning."""
-        text = f"warning: {shown(message)}"
+        text = f"{self._stamp()}warning: {shown(message)}"
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def _stamp(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S  ") if self.stamped else ""
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[LineProgress]:
@@ -136,6 +144,8 @@ def numbers(values: Mapping[str, float]) -> str:
 class LiveReporter(LineReporter):
     """A live display in a terminal: bars, the loss as a sparkline, the newest pictures."""
 
+    stamped = False
+
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live: Progress | None = None
@@ -148,8 +158,10 @@ class LiveReporter(LineReporter):
         with self._display() as live:
             task = live.add_task(label, total=total, note="")
             began = time.monotonic()
-            yield _LiveBar(live, task)  # type: ignore[misc]
-            live.remove_task(task)
+            try:
+                yield _LiveBar(live, task)  # type: ignore[misc]
+            finally:
+                live.remove_task(task)
         took = time.monotonic() - began
         if took >= 2.0 and self._task is None:
             self.info(f"{label}: {total} in {duration(took)}")

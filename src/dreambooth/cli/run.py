@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,8 @@ import typer
 from dreambooth.errors import Interrupted, JobError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from dreambooth.engine.loop import RunResult
@@ -43,11 +45,18 @@ def run(
         int, typer.Option(min=1, max=64, help="Processes on this machine, one a GPU.")
     ] = 1,
 ) -> None:
-    """Train a job. The same command resumes a run that was interrupted."""
-    from dreambooth import launcher
+    """Train a job. The same command resumes a run that was interrupted.
+
+    Signals: Ctrl-C, SIGTERM, SIGHUP (the terminal was closed) and SIGUSR2 finish the step, save and
+    leave with exit code 128 + the signal's number; a second Ctrl-C leaves at once. SIGUSR1 writes a
+    checkpoint and goes on. What was ignored at the start (nohup) stays ignored.
+    """
+    from dreambooth import launcher, process
     from dreambooth.console import print_warning
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
+
+    process.only_displays()
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
@@ -55,16 +64,34 @@ def run(
         for problem in registry().problems():
             print_warning(problem)
     try:
-        loaded = check_job(job, override or ())
-        if processes == 1 or dry_run:
-            _train(loaded, dry_run, fresh, resume_from, processes)
-            return
+        with _interruptible():
+            loaded = check_job(job, override or ())
+            if processes == 1 or dry_run:
+                _train(loaded, dry_run, fresh, resume_from, processes)
+                return
     except UserError as error:
         raise _of_this_process(error) from error
     arguments = ["run", str(job), *(f"-o{pair}" for pair in override or ())]
     arguments += ["--fresh"] if fresh else []
     arguments += ["--resume-from", resume_from] if resume_from else []
     sys.exit(launcher.launch(arguments, processes))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn a signal outside of training, where nothing has to be finished, into `Interrupted`."""
+    from dreambooth import process
+
+    try:
+        with process.noted_signals():
+            yield
+    except process.Stopped as stop:
+        raise Interrupted(
+            "interrupted",
+            "what was finished is kept (caches, class images, checkpoints): "
+            "run the same command again to go on",
+            stop.number,
+        ) from None
 
 
 def _of_this_process(error: UserError) -> UserError:
@@ -98,27 +125,10 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
         if dry_run:
             return
         console.print()
-    signal.signal(signal.SIGTERM, _terminated)
     reporter = reporter_for(console) if speaks else Quiet()
-    try:
-        result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            "interrupted",
-            "what was finished is kept (caches, class images, checkpoints): "
-            "run the same command again to go on",
-            signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT,
-        ) from None
+    result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     if speaks:
         show_result(console, job, result)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM outside of training, where nothing has to be finished first."""
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise Terminated
 
 
 def show_result(console: Console, job: Job, result: RunResult) -> None:

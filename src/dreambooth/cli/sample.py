@@ -37,8 +37,10 @@ def sample(
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stdout
     from dreambooth.engine.draw import DrawRequest, draw_from_run
+    from dreambooth.process import only_displays
     from dreambooth.runs import open_run
 
+    only_displays()
     console = stdout()
     reporter = reporter_for(console)
     _, job = open_run(run)

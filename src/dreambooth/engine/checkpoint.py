@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import new_folder, read_object, write_json
+from dreambooth.files import new_folder, read_object, remove, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -90,7 +89,7 @@ def save(
         ) from error
     there = dict(list_checkpoints(folder))
     for old in rotate(list(there)):
-        there[old].unlink() if there[old].is_symlink() else shutil.rmtree(there[old])
+        remove(there[old])
     return dest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dreambooth.engine.pacing import Pace
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.restoring import taking_back
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
+from dreambooth.engine.stopping import LeftOut
 from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.interfaces import RunView, Save, Stop
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.samples import Picture
     from dreambooth.engine.session import Session
     from dreambooth.engine.step import Meter, StepResult
+    from dreambooth.engine.stopping import StopRequest
     from dreambooth.interfaces.callback import Event
     from dreambooth.run_folder import RunFolder
 
@@ -40,8 +42,11 @@ INSTANCES_FOR_METRICS = 8
 class Events:
     """The moments of a run and who hears of them."""
 
-    def __init__(self, session: Session, folder: RunFolder, meter: Meter) -> None:
+    def __init__(
+        self, session: Session, folder: RunFolder, meter: Meter, stop: StopRequest
+    ) -> None:
         self._session, self._folder, self._meter = session, folder, meter
+        self._stop = stop
         self._ctx, self._job = session.ctx, session.job
         self.scalars: dict[str, float] = {}
         self.stopped = ""
@@ -50,7 +55,7 @@ class Events:
         """Whether it was ended for good, so that the same command does not go on with it."""
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
-        self._saved_at = self._sampled_at = -1
+        self._saved_at = self._sampled_at = self._validated_at = -1
         trained = sum(p.numel() for p in session.state.parameters.values())
         assert self._ctx.devices is not None  # steps are taken on devices
         self._pace = Pace(self._job, self._ctx.devices, trained)
@@ -69,16 +74,19 @@ class Events:
                 self.scalars = {name: float(value) for name, value in scalars.items()}
                 kept = found.numbers.get("best")
                 self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
+                # An older version's were done before the checkpoint of their step, always.
+                looked = found.numbers.get("looked", {"validated": step, "sampled": step})
+                self._validated_at = int(looked["validated"])
+                self._sampled_at = int(looked["sampled"])
         self._cut_timings(step)
         self._trackers = Trackers(self._ctx, step)
         try:
             if not found:
                 self._trackers.text("job", dump_job(self._job))
             self._tell("start")
-            if found and self._sample_due(step):
-                self._sampled_at = step  # samples come before the checkpoint of their step
-            elif not found and self._session.validation:
-                self.validate()  # where the curve begins
+            self._look(step)
+            if found and self._save_asked:
+                self.save()
             yield self
         finally:
             self._trackers.close()
@@ -89,25 +97,37 @@ class Events:
         self._tell("step")
         if step % job.log.every == 0 or step == job.train.steps:
             self._log(step, result)
-        if validation.is_due(job, step):
-            self.validate()
-        if self._sample_due(step):
-            self.sample()
+        self._look(step)
         due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
         by_clock = self._pace.is_due()
         if due or by_clock or self._save_asked or self.final:
             self.save()
 
-    def _sample_due(self, step: int) -> bool:
-        every = self._job.samples.every
-        return bool(every) and (step % every == 0 or step == self._job.train.steps or self.final)
+    def _look(self, step: int, *, ended: bool = False) -> None:
+        """Validate and draw what is due at a step and not done; once asked to stop, leave it.
+
+        The checkpoint then says so, and the run's next life begins with it.
+        """
+        try:
+            if validation.is_due(self._job, step) and self._validated_at != step:
+                self._stop.before_leisure()
+                self.validate()
+            if self._sample_due(step, ended) and self._sampled_at != step:
+                self._stop.before_leisure()
+                self.sample()
+        except LeftOut:
+            self._stop.settle()
+
+    def _sample_due(self, step: int, ended: bool) -> bool:
+        every, ended = self._job.samples.every, ended or self.final or step == self._job.train.steps
+        return bool(every and step) and (step % every == 0 or ended)
 
     def at_end(self) -> None:
         """Draw and save where a callback ended the run early, then tell the callbacks."""
-        if self._job.samples.every and self._sampled_at != self._session.state.step:
-            self.sample()
+        self._look(self._session.state.step, ended=True)
         self.save()
-        self._tell("end")
+        if not self._stop.settle():
+            self._tell("end")
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
@@ -132,6 +152,7 @@ class Events:
             "callbacks": observer_states(self._job, self._observers),
             "best": self.best.state(),
             "scalars": self.scalars,
+            "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
         }
         options, best = self._job.checkpoints, self.best.step
         checkpoint.save(
@@ -156,13 +177,22 @@ class Events:
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
         assert self._session.validation is not None
-        self._publish(self._session.validation.losses(self._session))
+        values = self._session.validation.losses(self._session, self._stop.look)
+        self._validated_at = self._session.state.step
+        self._publish(values)
         self._tell("validate")
 
     def sample(self) -> None:
         """Draw the job's prompts from fixed seeds; training is not touched by it."""
+        values: dict[str, float] | None = {}
+        if self._ctx.is_main:
+            values = None
+            with suppress(LeftOut):  # the others wait to hear of it
+                values = self._draw()
+        values = self._ctx.share(values)
+        if values is None:
+            raise LeftOut
         self._sampled_at = self._session.state.step
-        values = self._ctx.share(self._draw() if self._ctx.is_main else {})
         if values:
             self._publish(values)
         self._tell("sample")
@@ -185,6 +215,7 @@ class Events:
                     job.data.size, job.sampler.sampling_steps()
                 ),
                 batch_size=job.samples.batch_size,
+                look=self._stop.look,
             )
         facts = {"step": step, "run": job.name, "sampler": job.sampler.key()}
         folder = self._folder.samples / f"step-{step:06d}"
@@ -211,6 +242,7 @@ class Events:
         instances = to_images(to_pixels([self._job.data.load(i, 0, rng) for i in items]))
         values: dict[str, float] = {}
         for metric in self._job.metrics:
+            self._stop.look()
             scores = metric.score(by_prompt, instances, self._ctx)
             values |= {f"metric/{name}": float(value) for name, value in scores.items()}
         return values

@@ -26,7 +26,7 @@ from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
 from dreambooth.engine.session import Session, open_session, resolve_precision
 from dreambooth.engine.step import Meter, train_step
-from dreambooth.engine.stopping import stop_requests
+from dreambooth.engine.stopping import Asked, stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.identifiers import settled
@@ -80,8 +80,8 @@ def run(
     `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
     `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
     `beginning.go_back`). Raises `UserError` (see `dreambooth.errors`) for whatever the person can
-    mend; a first SIGINT or SIGTERM while training saves a checkpoint and raises `Interrupted`.
-    Where several processes run one job, each of them calls this.
+    mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1 saves alone;
+    see `dreambooth.process`). Where several processes run one job, each of them calls this.
     """
     reporter = reporter or Quiet()
     job = settled(job)
@@ -151,22 +151,23 @@ def fit(
             reporter.info(f"resuming from step {session.state.step} of {job.train.steps}")
         state = session.state
         compiled = settle_compiling(session, manifest.get("compiled"))
-        events = stack.enter_context(Events(session, folder, meter).opened(found))
-        if ctx.is_main:
-            ready = round(time.monotonic() - began, 3)
-            folder.update_manifest(first_step_seconds=ready, compiled=compiled)
-        with stop_requests(devices) as stop, reporter.training(state.step, job.train.steps):
-            before = snapshot(session) if state.step == 0 else None
-            while state.step < job.train.steps and not events.stopped:
-                result = train_step(session)
-                record(meter, result)
-                if before is not None:
-                    before = check_moved(session, before, result)
-                events.after_step(result)
-                reporter.step(state.step)
-                if number := stop.agreed():
-                    interrupt(events, session, number)
-        events.at_end()
+        with stop_requests(devices) as stop:
+            events = stack.enter_context(Events(session, folder, meter, stop).opened(found))
+            if ctx.is_main:
+                ready = round(time.monotonic() - began, 3)
+                folder.update_manifest(first_step_seconds=ready, compiled=compiled)
+            with reporter.training(state.step, job.train.steps):
+                before = snapshot(session) if state.step == 0 else None
+                while state.step < job.train.steps and not events.stopped:
+                    heed(stop.agreed(), events, session)
+                    result = train_step(session)
+                    record(meter, result)
+                    if before is not None:
+                        before = check_moved(session, before, result)
+                    events.after_step(result)
+                    reporter.step(state.step)
+            events.at_end()
+            heed(Asked(stop.settle()), events, session)
         reporter.info(f"trained to step {state.step}; exporting")
         if ctx.is_main:
             show_best(session, events.best, folder.checkpoints)
@@ -225,16 +226,20 @@ def check_moved(
     )
 
 
-def interrupt(events: Events, session: Session, number: int) -> None:
-    """Save and leave."""
-    events.save()
+def heed(asked: Asked, events: Events, session: Session) -> None:
+    """Save where that was asked for, and leave where the end was."""
     step = session.state.step
-    raise Interrupted(
-        f"stopped by {signal.Signals(number).name} at step {step} of {session.job.train.steps}; "
-        f"saved in {session.ctx.folder}",
-        "run the same command again to go on from there",
-        number,
-    )
+    if step and (asked.stop or asked.save):
+        events.save()
+        session.ctx.reporter.info(f"step {step} is saved, as a signal asked for")
+    if asked.stop:
+        saved = f"saved in {session.ctx.folder}" if step else "there is nothing to save yet"
+        raise Interrupted(
+            f"stopped by {signal.Signals(asked.stop).name} at step {step} of "
+            f"{session.job.train.steps}; {saved}",
+            "run the same command again to go on from there",
+            asked.stop,
+        )
 
 
 def finish(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> RunResult:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from dreambooth.diagnostics import printable
+from dreambooth.process import newly_quiet
 from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
@@ -140,5 +141,7 @@ class Logged:
 
     def _keep(self, level: str, message: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = [(level, message), *(("warning", line) for line in newly_quiet())]
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {level} {printable(redacted(message))}\n")
+            for kind, line in lines:
+                file.write(f"{stamp} {kind} {printable(redacted(line))}\n")

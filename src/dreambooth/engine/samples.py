@@ -13,12 +13,12 @@ from dreambooth.engine.random import derive
 from dreambooth.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
 
-    from dreambooth.interfaces import Context, LoadedModel, Sampler
+    from dreambooth.interfaces import Context, LoadedModel, Progress, Sampler
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,12 @@ def draw_pictures(
     batch_size: int,
     negative: str | None = None,
     label: str = "Drawing samples",
+    look: Callable[[], None] = lambda: None,
 ) -> list[Picture]:
-    """Draw one picture a prompt and seed, in batches, with progress."""
+    """Draw one picture a prompt and seed, in batches, with progress.
+
+    `look` is called after each sampling step and each batch; what it raises ends the drawing.
+    """
     steps = sampler.sampling_steps()
     starts = range(0, len(prompts), batch_size)
     pictures: list[Picture] = []
@@ -76,12 +80,23 @@ def draw_pictures(
                 solver_config=solver_config,
                 ctx=ctx,
                 negative=negative,
-                progress=progress,
+                progress=_Looking(progress, look),
             )
+            look()
             images = to_images(model.decode(latents))
             made = zip(images, prompts[some], seeds[some], strict=True)
             pictures += [Picture(*each) for each in made]
     return pictures
+
+
+class _Looking:
+    def __init__(self, progress: Progress, look: Callable[[], None]) -> None:
+        self._progress, self._look = progress, look
+
+    def advance(self, count: int = 1) -> None:
+        """Pass progress on, then look up."""
+        self._progress.advance(count)
+        self._look()
 
 
 def write_pictures(

@@ -1,14 +1,15 @@
-"""Being asked to stop: the first signal saves and leaves, a second one leaves at once."""
+"""Being asked for something by a signal, alike on all processes of a run."""
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
+
+from dreambooth import process
 from dreambooth.engine.devices import Agreement
 
 if TYPE_CHECKING:
@@ -16,45 +17,74 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.devices import Devices
 
-SAME_REQUEST = 0.5
-"""Seconds within which signals count as one: a launcher may pass on what the terminal sent too."""
+
+class LeftOut(KeyboardInterrupt):
+    """Work that can be done later was left, since a stop was asked for.
+
+    Of KeyboardInterrupt's kind, so that a plugin through which it passes does not take it for a
+    fault of its own.
+    """
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the processes agree on after a step."""
+
+    stop: int = 0
+    """The signal that asked for the end; 0 where none did."""
+    save: bool = False
+    """Whether a checkpoint was asked for."""
 
 
 class StopRequest:
-    """Remembers the signal that asked for a stop."""
+    """What signals asked of any process of the run."""
 
-    def __init__(self, devices: Devices) -> None:
-        self.signal = 0
-        self._devices, self._at = devices, 0.0
+    def __init__(self, devices: Devices, signals: process.Signals) -> None:
+        self._devices, self._signals = devices, signals
         self._agreement = Agreement(devices)
+        self._settled = 0
 
-    def __call__(self, number: int, frame: Any) -> None:
-        """Take a signal: ask for a stop, or interrupt where that was asked before."""
-        now = time.monotonic()
-        if self.signal:
-            if now - self._at < SAME_REQUEST:
-                return
-            raise KeyboardInterrupt
-        self.signal, self._at = number, now
-        if self._devices.is_main:
-            # Not through the reporter: a handler may run in the middle of its printing.
-            os.write(2, b"\nstopping after this step and saving; Ctrl-C again stops at once\n")
+    def agreed(self) -> Asked:
+        """Return what any process was asked for, the same in all of them; call it once a step.
 
-    def agreed(self) -> int:
-        """Return the signal any process got, the same number in all of them; ask once a step."""
-        return self._agreement.largest(self.signal)
+        Where there are several this answers one step late, so that nobody waits.
+        """
+        if self._settled:
+            return Asked(self._settled)
+        mine = 2 * self._signals.stop + int(self._signals.take_save())
+        stop, save = divmod(self._agreement.largest(mine), 2)
+        self._settled = stop
+        return Asked(stop, bool(save))
+
+    def settle(self) -> int:
+        """Return the signal that asked any process for the end, as of now; all must call it."""
+        if not self._settled:
+            mine = torch.tensor(self._signals.stop, device=self._devices.device)
+            self._settled = int(self._devices.largest(mine))
+        return self._settled
+
+    def before_leisure(self) -> None:
+        """Raise `LeftOut` on all processes where one was asked for the end; all must call it."""
+        if self.settle():
+            raise LeftOut
+
+    def look(self) -> None:
+        """Raise `LeftOut` where this process was asked for the end."""
+        if self._signals.stop:
+            raise LeftOut
+
+
+def told(number: int) -> str:
+    """Return what a person is told at once, in the middle of a step."""
+    name = signal.Signals(number).name
+    if number in process.saves():
+        return f"{name}: saving after this step"
+    again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+    return f"{name}: stopping after this step and saving{again}"
 
 
 @contextmanager
 def stop_requests(devices: Devices) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one interrupts at once."""
-    request = StopRequest(devices)
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {n: signal.signal(n, request) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Turn signals into requests for the block; a second Ctrl-C interrupts at once."""
+    with process.noted_signals() as noted, noted.finishing(told if devices.is_main else None):
+        yield StopRequest(devices, noted)

@@ -18,16 +18,21 @@ from dreambooth.engine.random import derive
 from dreambooth.engine.reporting import late_progress
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.step import condition, reference_prediction
+from dreambooth.engine.stopping import LeftOut
 from dreambooth.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import Item
     from dreambooth.job import Job
+
+
+NONE = -1
+"""In place of a row: this process was asked to stop and has none."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,15 @@ class Validation:
         self._batch = fixed_batch(s)
 
     @torch.no_grad()
-    def losses(self, s: Session) -> dict[str, float]:
+    def losses(self, s: Session, look: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Return `validation/loss_instance`, `.../loss_class` (with class rows) and `.../loss`.
 
         Plain mean squared errors, each a mean over its rows: no mask, no timestep weights, no
         caption dropout, whatever the training loss does. `validation/loss` is the instance loss
         plus the loss's `class_weight()` times the class loss. Evaluated with the weights that
         previews use (the average, where there is one). Several processes share the rows, and all
-        of them get the same numbers.
+        of them get the same numbers. `look` is called before each batch; where it raises
+        `LeftOut` in one process, this raises it in all of them.
         """
         if self._encoder_trains:
             self._batch = fixed_batch(s)
@@ -97,7 +103,7 @@ class Validation:
         gpus = [s.ctx.device] if s.ctx.device.type == "cuda" else []
         with torch.random.fork_rng(gpus), s.state.showing_result(), evaluating(s.model):
             torch.manual_seed(derive(s.job.train.seed, "validation"))
-            rows = self._rows(s, batch)
+            rows = self._rows(s, batch, look)
         prior = batch.is_prior.tolist()
         halves = [[rows[i] for i in range(len(rows)) if prior[i] is half] for half in (False, True)]
         instance, of_class = (fsum(half) / len(half) if half else 0.0 for half in halves)
@@ -107,18 +113,24 @@ class Validation:
         }
         return values | ({"validation/loss_class": of_class} if halves[1] else {})
 
-    def _rows(self, s: Session, batch: Batch) -> list[float]:
+    def _rows(self, s: Session, batch: Batch, look: Callable[[], None]) -> list[float]:
         """Return each row's loss, this process's share of them computed here."""
         mine = range(s.ctx.rank, len(batch.ids), s.ctx.world_size)
         size = s.job.validation.batch_size
         found: list[tuple[int, float]] = []
-        with late_progress(s.ctx.reporter, "Validating", len(mine)) as progress:
-            for first in range(0, len(mine), size):
-                part = mine[first : first + size]
-                found += zip(part, row_losses(s, select(batch, part)).tolist(), strict=True)
-                progress.advance(len(part))
+        try:
+            with late_progress(s.ctx.reporter, "Validating", len(mine)) as progress:
+                for first in range(0, len(mine), size):
+                    look()
+                    part = mine[first : first + size]
+                    found += zip(part, row_losses(s, select(batch, part)).tolist(), strict=True)
+                    progress.advance(len(part))
+        except LeftOut:
+            found = [(NONE, 0.0)]  # the others wait to hear of it
         if s.ctx.devices is not None:
             found = s.ctx.devices.join(found)
+        if any(row == NONE for row, _ in found):
+            raise LeftOut
         return [loss for _, loss in sorted(found)]
 
 

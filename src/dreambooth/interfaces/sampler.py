@@ -34,8 +34,9 @@ class Sampler(Component):
 
         One generator an image, made from its seed alone, so a picture does not depend on the
         batch it is drawn in. `size` is (height, width) in pixels; `negative` replaces the
-        component's own negative prompt; `progress` is advanced once a sampling step. Called
-        without gradients and in evaluation mode.
+        component's own negative prompt; `progress` is advanced once a sampling step, which raises
+        a `KeyboardInterrupt` where the run was asked to stop. Called without gradients and in
+        evaluation mode.
         """
         raise NotImplementedError  # abstract
 

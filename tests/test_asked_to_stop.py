@@ -1,0 +1,150 @@
+"""Asked to stop, a run saves first; what can be done later is done in its next life."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from dreambooth import process
+from dreambooth.engine import samples, validation
+from dreambooth.engine.checkpoint import list_checkpoints
+from dreambooth.engine.loop import run
+from dreambooth.engine.stopping import LeftOut, StopRequest
+from dreambooth.errors import Interrupted
+from test_run import Listening, assert_equal_weights, lines, weights
+
+OPTIONS = {
+    "train": {"steps": 6, "ema": {"decay": 0.9}},
+    "freezing": {"kind": "components", "train": ["unet"]},
+    "checkpoints": {"every": 100},
+    "samples": {"every": 3, "per_prompt": 2, "batch_size": 1},
+    "validation": {"every": 3, "rows": 4, "batch_size": 1},
+}
+ADVANCE, LOSSES = samples._Looking.advance, validation.row_losses
+
+
+def steps_on_disk(job):
+    return [step for step, _ in list_checkpoints(job.folder / "checkpoints")]
+
+
+def drawn(job):
+    folder = job.folder / "samples"
+    return sorted(p.parent.name for p in folder.rglob("grid.png"))
+
+
+def test_it_leaves_samples_and_validation_for_the_next_life(small_job, monkeypatch):
+    straight = run(small_job(name="straight", **OPTIONS))
+    job = small_job(name="stopped", **OPTIONS)
+    # Validation has 4 class rows and 4 others, one by one; 3 prompts of 2 pictures take 2 steps
+    # each. In a life's order: the one of step 0 and the second row at step 3; the third sampling
+    # step at step 3, whose validation comes first; the same at step 6, after all of step 3's.
+    for number, what, at, left in (
+        (signal.SIGHUP, "validate", 8 + 2, 3),
+        (signal.SIGTERM, "draw", 3, 3),
+        (signal.SIGUSR2, "draw", 12 + 3, 6),
+    ):
+        looks = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                validation, "row_losses", asking(LOSSES, "validate", looks, (what, at, number))
+            )
+            patch.setattr(
+                samples._Looking, "advance", asking(ADVANCE, "draw", looks, (what, at, number))
+            )
+            with pytest.raises(Interrupted) as caught:
+                run(job)
+        assert caught.value.exit_code == 128 + number
+        assert steps_on_disk(job)[-1] == left
+        assert (looks[-1], looks.count(what)) == (what, at)  # it left at once
+        assert f"step-{left:06d}" not in drawn(job)
+    run(job)
+    assert lines(job.folder) == lines(straight.folder)
+    assert_equal_weights(weights(straight.folder), weights(job.folder))
+    assert drawn(job) == ["step-000003", "step-000006"]
+    for path in (job.folder / "samples").rglob("0*.png"):
+        assert pixels(path) == pixels(straight.folder / path.relative_to(job.folder))
+
+
+def asking(call, name, looks, when):
+    """Wrap what looks up so that a signal comes within its n-th call."""
+
+    def asked(*args):
+        looks.append(name)
+        what, at, number = when
+        if name == what and looks.count(name) == at:
+            os.kill(os.getpid(), number)
+        return call(*args)
+
+    return asked
+
+
+def pixels(path):
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+def test_a_checkpoint_on_request_and_the_run_goes_on(small_job, monkeypatch):
+    job = small_job(train={"steps": 4}, checkpoints={"keep_last": 9})
+    step = Listening.step
+
+    def ask(self, number):
+        step(self, number)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Listening, "step", ask)
+    listening = Listening()
+    result = run(job, reporter=listening)
+    assert result.steps == 4
+    assert steps_on_disk(job) == [2, 4]
+    assert "step 2 is saved, as a signal asked for" in listening.lines
+
+
+def test_a_signal_that_is_ignored_at_the_start_changes_nothing(small_job, monkeypatch):
+    monkeypatch.setattr(Listening, "step", lambda self, number: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(small_job(), reporter=Listening()).steps == 4
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_in_the_last_step_of_several_processes_is_heard():
+    noted = process.Signals()
+
+    class Devices:
+        world_size, device, is_main = 2, torch.device("cpu"), True
+
+        def largest(self, tensor):
+            return tensor.clone()  # as if the other process had been asked for nothing
+
+    stop = StopRequest(Devices(), noted)
+    assert stop.agreed().stop == 0
+    noted.stop = signal.SIGTERM  # in the last step
+    assert stop.agreed().stop == 0  # the answer to the call before
+    assert stop.settle() == signal.SIGTERM
+    assert stop.agreed().stop == signal.SIGTERM
+    with pytest.raises(LeftOut):
+        stop.before_leisure()
+
+
+def test_what_any_process_is_asked_reaches_all_and_a_stop_outweighs_a_checkpoint():
+    class Devices:
+        world_size, device, is_main = 2, torch.device("cpu"), True
+
+        def largest(self, tensor):
+            return torch.maximum(tensor, torch.tensor(other))
+
+    other = 1  # the other one is asked for a checkpoint
+    stop = StopRequest(Devices(), process.Signals())
+    stop.agreed()
+    assert stop.agreed().save
+    other = 2 * signal.SIGHUP
+    stop.agreed()
+    found = stop.agreed()
+    assert (found.stop, found.save) == (signal.SIGHUP, False)
