@@ -41,11 +41,13 @@ def disk_is_full(error: OSError) -> bool:
 
 _BESIDE = re.compile(r"^\..+\.\d+(\.\w+)?$")
 """Names of what is being written: `.stem.PID.suffix` files, `.name.PID.new` and `.old` folders."""
+_REPLACED = re.compile(r"^\.(.+)\.[^.]+\.old$")
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:
     """Remove what writers that were killed left half written below `folder`.
 
+    A folder that was about to be replaced is put back where nothing has taken its place yet.
     Call it where no other writer can be at work, or give an age in seconds that none takes.
     """
     limit = time.time() - older_than
@@ -53,9 +55,22 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
         if not _BESIDE.match(path.name) or not path.exists() or path.stat().st_mtime > limit:
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            if not put_back(path):
+                shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def put_back(aside: Path) -> bool:
+    """Give a folder that was renamed to be replaced (`.name.TOKEN.old`) its name back.
+
+    Returns whether it was one, and its place was free.
+    """
+    name = _REPLACED.match(aside.name)
+    if not name or not aside.is_dir() or os.path.lexists(aside.with_name(name[1])):
+        return False
+    aside.rename(aside.with_name(name[1]))
+    return True
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -149,10 +164,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(dest: Path) -> Iterator[Path]:
+def new_folder(dest: Path, same: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield an empty folder beside `dest` that takes its place when the block ends well.
 
-    What stood at `dest` before stays untouched until the new folder is whole and on disk.
+    What stood at `dest` before stays untouched until the new folder is whole and on disk; it stays
+    for good where `same` says of the new folder that it holds nothing else.
     """
     dest.parent.mkdir(parents=True, exist_ok=True)
     beside = dest.with_name(f".{dest.name}.{os.getpid()}.new")
@@ -160,12 +176,18 @@ def new_folder(dest: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        if same is not None and same(beside):
+            return
         for file in beside.rglob("*"):
             sync(file)
         old = dest.with_name(f".{dest.name}.{os.getpid()}.old")
         if dest.exists():
             dest.rename(old)
-        beside.rename(dest)
+        try:
+            beside.rename(dest)
+        except BaseException:
+            put_back(old)
+            raise
         sync(dest.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:

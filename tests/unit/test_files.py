@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from dreambooth.files import new_folder, write_bytes, write_json, write_text
+from dreambooth.files import new_folder, sweep, write_bytes, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -40,4 +44,56 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_whole(tmp_path):
     with new_folder(dest) as beside:
         (beside / "b").write_text("3")
     assert sorted(p.name for p in dest.iterdir()) == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+REPLACE = """
+import os, sys
+from pathlib import Path
+from dreambooth.files import new_folder
+rename = Path.rename
+def deadly(path, target):
+    if path.name.endswith(".new"):
+        os._exit(9)
+    return rename(path, target)
+Path.rename = deadly
+with new_folder(Path(sys.argv[1])) as beside:
+    (beside / "a").write_text("new")
+"""
+
+
+def test_killed_between_the_two_renames_the_old_folder_comes_back(tmp_path):
+    dest = tmp_path / "final.v1"
+    dest.mkdir()
+    (dest / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", REPLACE, str(dest)], check=False)
+    assert done.returncode == 9
+    assert not dest.exists()
+    sweep(tmp_path)
+    assert (dest / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == [dest.name]
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path):
+    for name in ("final", ".final.123.old", ".final.123.new"):
+        (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_rename_that_fails_leaves_the_old_folder_in_its_place(tmp_path, monkeypatch):
+    dest = tmp_path / "step"
+    with new_folder(dest) as beside:
+        (beside / "a").write_text("1")
+    rename = Path.rename
+
+    def refused(path, target):
+        if path.name.endswith(".new"):
+            raise OSError("refused")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="refused"), new_folder(dest):
+        pass
+    assert (dest / "a").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["step"]

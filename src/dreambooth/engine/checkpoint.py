@@ -6,11 +6,12 @@ import hashlib
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder, read_object, write_json
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"^step-(\d{6,})$")
 _FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
 CHECKSUMS, STATE = "checksums.json", "state.json"
+PIECE = 256 * 2**20
+"""Bytes that are copied out of a tensor file before it is opened anew."""
 
 
 class Damaged(Exception):
@@ -73,11 +76,12 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`, and when it is whole delete those `rotate` gives away.
 
-    `rotate` gets the steps that are on disk (see `rotation.superseded`).
+    `rotate` gets the steps that are on disk (see `rotation.superseded`). Where the same checkpoint
+    is there already it stays: replacing it would only bring a moment without any.
     """
     dest = folder / f"step-{step:06d}"
     try:
-        with new_folder(dest) as beside:
+        with new_folder(dest, partial(holds_the_same, dest)) as beside:
             for stem, named in tensors.items():
                 save_file(apart(named), beside / f"{stem}.safetensors")
             write_json(beside / STATE, numbers)
@@ -92,6 +96,19 @@ def save(
     for old in rotate(list(there)):
         there[old].unlink() if there[old].is_symlink() else shutil.rmtree(there[old])
     return dest
+
+
+def holds_the_same(folder: Path, other: Path) -> bool:
+    """Say whether a checkpoint is whole and equal to another one in every file."""
+    try:
+        sums = read_object(other / CHECKSUMS)
+        if read_object(folder / CHECKSUMS) != sums:
+            return False
+        for name, expected in sums.items():
+            verify(folder, name, expected)
+    except (Damaged, OSError, ValueError):
+        return False
+    return True
 
 
 def apart(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +142,7 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
         for name in sorted(there - sums.keys()):
             raise Damaged(f"{CHECKSUMS} does not name {name}")
         tensors = {
-            name.removesuffix(".safetensors"): load_file(folder / name)
+            name.removesuffix(".safetensors"): read_tensors(folder / name)
             for name in sums
             if name.endswith(".safetensors")
             and (stems is None or name.removesuffix(".safetensors") in stems)
@@ -133,6 +150,27 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
         return Checkpoint(folder, tensors, read_object(folder / STATE))
     except (OSError, ValueError, SafetensorError) as error:
         raise Damaged(f"it cannot be read: {reason(error)}") from error
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a tensor file into memory of its own.
+
+    safetensors maps the file, and an optimizer's state would stay that map for the rest of the
+    run: of a file that rotation deletes, and whose blocks the disk then keeps. Closing the file
+    now and then keeps little of it in memory beside the copies.
+    """
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+    found: dict[str, Tensor] = {}
+    while len(found) < len(names):
+        copied = 0
+        with safe_open(file, "pt") as opened:
+            for name in names[len(found) :]:
+                found[name] = opened.get_tensor(name).clone()
+                copied += found[name].nbytes
+                if copied >= PIECE:
+                    break
+    return found
 
 
 def verify(folder: Path, name: str, expected: object) -> None:
