@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth import run_lock
 from dreambooth.component import Section
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
@@ -15,9 +16,12 @@ from dreambooth.records import checked
 from dreambooth.redact import redacted_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from dreambooth.job import Job
+
+logger = logging.getLogger("dreambooth")
 
 HARMLESS = (
     "log",
@@ -146,36 +150,12 @@ class RunFolder:
         self.path.rename(aside)
         return aside
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Own the run for the block; a crash leaves no lock behind. `RunError` if owned."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise JobError(
-                f"cannot write into {self.path}: {error.strerror or error}",
-                "name a folder you may write to in output (or -o output=...)",
-            ) from error
-        try:
-            _lock_file(file, self.path)
-            yield
-        finally:
-            os.close(file)
+    def lock(self, warn: Callable[[str], None] = logger.warning) -> AbstractContextManager[None]:
+        """Own the run for the block; a crash leaves no lock behind. `RunError` if owned.
 
-
-def _lock_file(file: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; a second process is then not refused.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"another process is running {path}",
-            "wait for it, stop it, or give this job another name",
-        ) from error
+        `warn` is told where the file system has no locks (see `run_lock`).
+        """
+        return run_lock.hold(self.path, warn)
 
 
 def _flatten(value: Any, at: str = "") -> dict[str, Any]:

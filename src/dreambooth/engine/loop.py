@@ -92,7 +92,7 @@ def run(
         if devices.is_main:
             if fresh:
                 set_aside(folder, reporter)
-            stack.enter_context(folder.lock())
+            stack.enter_context(folder.lock(reporter.warn))
             reporter = Logged(reporter, folder.log)
             begun = begin(job, folder, devices, reporter, resume_from)
         begun = devices.share(begun)
