@@ -35,6 +35,14 @@ class PluginError(UserError):
     exit_code = EXIT_PLUGIN
 
 
+class ToldElsewhere(UserError):
+    """The main process tells what is wrong; this one leaves with the same code, and silently."""
+
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
 class Interrupted(UserError):
     """The run was asked to stop and saved its work; exit code 128 + the signal's number."""
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.errors import JobError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
@@ -24,14 +26,24 @@ MAX_JSON, MAX_DEPTH = 256 << 20, 64
 
 
 def cache_root() -> Path:
-    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
-    if named := os.environ.get("DREAMBOOTH_CACHE"):
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/dreambooth"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder.
+
+    `JobError` for a user without a home: containers run under numbers that no one has a name for.
+    """
+    try:
+        if named := os.environ.get("DREAMBOOTH_CACHE"):
+            return Path(named).expanduser().absolute()
+        if sys.platform == "darwin":
+            return Path.home() / "Library/Caches/dreambooth"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "dreambooth" / "cache"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+    except RuntimeError as error:
+        raise JobError(
+            "there is no place for the cache: HOME is not set, and the system knows no home folder "
+            "of this user",
+            "set the environment variable DREAMBOOTH_CACHE to a folder you may write to, or HOME",
+        ) from error
 
 
 def disk_is_full(error: OSError) -> bool:

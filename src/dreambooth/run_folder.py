@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import run_lock
-from dreambooth.component import Section
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
+from dreambooth.job_changes import as_now, differences, digests, is_moved
 from dreambooth.records import checked
 from dreambooth.redact import redacted_in
 
@@ -132,23 +134,46 @@ class RunFolder:
         clean = {key: v if key == "job" else redacted_in(v) for key, v in values.items()}
         write_json(self.manifest, {**self.read_manifest(), **clean})
 
-    def saved_job(self) -> dict[str, Any] | None:
-        """Return the job this run was started with, as plain data."""
-        return self.read_manifest().get("job")
-
     def begin(self, job: Job, text: str, processes: int) -> None:
         """Record the job of this life of the run, and how many processes share it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.job, text)
-        self.update_manifest(job=job.resolved(), processes=processes)
+        # What lay at the run's paths when it began; hashed once.
+        inputs = self.read_manifest().get("inputs")
+        inputs = digests(job, HARMLESS) if inputs is None else inputs
+        self.update_manifest(job=job.resolved(), processes=processes, inputs=inputs)
 
-    def set_aside(self) -> Path:
-        """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
+    def free_aside(self) -> Path:
+        """Return where an existing run is moved next."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
+        return aside
+
+    def set_aside(self) -> Path:
+        """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
+        aside = self.free_aside()
         self.path.rename(aside)
         return aside
+
+    def unwritable(self) -> str:
+        """Say why the folder cannot be made or written into; empty where it can.
+
+        Permissions do not tell it all (quotas, read-only and remote disks): a folder is made and
+        removed in what is there of the path.
+        """
+        there = self.path
+        try:
+            while not os.path.lexists(there):
+                there = there.parent
+            with tempfile.TemporaryDirectory(prefix=".dreambooth-", dir=there):
+                pass
+            with suppress(FileNotFoundError):
+                os.lstat(self.path)  # a name too long is not there, and cannot be made either
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            return said if there == self.path else f"{there}: {said}"
+        return ""
 
     def lock(self, warn: Callable[[str], None] = logger.warning) -> AbstractContextManager[None]:
         """Own the run for the block; a crash leaves no lock behind. `RunError` if owned.
@@ -158,45 +183,25 @@ class RunFolder:
         return run_lock.hold(self.path, warn)
 
 
-def _flatten(value: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for key, inner in value.items():
-            out |= _flatten(inner, f"{at}.{key}" if at else key)
-        return out
-    return {at: value}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return dotted name -> (old, new) of what differs between two resolved jobs."""
-    a, b = _flatten(dict(old)), _flatten(dict(new))
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
-
-
 def rows_of_a_step(job: Mapping[str, Any], processes: int) -> int:
     """Return the instance rows of one optimizer step of a resolved job."""
     train = job["train"]
     return int(train["batch_size"] * train["accumulation"] * processes)
 
 
-def _later_sections(job: Job, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of sections a run's job lacks: it began before the program knew them."""
-    absent = {k: f.default for k, f in type(job).model_fields.items() if k not in saved}
-    sections = {k: v for k, v in absent.items() if isinstance(v, Section)}
-    return {name: section.model_dump(mode="json") for name, section in sections.items()}
-
-
 def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str, tuple[Any, Any]]:
     """Return the harmless differences to the run's own job; `JobError` names the others.
 
-    More steps are harmless only where neither rates nor stages depend on the end;
-    batch size, accumulation and number of processes where their product stays the same.
+    More steps are harmless only where neither rates nor stages depend on the end; batch size,
+    accumulation and number of processes where their product stays the same; another path where
+    the same lies there (for `job_changes.moved` sections whoever reads them has to compare).
     """
-    saved = folder.saved_job()
-    if saved is None:
+    manifest = folder.read_manifest()
+    if (saved := manifest.get("job")) is None:
         return {}
-    before = folder.read_manifest().get("processes", 1)
-    changed = differences({**_later_sections(job, saved), **saved}, job.resolved())
+    before = manifest.get("processes", 1)
+    saved = as_now(saved, job, folder.path)
+    changed = differences(saved, job.resolved())
     if before != processes:
         changed["processes"] = (before, processes)
     same_rows = rows_of_a_step(saved, before) == rows_of_a_step(job.resolved(), processes)
@@ -206,7 +211,9 @@ def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str
             return not (job.lr_schedule.depends_on_end() or job.freezing.depends_on_end())
         if name in {"train.batch_size", "train.accumulation", "processes"}:
             return same_rows
-        return name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS
+        if name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS:
+            return True
+        return is_moved(name, job, changed[name][0], manifest.get("inputs", {}))
 
     bad = {name: pair for name, pair in changed.items() if not harmless(name)}
     if bad:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +11,16 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dreambooth.checkpoint_files import (
+    CHECKSUMS,
+    STATE,
+    Damaged,
+    file_hash,
+    list_checkpoints,
+    passed_over,
+    reason,
+    verify_all,
+)
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder, read_object, write_json
 
@@ -22,15 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_NAME = re.compile(r"^step-(\d{6,})$")
-_FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
-CHECKSUMS, STATE = "checksums.json", "state.json"
 PIECE = 256 * 2**20
 """Bytes that are copied out of a tensor file before it is opened anew."""
-
-
-class Damaged(Exception):
-    """A checkpoint is not what was written; the message says in which way."""
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,6 @@ class Checkpoint:
     folder: Path
     tensors: dict[str, dict[str, Tensor]]
     numbers: dict[str, Any]
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def reason(error: Exception) -> str:
-    """Return what the disk said, in one line."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said).splitlines()[0]
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step a checkpoint's folder is named for; None for any other name."""
-    match = _NAME.match(path.name)
-    return int(match[1]) if match else None
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of the checkpoints below `folder`, oldest first."""
-    entries = folder.iterdir() if folder.is_dir() else ()
-    numbered = ((step_of(entry), entry) for entry in entries if entry.is_dir())
-    return sorted((step, entry) for step, entry in numbered if step is not None)
 
 
 def save(
@@ -101,14 +77,9 @@ def save(
 def holds_the_same(folder: Path, other: Path) -> bool:
     """Say whether a checkpoint is whole and equal to another one in every file."""
     try:
-        sums = read_object(other / CHECKSUMS)
-        if read_object(folder / CHECKSUMS) != sums:
-            return False
-        for name, expected in sums.items():
-            verify(folder, name, expected)
+        return read_object(other / CHECKSUMS) == verify_all(folder)
     except (Damaged, OSError, ValueError):
         return False
-    return True
 
 
 def apart(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,16 +102,8 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
 
     `stems` names the tensor files to read (`trainable`, `ema`, `optimizer`), by default all.
     """
+    sums = verify_all(folder)
     try:
-        sums = read_object(folder / CHECKSUMS)
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{CHECKSUMS} cannot be read: {reason(error)}") from error
-    try:
-        for name, expected in sums.items():
-            verify(folder, name, expected)
-        there = {STATE, *(file.name for file in folder.glob("*.safetensors"))}
-        for name in sorted(there - sums.keys()):
-            raise Damaged(f"{CHECKSUMS} does not name {name}")
         tensors = {
             name.removesuffix(".safetensors"): read_tensors(folder / name)
             for name in sums
@@ -173,19 +136,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def verify(folder: Path, name: str, expected: object) -> None:
-    """Raise `Damaged` unless a checkpoint's file is there as it was written."""
-    # Names come from a file: neither they nor links may lead out of the folder.
-    if not _FILE.match(name):
-        raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
-    if folder.is_symlink() or (folder / name).is_symlink():
-        raise Damaged(f"{name} is a link, not the file that was written")
-    if not (folder / name).is_file():
-        raise Damaged(f"{name} is missing")
-    if file_hash(folder / name) != expected:
-        raise Damaged(f"{name} was changed or cut short")
-
-
 def newest(folder: Path, warn: Any) -> Checkpoint | None:
     """Return the newest whole checkpoint, naming each damaged one that was passed over."""
     found: list[Path | None] = [path for _, path in reversed(list_checkpoints(folder))]
@@ -194,6 +144,5 @@ def newest(folder: Path, warn: Any) -> Checkpoint | None:
         try:
             return load(path)
         except Damaged as error:
-            instead = f"using {before.name}" if before else "no other is left: starting at step 0"
-            warn(f"checkpoint {path.name} is damaged ({error}); {instead}")
+            warn(passed_over(path, error, before))
     return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from dreambooth.engine.checkpoint import reason
+from dreambooth.checkpoint_files import reason
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
 from dreambooth.interfaces import Check

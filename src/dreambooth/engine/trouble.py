@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.checkpoint import list_checkpoints
+from dreambooth.checkpoint_files import list_checkpoints
 from dreambooth.errors import RunError
 from dreambooth.files import disk_is_full
 
