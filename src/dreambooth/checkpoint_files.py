@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dreambooth.files import read_object
+from dreambooth.files import place_of, read_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _NAME = re.compile(r"step-(\d{6,})\Z", re.ASCII)
@@ -94,18 +93,32 @@ def verify(folder: Path, name: str, expected: object) -> None:
         raise Damaged(f"{name} was changed or cut short")
 
 
-def newest_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest whole checkpoint below `folder`, naming each damaged one passed over."""
-    found: list[Path | None] = [path for _, path in reversed(list_checkpoints(folder))]
-    for path, before in pairwise([*found, None]):
-        assert path is not None
+def list_whole(folder: Path) -> list[tuple[int, Path]]:
+    """Return what `list_checkpoints` will when `files.sweep` has been there.
+
+    A checkpoint whose replacement was cut short still lies beside its place.
+    """
+    aside = {place_of(path): path for path in folder.glob(".step-*.old")}
+    back = [(step_of(place), path) for place, path in aside.items() if place is not None]
+    return sorted([*list_checkpoints(folder), *((s, path) for s, path in back if s is not None)])
+
+
+def newest_whole(
+    there: Sequence[tuple[int, Path]], warn: Callable[[str], None]
+) -> tuple[int, Path | None]:
+    """Return the newest whole one of some checkpoints, naming each damaged one passed over.
+
+    Where there is none: step 0 and None.
+    """
+    for i in reversed(range(len(there))):
+        step, path = there[i]
         try:
             verify_all(path)
         except Damaged as error:
-            warn(passed_over(path, error, before))
+            warn(passed_over(path, error, there[i - 1][1] if i else None))
         else:
-            return path
-    return None
+            return step, path
+    return 0, None
 
 
 def passed_over(path: Path, error: Damaged, before: Path | None) -> str:

@@ -74,15 +74,22 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
 
 
 def put_back(aside: Path) -> bool:
-    """Give a folder that was renamed to be replaced (`.name.TOKEN.old`) its name back.
+    """Give a folder that was about to be replaced its name back; say whether it was one."""
+    if (place := place_of(aside)) is None:
+        return False
+    aside.rename(place)
+    return True
 
-    Returns whether it was one, and its place was free.
+
+def place_of(aside: Path) -> Path | None:
+    """Return where a folder that was renamed to be replaced (`.name.TOKEN.old`) belongs.
+
+    None for any other, and where something has taken its place.
     """
     name = _REPLACED.match(aside.name)
     if not name or not aside.is_dir() or os.path.lexists(aside.with_name(name[1])):
-        return False
-    aside.rename(aside.with_name(name[1]))
-    return True
+        return None
+    return aside.with_name(name[1])
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -16,7 +16,7 @@ from dreambooth import job_changes, launcher, run_lock
 from dreambooth.checkpoint_files import (
     CHECKSUMS,
     Damaged,
-    list_checkpoints,
+    list_whole,
     newest_whole,
     step_of,
     verify_all,
@@ -43,6 +43,8 @@ class Outlook:
     """The recorded result of a run that has nothing left to do."""
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Harmless differences to the job the run began with: dotted name -> (old, new)."""
+    step: int = 0
+    """The step it begins at."""
     start: Path | None = None
     """The checkpoint it goes on from; None where it begins at step 0."""
     aside: Path | None = None
@@ -51,11 +53,6 @@ class Outlook:
     """Checkpoints that going back leaves behind, oldest first."""
     foreign: bool = False
     """Whether `start` is another run's checkpoint."""
-
-    @property
-    def step(self) -> int:
-        """The step it begins at."""
-        return (step_of(self.start) or 0) if self.start else 0
 
     def lines(self) -> list[str]:
         """Say what becomes of the run that is there, besides the step it goes on from."""
@@ -120,24 +117,26 @@ def decide(
     folder = RunFolder(job.folder)
     if fresh:
         aside = folder.free_aside() if folder.path.exists() else None
-        start = find_checkpoint([], resume_from) if resume_from is not None else None
-        return Outlook(aside=aside, start=start, foreign=start is not None)
+        if resume_from is None:
+            return Outlook(aside=aside)
+        step, start = find_checkpoint([], resume_from)
+        return Outlook(aside=aside, step=step, start=start, foreign=True)
     changed = check_resumable(folder, job, processes)
     manifest = folder.read_manifest()
-    own = list_checkpoints(folder.checkpoints)
+    own = list_whole(folder.checkpoints)
     if resume_from is not None:
-        start = find_checkpoint([path for _, path in own], resume_from)
+        step, start = find_checkpoint(own, resume_from)
         foreign = start.parent != folder.checkpoints.absolute()
         if foreign and own:
             raise JobError(
                 f"{start} belongs to another run, and {folder.path} has checkpoints of its own",
                 "give the job another name",
             )
-        newer = tuple(p for step, p in own if not foreign and step > (step_of(start) or 0))
-        return Outlook(manifest, None, changed, start, None, newer, foreign)
+        newer = tuple(path for other, path in own if not foreign and other > step)
+        return Outlook(manifest, None, changed, step, start, None, newer, foreign)
     if has_ended(job, manifest, folder.path) and folder.result_is_whole():
         return Outlook(manifest, manifest["result"], changed)
-    return Outlook(manifest, None, changed, newest_whole(folder.checkpoints, warn))
+    return Outlook(manifest, None, changed, *newest_whole(own, warn))
 
 
 def has_ended(job: Job, manifest: Mapping[str, Any], base: Path) -> bool:
@@ -153,29 +152,30 @@ def has_ended(job: Job, manifest: Mapping[str, Any], base: Path) -> bool:
     return same and bool(done.get("for_good"))
 
 
-def find_checkpoint(own: Sequence[Path], wanted: str) -> Path:
-    """Return a whole checkpoint: one of a run's `own` by its step (`100`, `step-000100`), or any by
-    its folder.
+def find_checkpoint(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, Path]:
+    """Return step and folder of a whole checkpoint.
 
-    `JobError` where there is none such, `RunError` where it is damaged.
+    One of a run's `own` by its step (`100`, `step-000100`), or any by its folder. `JobError` where
+    there is none such, `RunError` where it is damaged.
     """
-    path = _find(own, wanted)
+    step, path = _find(own, wanted)
     try:
         verify_all(path)
     except Damaged as error:
         raise RunError(f"checkpoint {path} is damaged: {error}", "name another one") from error
-    return path
+    return step, path
 
 
-def _find(own: Sequence[Path], wanted: str) -> Path:
-    known = {path.name: path for path in own}
+def _find(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, Path]:
+    known = {f"step-{step:06d}": (step, path.absolute()) for step, path in own}
     number = wanted.isascii() and wanted.isdecimal()  # `²` is a digit, but no number
     name = f"step-{wanted.lstrip('0').zfill(6)}" if number else wanted
     if name in known:
-        return known[name].absolute()
+        return known[name]
     path = Path(wanted).absolute()
-    if os.path.isfile(path / CHECKSUMS) and step_of(path) is not None:
-        return path
+    step = step_of(path)
+    if step is not None and os.path.isfile(path / CHECKSUMS):
+        return step, path
     raise JobError(
         f"there is no checkpoint {wanted}",
         "name a checkpoint's folder, or a step of this run (it has: "
