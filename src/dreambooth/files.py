@@ -114,9 +114,10 @@ def _require_regular(mode: int, path: Path) -> None:
 def read_limited(path: Path, limit: int) -> bytes:
     """Return a regular file's bytes; `OSError` where there are more than `limit` of them."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
-        return file.read(limit)
+        return file.read(size)  # memory for as much as is asked for is taken at once
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -143,6 +143,31 @@ class RunFolder:
         inputs = digests(job, HARMLESS) if inputs is None else inputs
         self.update_manifest(job=job.resolved(), processes=processes, inputs=inputs)
 
+    def identity(self) -> tuple[int, int]:
+        """Return what tells this folder from another of its name."""
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
+
+    def require_same(self, identity: tuple[int, int]) -> None:
+        """Raise `RunError` where the folder is gone, or another one has taken its place.
+
+        Whatever is written makes the folders it needs: half a run would come to lie there.
+        """
+        try:
+            if self.identity() == identity:
+                return
+        except FileNotFoundError:
+            pass
+        raise self.gone()
+
+    def gone(self) -> RunError:
+        """Return the error that tells of a folder that is no longer there."""
+        return RunError(
+            f"the run's folder is gone: {self.path} was deleted or moved while the run was at work",
+            "if it was moved, move it back and run the same command again; what was learned since "
+            "its last checkpoint is lost",
+        )
+
     def free_aside(self) -> Path:
         """Return where an existing run is moved next."""
         number = 1

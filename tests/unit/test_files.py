@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from dreambooth.files import new_folder, sweep, write_bytes, write_json, write_text
+from dreambooth.files import (
+    new_folder,
+    read_limited,
+    sweep,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -97,3 +105,13 @@ def test_a_rename_that_fails_leaves_the_old_folder_in_its_place(tmp_path, monkey
         pass
     assert (dest / "a").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        assert read_limited(tmp_path / "a", 1 << 30) == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
