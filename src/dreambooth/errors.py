@@ -72,7 +72,7 @@ class PluginError(UserError):
 class ToldElsewhere(UserError):
     """The main process tells what is wrong; this one leaves with the same code, and silently."""
 
-    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+    def __init__(self, message: str, hint: str = "", exit_code: int = EXIT_RUN_FAILED) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
 

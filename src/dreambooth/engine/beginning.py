@@ -102,10 +102,11 @@ def newest_of_all(
     told = devices.join([f"{where}: {lacking}"] if lacking else [])
     if told:
         listed = "\n".join(f"  {line}" for line in told)
-        raise RunError(
+        error = RunError(
             f"not all processes have the checkpoint {name}, from which the run goes on:\n{listed}",
             "output must lie on a disk that all hosts share",
         )
+        raise error if devices.is_main else elsewhere(error)
     return found
 
 
@@ -128,10 +129,12 @@ def together(devices: Devices, work: Callable[[], T]) -> T:
             if devices.world_size == 1:
                 raise
             told = error
-    failed = (told.message, told.hint, told.exit_code) if told else None
-    value, failed = devices.share((value, failed))
-    if told:
-        raise told
+    value, failed = devices.share((value, elsewhere(told) if told else None))
     if failed:
-        raise ToldElsewhere(*failed)
+        raise told or failed
     return cast("T", value)
+
+
+def elsewhere(error: UserError) -> ToldElsewhere:
+    """Return what the other processes end with where the main one tells an error."""
+    return ToldElsewhere(error.message, error.hint, error.exit_code)
