@@ -102,11 +102,11 @@ def newest_of_all(
     told = devices.join([f"{where}: {lacking}"] if lacking else [])
     if told:
         listed = "\n".join(f"  {line}" for line in told)
-        error = RunError(
+        differ = RunError(
             f"not all processes have the checkpoint {name}, from which the run goes on:\n{listed}",
             "output must lie on a disk that all hosts share",
         )
-        raise error if devices.is_main else elsewhere(error)
+        raise differ if devices.is_main else elsewhere(differ)
     return found
 
 
