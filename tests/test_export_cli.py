@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from dreambooth import hookimpl
 from dreambooth.cli import _main
 from dreambooth.engine.loop import run
+from dreambooth.interfaces import Check
 from dreambooth.jobfile import dump_job
 from dreambooth.plugins import registry_with
 from dreambooth.run_folder import RunFolder
-from dreambooth_plugins.exporter import Kohya
+from dreambooth_plugins.exporter import Kohya, Lora
 from test_run import cut
 
 ADAPTER = {"kind": "adapter", "train": ["unet", "text_encoder"]}
@@ -238,6 +239,32 @@ def test_a_file_that_draws_something_else_is_a_failure(trained, dbt, fault):
     assert code == 1
     assert "differs from the trained model" in err
     assert "adapters differ in the file" in err
+    assert not (folder / "exports/wrong").exists()
+
+
+def test_a_failed_check_leaves_what_was_there(trained, dbt, monkeypatch):
+    folder = trained()
+
+    def files():
+        return {path: path.read_bytes() for path in (folder / "exports").rglob("*.*")}
+
+    def spoilt(exporter, artifact, model, dest, ctx, solver_config):
+        (dest / "half.safetensors").write_text("")
+
+    def failing():
+        with monkeypatch.context() as patch:
+            patch.setattr(Lora, "write", spoilt)
+            patch.setattr(Lora, "verify", lambda *_: Check(False, "another picture"))
+            code, _, err = dbt("export", folder, "--format", "lora")
+        assert code == 1
+        assert "another picture" in err
+
+    failing()
+    assert files() == {}
+    assert dbt("export", folder, "--format", "lora")[0] == 0
+    made = files()
+    failing()
+    assert files() == made
 
 
 def test_help_names_the_formats_and_the_options(dbt):

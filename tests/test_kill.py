@@ -118,7 +118,7 @@ def straight(lives, job_file, tmp_path):
 SOME = ("class-latents:2", "checkpoints:3", "rename:2", "final:1")
 """The class images, a checkpoint, a checkpoint that is whole but has no name yet, the export."""
 EVERY = (
-    *("moments:1", "class-latents:2", "class-pictures:1", "text:2"),  # the store
+    *("moments:1", "class-latents:2", "class-pictures:1", "text:1"),  # the store
     *("checkpoints:1", "checkpoints:3", "rename:1", "checkpoints:4", "rename:2"),
     *("final:1", "rename:1"),  # the export: its file, and the moment before it gets its name
 )

@@ -16,7 +16,7 @@ import yaml_text
 from dreambooth.engine.devices import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
-from dreambooth.launcher import environment
+from dreambooth.launcher import environment, free_port
 
 STEPS = 20
 
@@ -32,10 +32,10 @@ def job_file(small_job, tmp_path):
     return write
 
 
-def start(*args, **options):
+def start(*args, env=None, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "dreambooth", "run", *map(str, args)],
-        env={**os.environ, "NO_COLOR": "1"},
+        env={**os.environ, "NO_COLOR": "1", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -119,6 +119,22 @@ def test_accelerates_launcher_starts_the_same_run(job_file, small_job):
         assert done.stdout.count("done: 20 steps") == 1
     one, two = (folder[name] / "metrics.jsonl" for name in ("ours", "theirs"))
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_hosts_without_a_shared_output_are_told_instead_of_training_on(job_file, tmp_path):
+    path = job_file(name="apart", **with_train(steps=4))
+    outputs = [tmp_path / "host-0", tmp_path / "host-1"]
+    finish(start(path, "--processes", "2", "-o", f"output={outputs[0]}", "-o", "train.steps=2"))
+    port = free_port()
+    processes = [
+        start(path, "-o", f"output={output}", env=environment(rank, 2, port))
+        for rank, output in enumerate(outputs)
+    ]
+    said = [finish(process, code=1) for process in processes]
+    assert "not all processes have the checkpoint step-000002" in said[0]
+    assert "process 1 on" in said[0]
+    assert said[1].strip() == ""
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from dreambooth.errors import PluginError, UserError
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.run_folder import RunFolder
 from dreambooth.scalars import never_logged
 from dreambooth.slots import SLOTS
 
@@ -44,6 +45,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _sample_prompts(job)
     problems += _plain_mistakes(job)
     problems += _validation(job)
+    problems += _output(job)
     return list(dict.fromkeys(problems))
 
 
@@ -219,6 +221,13 @@ def _plain_mistakes(job: Job) -> Iterator[Problem]:
             f"({job.train.steps}): the learning rate would never be reached",
             "shorten the warm-up, or train for more steps",
         )
+
+
+def _output(job: Job) -> Iterator[Problem]:
+    folder = RunFolder(job.folder)
+    if why := folder.unwritable():
+        hint = "name a folder you may write to in output (or -o output=...)"
+        yield Problem(("output",), f"cannot write into {folder.path}: {why}", hint)
 
 
 def _validation(job: Job) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.errors import JobError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
@@ -24,14 +26,24 @@ MAX_JSON, MAX_DEPTH = 256 << 20, 64
 
 
 def cache_root() -> Path:
-    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder."""
-    if named := os.environ.get("DREAMBOOTH_CACHE"):
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/dreambooth"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "dreambooth" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder.
+
+    `JobError` for a user without a home: containers run under numbers that no one has a name for.
+    """
+    try:
+        if named := os.environ.get("DREAMBOOTH_CACHE"):
+            return Path(named).expanduser().absolute()
+        if sys.platform == "darwin":
+            return Path.home() / "Library/Caches/dreambooth"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "dreambooth" / "cache"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
+    except RuntimeError as error:
+        raise JobError(
+            "there is no place for the cache: HOME is not set, and the system knows no home folder "
+            "of this user",
+            "set the environment variable DREAMBOOTH_CACHE to a folder you may write to, or HOME",
+        ) from error
 
 
 def disk_is_full(error: OSError) -> bool:
@@ -42,6 +54,7 @@ def disk_is_full(error: OSError) -> bool:
 _BESIDE = re.compile(r"^\..+\.(\d+|[A-Za-z0-9-]*-\d+-[0-9a-f]{8})(\.\w+)?$")
 """Names of what is being written: `.stem.TOKEN.suffix` files, `.name.TOKEN.new` and `.old` folders;
 once a token was the bare number of a process."""
+_REPLACED = re.compile(r"^\.(.+)\.[^.]+\.old$")
 
 
 def token() -> str:
@@ -58,6 +71,7 @@ def token() -> str:
 def sweep(folder: Path, older_than: float = 0.0) -> None:
     """Remove what writers that were killed left half written below `folder`.
 
+    A folder that was about to be replaced is put back where nothing has taken its place yet.
     Call it where no other writer can be at work, or give an age in seconds that none takes.
     """
     limit = time.time() - older_than
@@ -67,9 +81,29 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
             if not _BESIDE.match(path.name) or path.stat().st_mtime > limit:
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                if not put_back(path):
+                    shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def put_back(aside: Path) -> bool:
+    """Give a folder that was about to be replaced its name back; say whether it was one."""
+    if (place := place_of(aside)) is None:
+        return False
+    aside.rename(place)
+    return True
+
+
+def place_of(aside: Path) -> Path | None:
+    """Return where a folder that was renamed to be replaced (`.name.TOKEN.old`) belongs.
+
+    None for any other, and where something has taken its place.
+    """
+    name = _REPLACED.match(aside.name)
+    if not name or not aside.is_dir() or os.path.lexists(aside.with_name(name[1])):
+        return None
+    return aside.with_name(name[1])
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -94,9 +128,10 @@ def _require_regular(mode: int, path: Path) -> None:
 def read_limited(path: Path, limit: int) -> bytes:
     """Return a regular file's bytes; `OSError` where there are more than `limit` of them."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
-        return file.read(limit)
+        return file.read(size)  # memory for as much as is asked for is taken at once
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -205,12 +240,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(dest: Path, *, once: bool = False) -> Iterator[Path]:
+def new_folder(
+    dest: Path, same: Callable[[Path], bool] | None = None, *, once: bool = False
+) -> Iterator[Path]:
     """Yield an empty folder beside `dest` that takes its place when the block ends well.
 
-    What stood at `dest` before stays untouched until the new folder is whole and on disk. Where
-    another process puts one there meanwhile, that one stays and ours is let go; with `once`, for
-    content that can only be the same, also where it did so before us.
+    What stood at `dest` before stays untouched until the new folder is whole and on disk; it stays
+    for good where `same` says of the new folder that it holds nothing else. Where another process
+    puts one there meanwhile, that one stays and ours is let go; with `once`, for content that can
+    only be the same, also where it did so before us.
     """
     dest.parent.mkdir(parents=True, exist_ok=True)
     mine = token()
@@ -218,6 +256,8 @@ def new_folder(dest: Path, *, once: bool = False) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        if same is not None and same(beside):
+            return
         for file in beside.rglob("*"):
             sync(file)
         old = dest.with_name(f".{dest.name}.{mine}.old")
@@ -227,8 +267,9 @@ def new_folder(dest: Path, *, once: bool = False) -> Iterator[Path]:
             rename(dest, old)
         try:
             rename(beside, dest)
-        except OSError as error:
-            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+        except BaseException as error:
+            put_back(old)
+            if not isinstance(error, OSError) or error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
                 raise
         sync(dest.parent)
         shutil.rmtree(old, ignore_errors=True)

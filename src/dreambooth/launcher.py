@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -21,16 +22,69 @@ GRACE = 60.0
 """Seconds the others have to finish once one process was asked to stop and has left."""
 AT_ONCE = 5.0
 """Seconds they have after a second Ctrl-C."""
+HINT = (
+    "launchers (torchrun, accelerate launch, dbt run --processes) set RANK, WORLD_SIZE, "
+    "MASTER_ADDR and MASTER_PORT; unset them for a run of one process"
+)
 
 
 def rank() -> int:
     """Return this process's number in the run, as its launcher says; 0 where it is alone."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def process_count() -> int:
     """Return how many processes share the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def require_environment(*, port: bool = True) -> None:
+    """Raise `JobError` where the launcher's variables do not say how the processes find each other.
+
+    torch would go on waiting for the others, or fail without a word of the variable. With `port`,
+    the one on which the main process will listen has to be free.
+    """
+    here, count = rank(), process_count()
+    _number("LOCAL_RANK", 0)
+    if not count or here >= count:
+        raise JobError(
+            f"RANK is {here} and WORLD_SIZE is {count}: ranks go from 0 to WORLD_SIZE - 1", HINT
+        )
+    if count == 1:
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise JobError(f"WORLD_SIZE is {count}, and there is no {' and no '.join(missing)}", HINT)
+    number = _number("MASTER_PORT", 0)
+    if not 0 < number < 2**16:
+        raise JobError(f"MASTER_PORT is {number}, which is no port", HINT)
+    # torchrun's agent listens there itself, for its workers.
+    if port and here == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        require_free(number)
+
+
+def require_free(port: int) -> None:
+    """Raise `JobError` where a port of this machine is taken, or not to be had."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise port_taken(port, error.strerror or "") from error
+
+
+def port_taken(port: object, why: str) -> JobError:
+    """Return the error that tells of the port by which the processes find each other."""
+    return JobError(
+        f"port {port} of this machine (MASTER_PORT) cannot be used: {why}",
+        "name a free port in MASTER_PORT, the same for all processes",
+    )
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise JobError(f"the environment variable {name} is {text!r}, not a whole number", HINT)
+    return int(text)
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:

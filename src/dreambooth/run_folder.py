@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.component import Section
+from dreambooth import run_lock
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
+from dreambooth.job_changes import as_now, differences, digests, is_moved
 from dreambooth.records import checked
 from dreambooth.redact import redacted_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from dreambooth.job import Job
+
+logger = logging.getLogger("dreambooth")
 
 HARMLESS = (
     "log",
@@ -129,73 +134,78 @@ class RunFolder:
         clean = {key: v if key == "job" else redacted_in(v) for key, v in values.items()}
         write_json(self.manifest, {**self.read_manifest(), **clean})
 
-    def saved_job(self) -> dict[str, Any] | None:
-        """Return the job this run was started with, as plain data."""
-        return self.read_manifest().get("job")
-
     def begin(self, job: Job, text: str, processes: int) -> None:
         """Record the job of this life of the run, and how many processes share it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.job, text)
-        self.update_manifest(job=job.resolved(), processes=processes)
+        # What lay at the run's paths when it began; hashed once.
+        inputs = self.read_manifest().get("inputs")
+        inputs = digests(job, HARMLESS) if inputs is None else inputs
+        self.update_manifest(job=job.resolved(), processes=processes, inputs=inputs)
 
-    def set_aside(self) -> Path:
-        """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
+    def identity(self) -> tuple[int, int]:
+        """Return what tells this folder from another of its name."""
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
+
+    def require_same(self, identity: tuple[int, int]) -> None:
+        """Raise `RunError` where the folder is gone, or another one has taken its place.
+
+        Whatever is written makes the folders it needs: half a run would come to lie there.
+        """
+        try:
+            if self.identity() == identity:
+                return
+        except FileNotFoundError:
+            pass
+        raise self.gone()
+
+    def gone(self) -> RunError:
+        """Return the error that tells of a folder that is no longer there."""
+        return RunError(
+            f"the run's folder is gone: {self.path} was deleted or moved while the run was at work",
+            "if it was moved, move it back and run the same command again; what was learned since "
+            "its last checkpoint is lost",
+        )
+
+    def free_aside(self) -> Path:
+        """Return where an existing run is moved next."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
+        return aside
+
+    def set_aside(self) -> Path:
+        """Move an existing run away (`--fresh` deletes nothing) and return where it went."""
+        aside = self.free_aside()
         self.path.rename(aside)
         return aside
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Own the run for the block; a crash leaves no lock behind. `RunError` if owned."""
+    def unwritable(self) -> str:
+        """Say why the folder cannot be made or written into; empty where it can.
+
+        Permissions do not tell it all (quotas, read-only and remote disks): a folder is made and
+        removed in what is there of the path.
+        """
+        there = self.path
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise JobError(
-                f"cannot write into {self.path}: {error.strerror or error}",
-                "name a folder you may write to in output (or -o output=...)",
-            ) from error
-        try:
-            _lock_file(file, self.path)
-            if sys.platform == "win32":  # no folder can be moved aside while a file in it is open
-                os.close(file)
-                file = -1
-            yield
-        finally:
-            if file >= 0:
-                os.close(file)
+            while not os.path.lexists(there):
+                there = there.parent
+            with tempfile.TemporaryDirectory(prefix=".dreambooth-", dir=there):
+                pass
+            with suppress(FileNotFoundError):
+                os.lstat(self.path)  # a name too long is not there, and cannot be made either
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            return said if there == self.path else f"{there}: {said}"
+        return ""
 
+    def lock(self, warn: Callable[[str], None] = logger.warning) -> AbstractContextManager[None]:
+        """Own the run for the block; a crash leaves no lock behind. `RunError` if owned.
 
-def _lock_file(file: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; a second process is then not refused.
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"another process is running {path}",
-            "wait for it, stop it, or give this job another name",
-        ) from error
-
-
-def _flatten(value: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for key, inner in value.items():
-            out |= _flatten(inner, f"{at}.{key}" if at else key)
-        return out
-    return {at: value}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return dotted name -> (old, new) of what differs between two resolved jobs."""
-    a, b = _flatten(dict(old)), _flatten(dict(new))
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+        `warn` is told where the file system has no locks (see `run_lock`).
+        """
+        return run_lock.hold(self.path, warn)
 
 
 def rows_of_a_step(job: Mapping[str, Any], processes: int) -> int:
@@ -204,24 +214,19 @@ def rows_of_a_step(job: Mapping[str, Any], processes: int) -> int:
     return int(train["batch_size"] * train["accumulation"] * processes)
 
 
-def _later_sections(job: Job, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of sections a run's job lacks: it began before the program knew them."""
-    absent = {k: f.default for k, f in type(job).model_fields.items() if k not in saved}
-    sections = {k: v for k, v in absent.items() if isinstance(v, Section)}
-    return {name: section.model_dump(mode="json") for name, section in sections.items()}
-
-
 def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str, tuple[Any, Any]]:
     """Return the harmless differences to the run's own job; `JobError` names the others.
 
-    More steps are harmless only where neither rates nor stages depend on the end;
-    batch size, accumulation and number of processes where their product stays the same.
+    More steps are harmless only where neither rates nor stages depend on the end; batch size,
+    accumulation and number of processes where their product stays the same; another path where
+    the same lies there (for `job_changes.moved` sections whoever reads them has to compare).
     """
-    saved = folder.saved_job()
-    if saved is None:
+    manifest = folder.read_manifest()
+    if (saved := manifest.get("job")) is None:
         return {}
-    before = folder.read_manifest().get("processes", 1)
-    changed = differences({**_later_sections(job, saved), **saved}, job.resolved())
+    before = manifest.get("processes", 1)
+    saved = as_now(saved, job, folder.path)
+    changed = differences(saved, job.resolved())
     if before != processes:
         changed["processes"] = (before, processes)
     same_rows = rows_of_a_step(saved, before) == rows_of_a_step(job.resolved(), processes)
@@ -231,7 +236,9 @@ def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str
             return not (job.lr_schedule.depends_on_end() or job.freezing.depends_on_end())
         if name in {"train.batch_size", "train.accumulation", "processes"}:
             return same_rows
-        return name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS
+        if name.split(".", 1)[0] in HARMLESS or name in HARMLESS_OPTIONS:
+            return True
+        return is_moved(name, job, changed[name][0], manifest.get("inputs", {}))
 
     bad = {name: pair for name, pair in changed.items() if not harmless(name)}
     if bad:

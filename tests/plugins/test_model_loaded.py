@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -312,6 +313,20 @@ def test_hashes_that_cannot_be_remembered_are_made_again(tmp_path, ctx):
     for _ in range(2):
         found = file_hash(tmp_path / "w.bin", memo, ctx.progress)
         assert found == hashlib.sha256(b"one").hexdigest()
+
+
+def test_a_file_in_the_place_of_another_of_equal_size_and_time_is_hashed_anew(tmp_path, ctx):
+    file, memo, other = tmp_path / "w.bin", tmp_path / "memo.json", tmp_path / "other.bin"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    file_hash(file, memo, ctx.progress)
+    shutil.copystat(file, other)
+    other.replace(file)  # as `rsync -t` and `cp -p` do
+    assert file_hash(file, memo, ctx.progress) == hashlib.sha256(b"two").hexdigest()
+    times = file.stat()
+    file.write_bytes(b"six")  # in place: the same inode
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_hash(file, memo, ctx.progress) == hashlib.sha256(b"six").hexdigest()
 
 
 def test_tiny_has_the_same_bits_everywhere(tiny_model):

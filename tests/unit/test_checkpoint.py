@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +38,29 @@ def test_tensors_that_share_memory_are_saved_whole(tmp_path):
     assert found.keys() == tensors["optimizer"].keys()
     for name, tensor in tensors["optimizer"].items():
         assert torch.equal(found[name], tensor)
+
+
+def test_the_same_checkpoint_is_not_written_again(tmp_path):
+    first = write(tmp_path, 5)
+    kept = first.stat().st_ino
+    assert write(tmp_path, 5).stat().st_ino == kept
+    flip(first / "trainable.safetensors")  # a damaged one is no longer the same
+    assert write(tmp_path, 5).stat().st_ino != kept
+    assert checkpoint.load(first).numbers == {"step": 5}
+    other = {"trainable": {"unet.w": torch.zeros(3)}}
+    checkpoint.save(tmp_path, 5, other, {"step": 5}, lambda there: [])
+    assert not checkpoint.load(first).tensors["trainable"]["unet.w"].any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_is_no_map_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PIECE", 3000)
+    tensors = {f"unet.{i}": torch.full((500,), float(i)) for i in range(5)}
+    checkpoint.save(tmp_path, 1, {"optimizer": tensors}, {}, lambda there: [])
+    found = checkpoint.newest(tmp_path, print).tensors["optimizer"]
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert list(found) == list(tensors)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_rotation_keeps_the_newest(tmp_path):

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import tracemalloc
 
 import pytest
 
 from dreambooth import files
-from dreambooth.files import new_folder, remove, sweep, token, write_bytes, write_json, write_text
+from dreambooth.files import (
+    new_folder,
+    read_limited,
+    remove,
+    sweep,
+    token,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
@@ -86,7 +98,7 @@ def test_a_folder_that_another_process_puts_there_meanwhile_stays(tmp_path, monk
 
 def test_what_writers_left_is_swept_by_old_and_new_names_and_nothing_else(tmp_path):
     left = (f".a.{token()}.new", f".step-000001.{token()}.gone", ".a.123.old", f".a.{token()}.json")
-    kept = (".gitignore", ".a.b", "a.1.new", ".hidden-7-12345678x.new", ".lock")
+    kept = ("a", ".gitignore", ".a.b", "a.1.new", ".hidden-7-12345678x.new", ".lock")
     for name in (*left, *kept):
         (tmp_path / name).mkdir()
     sweep(tmp_path)
@@ -115,3 +127,66 @@ def test_what_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
     assert rest.name.startswith(".step-000002.")
     sweep(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+REPLACE = """
+import os, sys
+from pathlib import Path
+from dreambooth import files
+from dreambooth.files import new_folder
+rename = files.rename
+def deadly(path, target):
+    if path.name.endswith(".new"):
+        os._exit(9)
+    return rename(path, target)
+files.rename = deadly
+with new_folder(Path(sys.argv[1])) as beside:
+    (beside / "a").write_text("new")
+"""
+
+
+def test_killed_between_the_two_renames_the_old_folder_comes_back(tmp_path):
+    dest = tmp_path / "final.v1"
+    dest.mkdir()
+    (dest / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", REPLACE, str(dest)], check=False)
+    assert done.returncode == 9
+    assert not dest.exists()
+    sweep(tmp_path)
+    assert (dest / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == [dest.name]
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path):
+    for name in ("final", ".final.123.old", ".final.123.new"):
+        (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_rename_that_fails_leaves_the_old_folder_in_its_place(tmp_path, monkeypatch):
+    dest = tmp_path / "step"
+    with new_folder(dest) as beside:
+        (beside / "a").write_text("1")
+    rename = files.rename
+
+    def refused(path, target):
+        if path.name.endswith(".new"):
+            raise OSError("refused")
+        rename(path, target)
+
+    monkeypatch.setattr(files, "rename", refused)
+    with pytest.raises(OSError, match="refused"), new_folder(dest):
+        pass
+    assert (dest / "a").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["step"]
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        assert read_limited(tmp_path / "a", 1 << 30) == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -29,7 +29,7 @@ def part_fingerprint(source: Source, part: str, memo: Path, progress: ShowProgre
     """Hash what a part is made of: its configuration and its weight files' content.
 
     The text encoder's hash covers the tokenizer as well, since embeddings depend on both. `memo`
-    is a JSON file that remembers hashes by (path, size, modification time).
+    is a JSON file that remembers hashes by path and stamp (see `file_hash`).
     """
     config = source.part_config(part)
     plain = {name: value for name, value in config.items() if name not in _NOISE}
@@ -44,22 +44,33 @@ def part_fingerprint(source: Source, part: str, memo: Path, progress: ShowProgre
 
 
 def file_hash(path: Path, memo: Path, progress: ShowProgress) -> str:
-    """Return the SHA-256 of a file, from `memo` while the file has not changed."""
+    """Return the SHA-256 of a file, from `memo` while the file is the one that was hashed.
+
+    Its stamp: inode, size, and the times of the last change of content and of anything. Copying
+    tools give another file the same size and modification time; nobody can set the last one.
+    """
     path = path.resolve()
-    stat = path.stat()
-    known = _read_memo(memo)
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    if (entry := known.get(str(path))) and entry[:2] == stamp:
-        return str(entry[2])
+    stamp = _stamp(path)
+    entry = _read_memo(memo).get(str(path))
+    if isinstance(entry, list) and entry[:-1] == stamp:
+        return str(entry[-1])
     digest = hashlib.sha256()
-    with path.open("rb") as file, progress(f"hash {path.name}", -(-stat.st_size // BLOCK)) as bar:
+    size = path.stat().st_size
+    with path.open("rb") as file, progress(f"hash {path.name}", -(-size // BLOCK)) as bar:
         while block := file.read(BLOCK):
             digest.update(block)
             bar.advance()
+    if _stamp(path) != stamp:  # replaced meanwhile: which of the two was hashed is not known
+        return digest.hexdigest()
     alive = {name: value for name, value in _read_memo(memo).items() if Path(name).exists()}
     with suppress(OSError):  # it saves time only
         write_json(memo, {**alive, str(path): [*stamp, digest.hexdigest()]})
     return digest.hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _read_memo(memo: Path) -> dict[str, Any]:

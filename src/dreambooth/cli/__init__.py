@@ -23,7 +23,13 @@ from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
 from dreambooth.cli.validate import validate
-from dreambooth.errors import EXIT_OK, EXIT_RUN_FAILED, UserError
+from dreambooth.errors import (
+    EXIT_OK,
+    EXIT_RUN_FAILED,
+    UserError,
+    is_out_of_memory,
+    no_memory,
+)
 from dreambooth.process import guard_streams, stdout_failure
 
 EXIT_INTERRUPTED = 130
@@ -83,35 +89,40 @@ def _main() -> int:
     try:
         result = app(prog_name=_program(), standalone_mode=False)
     except UserError as error:
-        from dreambooth.console import print_error
-
-        print_error(error)
-        return error.exit_code
+        return _told(error)
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
         return _from_the_system(error)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _told(no_memory(error))
         return _unexpected(error)
     if result == EXIT_INTERRUPTED:  # typer's own way to say so
         print("\ninterrupted", file=sys.stderr)
     return result if isinstance(result, int) else EXIT_OK
 
 
-def _from_the_system(error: OSError) -> int:
-    """Say which file the system refuses; anything without a file is no person's mistake."""
+def _told(error: UserError) -> int:
     from dreambooth.console import print_error
 
+    print_error(error)
+    return error.exit_code
+
+
+def _from_the_system(error: OSError) -> int:
+    """Say which file the system refuses; anything without a file is no person's mistake."""
+    if is_out_of_memory(error):
+        return _told(no_memory(error))
     if error.filename is None:
         return _unexpected(error)
-    print_error(
+    return _told(
         UserError(
             f"{error.filename}: {error.strerror}",
             "check that the path is right, writable, and has room",
         )
     )
-    return EXIT_RUN_FAILED
 
 
 def _unexpected(error: Exception) -> int:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel
 
 from dreambooth.optiondocs import option_docs
+from dreambooth.plainwords import first_sentence
 from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pydantic.fields import FieldInfo
 
@@ -96,6 +97,14 @@ def _bounds(metadata: Iterable[Any]) -> str:
         if getattr(entry, name, None) is not None
     ]
     return f" {' and '.join(found)}" if found else ""
+
+
+def slot_text(slot: str, kinds: Sequence[dict[str, Any]]) -> str:
+    """List the kinds of a slot, each with the first sentence of what is said of it."""
+    width = max((len(kind["kind"]) for kind in kinds), default=0)
+    lines = [f"  {kind['kind']:{width}}  {first_sentence(kind['doc'])}" for kind in kinds]
+    lines = lines or ["  no installed plugin brings any"]
+    return "\n".join([slot, *lines, "", f"dbt plugins show {slot}/KIND lists the options of one"])
 
 
 def kind_text(kind: dict[str, Any]) -> str:

@@ -41,15 +41,18 @@ def list_plugins(as_json: Json = False) -> None:
 @app.command("show")
 def show(
     name: Annotated[
-        str, typer.Argument(help="A plugin, a distribution, a kind, or SLOT/KIND.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="A plugin, a distribution, a slot, a kind, or SLOT/KIND.", metavar="NAME"
+        ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Show a plugin, or a kind with its options.
+    """Show a plugin, the kinds of a slot, or a kind with its options.
 
     Types, defaults, meaning, and where it comes from.
     """
-    from dreambooth.cli.plugin_details import describe_kind, kind_text, plugin_text
+    from dreambooth.cli.plugin_details import describe_kind, kind_text, plugin_text, slot_text
     from dreambooth.plugins import registry
 
     reg = registry()
@@ -58,7 +61,11 @@ def show(
     if as_json:
         _echo_json({"plugins": [asdict(info) for info in infos], "kinds": kinds})
         return
-    texts = [plugin_text(reg, info) for info in infos] + [kind_text(kind) for kind in kinds]
+    texts = [plugin_text(reg, info) for info in infos]
+    if slot := slot_names().get(name):
+        texts.append(slot_text(slot, kinds))
+    else:
+        texts += [kind_text(kind) for kind in kinds]
     typer.echo("\n\n".join(texts))
 
 
@@ -70,6 +77,8 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
     if "/" in name:
         return [], [_slot_and_kind(reg, *name.split("/", 1))]
     infos = [i for i in reg.infos if name in {i.name, i.distribution}]
+    if slot := slot_names().get(name):
+        return infos, [(slot, kind) for kind in sorted(reg.kinds(slot))]
     keys = [(slot, name) for slot in SLOTS if name in reg.kinds(slot)]
     if infos or keys:
         return infos, keys
@@ -78,15 +87,21 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
             if name in kinds:  # of a broken or colliding plugin
                 reg.provider(slot, name)
     known = {k for slot in SLOTS for k in reg.kinds(slot)}
-    known |= {n for i in reg.infos for n in (i.name, i.distribution) if n}
+    known |= {n for i in reg.infos for n in (i.name, i.distribution) if n} | slot_names().keys()
     raise _unknown("plugin or kind", name, did_you_mean(name, sorted(known)), reg.problems())
+
+
+def slot_names() -> dict[str, str]:
+    """Return what a slot is called, by itself and by a job's keys -> its name."""
+    from dreambooth.slots import SLOTS
+
+    return {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
 
 
 def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
     from dreambooth.diagnostics import did_you_mean
-    from dreambooth.slots import SLOTS
 
-    slots = {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
+    slots = slot_names()
     if slot_name not in slots:
         raise _unknown("slot", slot_name, did_you_mean(slot_name, slots), [])
     slot = slots[slot_name]

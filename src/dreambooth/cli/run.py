@@ -6,19 +6,20 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dreambooth.errors import Interrupted, JobError, UserError
+from dreambooth.errors import Interrupted, JobError, ToldElsewhere, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
 
-    from dreambooth.engine.loop import RunResult
     from dreambooth.job import Job
+    from dreambooth.preflight import Outlook
+    from dreambooth.run_result import RunResult
 
 
 def run(
@@ -55,19 +56,27 @@ def run(
     from dreambooth.console import print_warning
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
+    from dreambooth.preflight import require_environment
 
     process.only_displays()
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    require_environment()
+    if dry_run and launcher.rank():  # the first process shows the plan
+        return
     if launcher.rank() == 0:
         for problem in registry().problems():
             print_warning(problem)
     try:
         with _interruptible():
             loaded = check_job(job, override or ())
+            outlook = _look_ahead(loaded, dry_run, fresh, resume_from, processes)
+            if outlook and outlook.finished:
+                _show_finished(loaded, outlook.finished)
+                return
             if processes == 1 or dry_run:
-                _train(loaded, dry_run, fresh, resume_from, processes)
+                _train(loaded, dry_run, fresh, resume_from, processes, outlook)
                 return
     except UserError as error:
         raise _of_this_process(error) from error
@@ -94,19 +103,52 @@ def _interruptible() -> Iterator[None]:
         ) from None
 
 
+def _look_ahead(
+    job: Job, dry_run: bool, fresh: bool, resume_from: str | None, processes: int
+) -> Outlook | None:
+    """Return what the run will do, before any work; None where all processes have to be told."""
+    from dreambooth import launcher
+    from dreambooth.console import print_warning
+    from dreambooth.preflight import preflight
+
+    shared = launcher.process_count() > 1 and not dry_run
+    if shared and launcher.rank() > 0:
+        return None
+    count = max(processes, launcher.process_count())
+    warn = print_warning if dry_run else _unsaid
+    try:
+        outlook = preflight(job, fresh=fresh, resume_from=resume_from, processes=count, warn=warn)
+    except UserError:
+        if shared:  # those that wait for this one have to leave, too
+            return None
+        raise
+    return None if shared and outlook.finished else outlook
+
+
+def _unsaid(message: str) -> None:
+    """Leave a warning to the run itself."""
+
+
 def _of_this_process(error: UserError) -> UserError:
     """Where several processes run one job, let one speak, or say which one it is."""
     from dreambooth import launcher
 
     if launcher.rank() == 0:
         return error
-    if isinstance(error, JobError | Interrupted):  # the main process says the same
+    if isinstance(error, JobError | Interrupted | ToldElsewhere):  # the main process says the same
         sys.exit(error.exit_code)
     error.message = f"process {launcher.rank()}: {error.message}"
     return error
 
 
-def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, processes: int) -> None:
+def _train(
+    job: Job,
+    dry_run: bool,
+    fresh: bool,
+    resume_from: str | None,
+    processes: int,
+    outlook: Outlook | None,
+) -> None:
     """Show the plan, run the job, show the result; other processes than the first are silent."""
     # From here on torch is needed; the checks before answered in half a second.
     from dreambooth import launcher
@@ -114,14 +156,19 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
     from dreambooth.cli.show_plan import show_plan
     from dreambooth.console import stdout
     from dreambooth.engine.loop import run as run_job
+    from dreambooth.engine.manifest import hold_against
     from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
 
     console, speaks = stdout(), launcher.rank() == 0
-    if speaks:
+    if speaks and outlook:
         teller = reporter_for(console) if dry_run else Quiet()
         count = max(processes, launcher.process_count())
-        show_plan(console, job, make_plan(job, teller, fresh=fresh, processes=count))
+        plan = make_plan(job, teller, resumes_at=outlook.step, processes=count)
+        hold_against(job, plan.scan, outlook)
+        for line in outlook.lines() if dry_run else ():
+            teller.info(line)
+        show_plan(console, job, plan)
         if dry_run:
             return
         console.print()
@@ -129,6 +176,15 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
     result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     if speaks:
         show_result(console, job, result)
+
+
+def _show_finished(job: Job, done: dict[str, Any]) -> None:
+    """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
+    from dreambooth.console import stdout
+    from dreambooth.run_folder import RunFolder
+    from dreambooth.run_result import result_of
+
+    show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 
 
 def show_result(console: Console, job: Job, result: RunResult) -> None:

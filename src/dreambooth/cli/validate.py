@@ -35,8 +35,10 @@ def validate(
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
+    from dreambooth.preflight import require_environment
     from dreambooth.redact import redacted_in
 
+    require_environment()
     for problem in () if as_json else registry().problems():
         print_warning(problem)
     results: list[dict[str, Any]] = []

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import socket
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dreambooth.checkpoint_files import CHECKSUMS, Damaged
 from dreambooth.engine import checkpoint
-from dreambooth.errors import JobError, RunError
-from dreambooth.files import new_folder, sweep
-from dreambooth.jobfile import dump_job
-from dreambooth.run_folder import check_resumable
+from dreambooth.errors import RunError, ToldElsewhere, UserError
+from dreambooth.files import new_folder, read_object, sweep
+from dreambooth.preflight import changed_line, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
+    from pathlib import Path
 
+    from dreambooth.engine.checkpoint import Checkpoint
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.job import Job
+    from dreambooth.preflight import Outlook
     from dreambooth.run_folder import RunFolder
 
-
-@dataclass(frozen=True)
-class Begun:
-    """What the main process found, told to all of them."""
-
-    manifest: dict[str, Any]
-    """The run's manifest before this life of it; empty for a fresh run."""
-    done: dict[str, Any] | None
-    """The recorded result of a run that has nothing left to do."""
+T = TypeVar("T")
 
 
 def set_aside(folder: RunFolder, reporter: Reporter) -> None:
@@ -43,83 +37,104 @@ def set_aside(folder: RunFolder, reporter: Reporter) -> None:
 
 def begin(
     job: Job, folder: RunFolder, devices: Devices, reporter: Reporter, resume_from: str | None
-) -> Begun:
-    """Hold the job against the run that is there, and record it as the run's own.
+) -> Outlook:
+    """Hold the job against the run that is there, and go back where that was asked for.
 
     Raises `JobError` where the job changed in a way that makes another run of it.
     """
     sweep(folder.path)
-    for name, (old, new) in check_resumable(folder, job, devices.world_size).items():
-        reporter.info(f"{name} changed since the last time: {old!r} -> {new!r}")
+    # Whoever reads the checkpoint (`newest_of_all`) tells of damaged ones.
+    count = devices.world_size
+    outlook = decide(job, resume_from=resume_from, processes=count, warn=lambda _: None)
+    for name, pair in outlook.changed.items():
+        reporter.info(changed_line(name, *pair))
     if resume_from is not None:
-        go_back(folder, resume_from, reporter)
-    manifest = folder.read_manifest()
-    if has_ended(job, manifest) and folder.result_is_whole():
-        return Begun(manifest, manifest["result"])
-    folder.begin(job, dump_job(job), devices.world_size)
-    return Begun(manifest, None)
+        go_back(folder, outlook, reporter)
+    return outlook
 
 
-def has_ended(job: Job, manifest: Mapping[str, Any]) -> bool:
-    """Say whether a run has a result and nothing left to do.
+def go_back(folder: RunFolder, outlook: Outlook, reporter: Reporter) -> None:
+    """Make the checkpoint that was asked for the run's newest one.
 
-    It did all its steps, or a rule that the job still has ended it for good.
+    Newer ones are moved to `checkpoints/aside-N`. A checkpoint of another run is copied into this
+    one.
     """
-    done = manifest.get("result")
-    if not done or done["steps"] >= job.train.steps:
-        return bool(done)
-    before, now = manifest.get("job", {}), job.resolved()
-    same = all(before.get(name) == now[name] for name in ("early_stop", "callbacks"))
-    return same and bool(done.get("for_good"))
-
-
-def go_back(folder: RunFolder, wanted: str, reporter: Reporter) -> None:
-    """Make a checkpoint the run's newest one.
-
-    `wanted` is a step (`100`, `step-000100`) of this run, or a checkpoint's folder. Newer ones
-    are moved to `checkpoints/aside-N`. A checkpoint of another run is copied into this one,
-    which must not have any of its own. `JobError` where there is no such checkpoint, `RunError`
-    where it is damaged.
-    """
-    path = _find(folder, wanted)
-    try:
-        checkpoint.load(path)
-    except checkpoint.Damaged as error:
-        raise RunError(f"checkpoint {path} is damaged: {error}", "name another one") from error
-    own = checkpoint.list_checkpoints(folder.checkpoints)
-    if path.parent != folder.checkpoints.absolute():
-        if own:
-            raise JobError(
-                f"{path} belongs to another run, and {folder.path} has checkpoints of its own",
-                "give the job another name, or use --fresh as well",
-            )
+    path = outlook.start
+    assert path is not None
+    if outlook.foreign:
         with new_folder(folder.checkpoints / path.name) as beside:
             shutil.copytree(path, beside, dirs_exist_ok=True)
         reporter.info(f"beginning at {path}")
         return
-    step = int(path.name.removeprefix("step-"))
     folder.update_manifest(result=None)
-    newer = [other for number, other in own if number > step]
-    if newer:
+    if outlook.newer:
         number = 1
         while (aside := folder.checkpoints / f"aside-{number}").exists():
             number += 1
         aside.mkdir()
-        for other in reversed(newer):  # newest first: a kill in between leaves an older newest
+        for other in reversed(outlook.newer):  # newest first: a kill leaves an older newest
             other.rename(aside / other.name)
         reporter.info(f"going back to {path.name}; newer checkpoints were moved to {aside}")
 
 
-def _find(folder: RunFolder, wanted: str) -> Path:
-    known = {path.name: path for _, path in checkpoint.list_checkpoints(folder.checkpoints)}
-    name = f"step-{int(wanted):06d}" if wanted.isdigit() else wanted
-    if name in known:
-        return known[name].absolute()
-    path = Path(wanted).absolute()
-    if (path / checkpoint.CHECKSUMS).is_file() and checkpoint.step_of(path) is not None:
-        return path
-    there = ", ".join(known) or "none yet"
-    raise JobError(
-        f"there is no checkpoint {wanted}",
-        f"name a checkpoint's folder, or a step of this run (it has: {there})",
-    )
+def newest_of_all(
+    devices: Devices, folder: RunFolder, warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """Return the main process's newest checkpoint, on every process; None where it has none.
+
+    Each process reads its own files. Hosts that do not share the run's folder have other ones, or
+    none: `RunError` in all processes then, for they would train on from different steps.
+    """
+    found = checkpoint.newest(folder.checkpoints, warn) if devices.is_main else None
+    wanted = devices.share((found.folder.name, sums_of(found.folder)) if found else None)
+    if devices.world_size == 1 or wanted is None:
+        return found
+    name, sums = wanted
+    lacking = ""
+    if not devices.is_main:
+        try:
+            found = checkpoint.load(folder.checkpoints / name)
+            if sums_of(found.folder) != sums:
+                lacking = "it is another one"
+        except Damaged as error:
+            lacking = str(error)
+    where = f"process {devices.rank} on {socket.gethostname()}: {folder.checkpoints / name}"
+    told = devices.join([f"{where}: {lacking}"] if lacking else [])
+    if told:
+        listed = "\n".join(f"  {line}" for line in told)
+        differ = RunError(
+            f"not all processes have the checkpoint {name}, from which the run goes on:\n{listed}",
+            "output must lie on a disk that all hosts share",
+        )
+        raise differ if devices.is_main else elsewhere(differ)
+    return found
+
+
+def sums_of(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's files must hash to."""
+    return read_object(folder / CHECKSUMS)
+
+
+def together(devices: Devices, work: Callable[[], T]) -> T:
+    """Do on the main process what concerns all of them, and return what came out on each.
+
+    Where it raises a `UserError` all of them end, and the main process tells it.
+    """
+    told: UserError | None = None
+    value: T | None = None
+    if devices.is_main:
+        try:
+            value = work()
+        except UserError as error:
+            if devices.world_size == 1:
+                raise
+            told = error
+    value, failed = devices.share((value, elsewhere(told) if told else None))
+    if failed:
+        raise told or failed
+    return cast("T", value)
+
+
+def elsewhere(error: UserError) -> ToldElsewhere:
+    """Return what the other processes end with where the main one tells an error."""
+    return ToldElsewhere(error.message, error.hint, error.exit_code)

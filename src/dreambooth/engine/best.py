@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.checkpoint_files import Damaged
 from dreambooth.engine import checkpoint
 from dreambooth.engine.restoring import taking_back
 from dreambooth.errors import RunError
@@ -113,7 +114,7 @@ def show_best(session: Session, best: Best, folder: Path) -> None:
         return
     try:
         found = checkpoint.load(path_of(folder, best.step), WEIGHTS)
-    except checkpoint.Damaged as error:
+    except Damaged as error:
         raise RunError(
             f"the checkpoint of step {best.step}, the best one, is damaged: {error}",
             "to export the last step instead: -o checkpoints.keep_best.export=false",

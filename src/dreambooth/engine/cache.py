@@ -56,7 +56,7 @@ class ChunkStore:
         self._chunk_size, self._build, self._total = chunk_size, build, total
         self._reporter, self._devices = reporter, devices
         self._open: dict[int, dict[str, Tensor]] = {}
-        self._whole_key = whole
+        self._whole_key, self._begun = whole, False
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Return row `index` of every tensor; builds its chunk if absent."""
@@ -131,9 +131,7 @@ class ChunkStore:
                     "try train.precision: fp32; if that helps, report it with the model's name",
                 )
         try:
-            sweep(self.folder, older_than=HOURS_OF_A_WRITE * 3600)
-            if not (self.folder / "key.json").exists():
-                write_json(self.folder / "key.json", self._whole_key)
+            self._begin()
             marked = {DIGEST: digest(tensors)}
             write_with(self._file(chunk), lambda path: save_file(tensors, path, marked))
         except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
@@ -142,6 +140,15 @@ class ChunkStore:
                 f"cannot write the cache file {self._file(chunk)}: {said}",
                 "make room, or name another folder in the environment variable DREAMBOOTH_CACHE",
             ) from error
+
+    def _begin(self) -> None:
+        """Before the first chunk that is written: clear up, and say what the entry is."""
+        if self._begun:
+            return
+        sweep(self.folder, older_than=HOURS_OF_A_WRITE * 3600)
+        if not (self.folder / "key.json").exists():
+            write_json(self.folder / "key.json", self._whole_key)
+        self._begun = True
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from dreambooth.checkpoint_files import (
+    CHECKSUMS,
+    STATE,
+    Damaged,
+    file_hash,
+    list_checkpoints,
+    passed_over,
+    reason,
+    verify_all,
+)
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder, read_object, remove, write_json
 
@@ -20,13 +29,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_NAME = re.compile(r"^step-(\d{6,})$")
-_FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
-CHECKSUMS, STATE = "checksums.json", "state.json"
-
-
-class Damaged(Exception):
-    """A checkpoint is not what was written; the message says in which way."""
+PIECE = 256 * 2**20
+"""Bytes that are copied out of a tensor file before it is opened anew."""
 
 
 @dataclass(frozen=True)
@@ -38,31 +42,6 @@ class Checkpoint:
     numbers: dict[str, Any]
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def reason(error: Exception) -> str:
-    """Return what the disk said, in one line."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said).splitlines()[0]
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step a checkpoint's folder is named for; None for any other name."""
-    match = _NAME.match(path.name)
-    return int(match[1]) if match else None
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of the checkpoints below `folder`, oldest first."""
-    entries = folder.iterdir() if folder.is_dir() else ()
-    numbered = ((step_of(entry), entry) for entry in entries if entry.is_dir())
-    return sorted((step, entry) for step, entry in numbered if step is not None)
-
-
 def save(
     folder: Path,
     step: int,
@@ -72,11 +51,12 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step`, and when it is whole delete those `rotate` gives away.
 
-    `rotate` gets the steps that are on disk (see `rotation.superseded`).
+    `rotate` gets the steps that are on disk (see `rotation.superseded`). Where the same checkpoint
+    is there already it stays: replacing it would only bring a moment without any.
     """
     dest = folder / f"step-{step:06d}"
     try:
-        with new_folder(dest) as beside:
+        with new_folder(dest, partial(holds_the_same, dest)) as beside:
             for stem, named in tensors.items():
                 save_file(apart(named), beside / f"{stem}.safetensors")
             write_json(beside / STATE, numbers)
@@ -91,6 +71,14 @@ def save(
     for old in rotate(list(there)):
         remove(there[old])
     return dest
+
+
+def holds_the_same(folder: Path, other: Path) -> bool:
+    """Say whether a checkpoint is whole and equal to another one in every file."""
+    try:
+        return read_object(other / CHECKSUMS) == verify_all(folder)
+    except (Damaged, OSError, ValueError):
+        return False
 
 
 def apart(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -113,18 +101,10 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
 
     `stems` names the tensor files to read (`trainable`, `ema`, `optimizer`), by default all.
     """
+    sums = verify_all(folder)
     try:
-        sums = read_object(folder / CHECKSUMS)
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{CHECKSUMS} cannot be read: {reason(error)}") from error
-    try:
-        for name, expected in sums.items():
-            verify(folder, name, expected)
-        there = {STATE, *(file.name for file in folder.glob("*.safetensors"))}
-        for name in sorted(there - sums.keys()):
-            raise Damaged(f"{CHECKSUMS} does not name {name}")
         tensors = {
-            name.removesuffix(".safetensors"): load_file(folder / name)
+            name.removesuffix(".safetensors"): read_tensors(folder / name)
             for name in sums
             if name.endswith(".safetensors")
             and (stems is None or name.removesuffix(".safetensors") in stems)
@@ -134,17 +114,25 @@ def load(folder: Path, stems: Collection[str] | None = None) -> Checkpoint:
         raise Damaged(f"it cannot be read: {reason(error)}") from error
 
 
-def verify(folder: Path, name: str, expected: object) -> None:
-    """Raise `Damaged` unless a checkpoint's file is there as it was written."""
-    # Names come from a file: neither they nor links may lead out of the folder.
-    if not _FILE.match(name):
-        raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
-    if folder.is_symlink() or (folder / name).is_symlink():
-        raise Damaged(f"{name} is a link, not the file that was written")
-    if not (folder / name).is_file():
-        raise Damaged(f"{name} is missing")
-    if file_hash(folder / name) != expected:
-        raise Damaged(f"{name} was changed or cut short")
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a tensor file into memory of its own.
+
+    safetensors maps the file, and an optimizer's state would stay that map for the rest of the
+    run: of a file that rotation deletes, and whose blocks the disk then keeps. Closing the file
+    now and then keeps little of it in memory beside the copies.
+    """
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+    found: dict[str, Tensor] = {}
+    while len(found) < len(names):
+        copied = 0
+        with safe_open(file, "pt") as opened:
+            for name in names[len(found) :]:
+                found[name] = opened.get_tensor(name).clone()
+                copied += found[name].nbytes
+                if copied >= PIECE:
+                    break
+    return found
 
 
 def newest(folder: Path, warn: Any) -> Checkpoint | None:
@@ -155,6 +143,5 @@ def newest(folder: Path, warn: Any) -> Checkpoint | None:
         try:
             return load(path)
         except Damaged as error:
-            instead = f"using {before.name}" if before else "no other is left: starting at step 0"
-            warn(f"checkpoint {path.name} is damaged ({error}); {instead}")
+            warn(passed_over(path, error, before))
     return None

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
+from dreambooth import launcher
 from dreambooth.engine.allocator import keep_memory
 from dreambooth.errors import JobError
 
@@ -167,18 +168,34 @@ def pick_device(name: str) -> torch.device | None:
 @contextmanager
 def open_devices(train: Train) -> Iterator[Devices]:
     """Set threads and device up for one run, and give everything back afterwards."""
+    launcher.require_environment(port=False)
     wanted = pick_device(train.device)
     threads = torch.get_num_threads()
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     _reset()
     try:
-        yield _open(wanted)
+        yield _found(wanted)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         _reset()
         torch.set_num_threads(threads)
+
+
+def _found(wanted: torch.device | None) -> Devices:
+    """Open the device; `JobError` where the processes of the run do not find each other."""
+    try:
+        return _open(wanted)
+    except (torch.distributed.DistError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, ValueError) and launcher.process_count() == 1:
+            raise
+        if "EADDRINUSE" in str(error):
+            raise launcher.port_taken(os.environ.get("MASTER_PORT"), "it is taken") from error
+        raise JobError(
+            f"the processes of this run do not find each other: {said}", launcher.HINT
+        ) from error
 
 
 def _open(wanted: torch.device | None) -> Devices:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.checkpoint_files import Damaged, list_checkpoints
 from dreambooth.engine import checkpoint
 from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
@@ -55,7 +56,7 @@ def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, st
     """
     job = ctx.job
     ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
-    steps = [step for step, _ in checkpoint.list_checkpoints(folder.checkpoints)]
+    steps = [step for step, _ in list_checkpoints(folder.checkpoints)]
     whole = folder.result_is_whole() and (folder.final / "model_index.json").is_file()
     if whole and ended >= max(steps, default=0):
         return job.model.at(folder.final).open(ctx), "final"
@@ -106,7 +107,7 @@ def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
         return newest
     try:
         return checkpoint.load(path_of(newest.folder.parent, best.step), WEIGHTS)
-    except checkpoint.Damaged as error:
+    except Damaged as error:
         ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
         return newest
 

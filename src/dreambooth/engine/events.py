@@ -56,6 +56,7 @@ class Events:
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
         self._saved_at = self._sampled_at = self._validated_at = -1
+        self._place = folder.identity() if self._ctx.is_main else None
         trained = sum(p.numel() for p in session.state.parameters.values())
         assert self._ctx.devices is not None  # steps are taken on devices
         self._pace = Pace(self._job, self._ctx.devices, trained)
@@ -126,6 +127,7 @@ class Events:
         """Draw and save where a callback ended the run early, then tell the callbacks."""
         self._look(self._session.state.step, ended=True)
         self.save()
+        self._require_folder()  # what is exported goes there
         if not self._stop.settle():
             self._tell("end")
 
@@ -146,6 +148,7 @@ class Events:
         self._trackers.flush()
         if not self._ctx.is_main:
             return
+        self._require_folder()
         numbers = {
             "train": self._session.state.numbers(),
             "meter": self._meter.state(),
@@ -162,6 +165,11 @@ class Events:
             numbers,
             partial(rotation.superseded, options, written=step, best=best),
         )
+
+    def _require_folder(self) -> None:
+        """Write into the folder the run began in, or not at all."""
+        if self._place is not None:
+            self._folder.require_same(self._place)
 
     def _require_finite(self, step: int) -> None:
         """Keep weights that are not finite out of checkpoints: on a GPU nobody has looked yet."""
@@ -198,6 +206,7 @@ class Events:
         self._tell("sample")
 
     def _draw(self) -> dict[str, float]:
+        self._require_folder()
         session, job = self._session, self._job
         step = session.state.step
         prompts = [job.subject.fill(p) for p in job.samples.prompts]
@@ -277,6 +286,7 @@ class Events:
         now, (then, before) = time.monotonic(), self._clock
         self._clock = (now, step)
         if self._ctx.is_main:
+            self._require_folder()
             line = {"step": step, "seconds": round(now - then, 4), "steps": step - before}
             with self._folder.timings.open("a") as file:
                 file.write(json.dumps(line) + "\n")

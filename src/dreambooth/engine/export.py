@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from dreambooth.engine.checkpoint import reason
+from dreambooth.checkpoint_files import reason
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder
 from dreambooth.interfaces import Check
@@ -106,26 +106,41 @@ def export_one(
     *,
     check: bool = True,
 ) -> Export:
-    """Write one format into `dest` and compare what is read back from there; two units of progress.
+    """Write one format and compare what is read back; two units of progress.
 
-    Raises `RunError` where the disk refuses, or where the files differ from the live model.
+    The files get their place `dest` when they were compared: what lies there is good, and what lay
+    there before stays until then. Raises `RunError` where the disk refuses, or where the files
+    differ from the live model.
     """
     try:
         with new_folder(dest) as beside:
             exporter.write(artifact, model, beside, ctx, solver_config)
+            progress.advance()
+            found = Check(True, "")
+            if check:
+                found = verified(exporter, artifact, model, beside, ctx)
+                progress.advance()
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write {dest}: {reason(error)}",
             "the last checkpoint is intact: make room and run the same command again",
         ) from error
-    progress.advance()
-    if not check:
-        return Export(exporter.kind, dest, Check(True, ""), exporter)
-    found = exporter.verify(artifact, model, dest, ctx)
+    return Export(exporter.kind, dest, found, exporter)
+
+
+def verified(
+    exporter: Exporter, artifact: Artifact, model: LoadedModel, folder: Path, ctx: Context
+) -> Check:
+    """Compare what was written into `folder` with the live model; `RunError` where they differ."""
+    hint = "it was not put in place, and the checkpoint is intact; please report this with the job"
+    try:
+        found = exporter.verify(artifact, model, folder, ctx)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"the {exporter.kind} export cannot be read back: {reason(error)}", hint
+        ) from error
     if not found.ok:
         raise RunError(
-            f"the {exporter.kind} export in {dest} differs from the trained model: {found.message}",
-            "the checkpoint is intact; please report this with the job",
+            f"the {exporter.kind} export differs from the trained model: {found.message}", hint
         )
-    progress.advance()
-    return Export(exporter.kind, dest, found, exporter)
+    return found

@@ -51,7 +51,7 @@ def export_run(
     with ExitStack() as stack:
         stack.enter_context(explained(job, folder))
         if inside:
-            stack.enter_context(folder.lock())
+            stack.enter_context(folder.lock(reporter.warn))
         devices = stack.enter_context(open_devices(job.train))
         precision = choose("fp32", devices.device)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)

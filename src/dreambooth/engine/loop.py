@@ -5,21 +5,24 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from dreambooth.checks import require
-from dreambooth.engine import checkpoint
-from dreambooth.engine.beginning import begin, set_aside
+from dreambooth.engine.beginning import begin, newest_of_all, set_aside, together
 from dreambooth.engine.best import show_best
 from dreambooth.engine.compiling import settle as settle_compiling
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
-from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
+from dreambooth.engine.manifest import (
+    check_content,
+    check_environment,
+    check_inputs,
+    describe_run,
+)
 from dreambooth.engine.model_card import Facts, write_card
 from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Logged, Quiet
@@ -30,41 +33,22 @@ from dreambooth.engine.stopping import Asked, stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.identifiers import settled
+from dreambooth.jobfile import dump_job
+from dreambooth.preflight import require_environment, require_writable
 from dreambooth.run_folder import RunFolder
+from dreambooth.run_result import RunResult, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.export import Export
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
+    from dreambooth.preflight import Outlook
 
 
 UNMOVED = 20
 """After so many steps without any gradient nothing will ever move."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves behind."""
-
-    folder: Path
-    steps: int
-    final: Path
-    checks: tuple[str, ...]
-    """One line an export: how it compared when it was loaded back."""
-    scalars: dict[str, float]
-    """The last logged numbers."""
-    already_finished: bool = False
-    kept: str = ""
-    """Which step `checkpoints.keep_best` kept and why; empty without it."""
-    stopped: str = ""
-    """Why the run ended before its last step; empty where it did not."""
-    for_good: bool = False
-    """Whether that ended it for good, so that the same command does not go on with it."""
 
 
 def run(
@@ -79,53 +63,41 @@ def run(
     The same call again resumes an interrupted run and returns at once for a finished one.
     `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
     `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
-    `beginning.go_back`). Raises `UserError` (see `dreambooth.errors`) for whatever the person can
-    mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1 saves alone;
-    see `dreambooth.process`). Where several processes run one job, each of them calls this.
+    `preflight.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
+    person can mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1
+    saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
     """
     reporter = reporter or Quiet()
     job = settled(job)
     require(job)
+    require_environment()
     folder = RunFolder(job.folder)
-    with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
-        begun = None
-        if devices.is_main:
+    with explained(job, folder), open_devices(job.train) as devices, ExitStack() as stack:
+
+        def beginning() -> Outlook:
+            nonlocal reporter
+            assert reporter is not None
+            require_writable(folder)
             if fresh:
                 set_aside(folder, reporter)
-            stack.enter_context(folder.lock())
+            stack.enter_context(folder.lock(reporter.warn))
             reporter = Logged(reporter, folder.log)
-            begun = begin(job, folder, devices, reporter, resume_from)
-        begun = devices.share(begun)
-        assert begun is not None
-        if begun.done:
-            return result_of(folder, begun.done, already_finished=True)
-        return fit(job, folder, devices, reporter, begun.manifest)
+            return begin(job, folder, devices, reporter, resume_from)
 
-
-def result_of(
-    folder: RunFolder, done: Mapping[str, Any], *, already_finished: bool = False
-) -> RunResult:
-    """Return the result as the manifest records it."""
-    return RunResult(
-        folder.path,
-        done["steps"],
-        folder.final,
-        tuple(done["checks"]),
-        dict(done["scalars"]),
-        already_finished,
-        (done.get("kept") or {}).get("why", ""),
-        done.get("stop", ""),
-        done.get("for_good", False),
-    )
+        outlook = together(devices, beginning)
+        if outlook.finished:
+            return result_of(folder, outlook.finished, already_finished=True)
+        return fit(job, folder, devices, reporter, outlook)
 
 
 def fit(
-    job: Job, folder: RunFolder, devices: Devices, reporter: Reporter, manifest: Mapping[str, Any]
+    job: Job, folder: RunFolder, devices: Devices, reporter: Reporter, outlook: Outlook
 ) -> RunResult:
     """Train from the newest checkpoint (or from the start) to the last step, then export.
 
-    `manifest` is the run's as it was before this life of it.
+    `outlook` tells of the run as it was before this life of it.
     """
+    manifest = outlook.manifest
     reporter.info(f"run {job.name} on {devices.describe()}, {job.train.steps} steps")
     began = time.monotonic()
     recorded = manifest.get("machine", {})
@@ -134,8 +106,12 @@ def fit(
         job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
     )
     check_environment(ctx, recorded)
-    found = checkpoint.newest(folder.checkpoints, ctx.warn)
-    session = open_session(ctx, job.data.scan(ctx))
+    found = newest_of_all(devices, folder, ctx.warn)
+    scan = job.data.scan(ctx)
+    check_content(ctx, scan, outlook)
+    if ctx.is_main:
+        folder.begin(job, dump_job(job), devices.world_size)
+    session = open_session(ctx, scan)
     described = describe_run(session)
     check_inputs(ctx, manifest, described)
     if ctx.is_main:

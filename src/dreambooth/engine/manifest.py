@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 import dreambooth
+from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import describe_machine
 from dreambooth.engine.export import automatic_exporters
+from dreambooth.engine.precision import Precision
+from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import content
+from dreambooth.errors import JobError
+from dreambooth.job_changes import moved
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dreambooth.engine.context import EngineContext
     from dreambooth.engine.session import Session
+    from dreambooth.interfaces import LoadedModel, Scan
+    from dreambooth.job import Job
+    from dreambooth.preflight import Outlook
 
+WHAT = {"images": "pictures", "model": "weights", "schedule": "options of the noise schedule"}
+"""Entries of the manifest that a job which names other places is held against."""
+NO_OPTIONS = ("_diffusers_version", "_name_or_path")
+"""What a scheduler's configuration says of its origin."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy")
 
 
@@ -46,7 +60,7 @@ def describe_run(session: Session) -> dict[str, Any]:
             {"name": p.name, "distribution": p.distribution, "version": p.version}
             for p in registry().taking_part(ctx.job, automatic_exporters(ctx.job))
         ],
-        "model": {part: model.fingerprint(part) for part in model.info.parts},
+        **describe_base(model),
         "images": {item.id: " ".join(content(item)) for item in session.scan.items},
         "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
@@ -69,6 +83,55 @@ def check_environment(ctx: EngineContext, recorded: Mapping[str, Any]) -> None:
                 f"{name.replace('_', ' ')} was {recorded[name]} when the run began and is "
                 f"{now[name]} now: numbers can differ in their last bits"
             )
+
+
+def hold_against(job: Job, scan: Scan, outlook: Outlook) -> None:
+    """Do `check_content` ahead of the run: no weights are loaded."""
+    meta = torch.device("meta")
+    check_content(
+        EngineContext(job, meta, Precision("fp32", meta), job.folder, Quiet()), scan, outlook
+    )
+
+
+def check_content(ctx: EngineContext, scan: Scan, outlook: Outlook) -> None:
+    """Hold pictures and base against the run's where the job names another place for them.
+
+    A project's folder may move; `JobError` where something else lies at the new place. A run of
+    which nothing was recorded yet has nothing to be held against. Call it before the job is
+    recorded as the run's.
+    """
+    places = moved(outlook.changed)
+    found: dict[str, Any] = {}
+    if "data" in places:
+        found["images"] = {item.id: " ".join(content(item)) for item in scan.items}
+    if "model" in places:
+        found |= describe_base(ctx.job.model.open(ctx))
+    for name, now in found.items():
+        before = outlook.manifest.get(name)
+        if before is None or before == now:
+            continue
+        other = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        changed = "\n".join(
+            f"  {option}: {old!r} -> {new!r}"
+            for option, (old, new) in outlook.changed.items()
+            if option.startswith("data." if name == "images" else "model.")
+        )
+        named = ", ".join(other[:5])
+        raise JobError(
+            f"{ctx.folder} was started with other {WHAT[name]} ({named}):\n{changed}",
+            "bring them to the new place, give the job another name, or start anew with --fresh "
+            "(the old run is kept beside)",
+        )
+
+
+def describe_base(model: LoadedModel) -> dict[str, Any]:
+    """Return what of the base decides what is learned: its parts' content, and its schedule."""
+    options = model.info.schedule.items()
+    schedule = {name: json.dumps(value) for name, value in options if name not in NO_OPTIONS}
+    return {
+        "model": {part: model.fingerprint(part) for part in model.info.parts},
+        "schedule": {**schedule, "prediction": model.info.prediction},
+    }
 
 
 def check_inputs(ctx: EngineContext, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> None:

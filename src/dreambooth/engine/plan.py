@@ -92,18 +92,15 @@ class Plan:
     checkpoint_bytes: int
     folder: Path
     resumes_at: int
-    """Step of the newest checkpoint; 0 for a fresh run."""
+    """Step at which the run goes on; 0 for a fresh run."""
 
 
-def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: int = 1) -> Plan:
+def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: int = 1) -> Plan:
     """Count with the real model's shapes on the `meta` device: no weights are read.
 
-    `fresh`: as if no run of that name were there. `processes` share each optimizer step; memory
-    is one process's, prices are in steps all of them take part in.
+    `resumes_at`: the step at which the run will begin (see `preflight`). `processes` share each
+    optimizer step; memory is one process's, prices are in steps all of them take part in.
     """
-    from dreambooth.engine.checkpoint import list_checkpoints
-    from dreambooth.run_folder import RunFolder
-
     device = pick_device(job.train.device) or default_device()
     precision = choose(job.train.precision, device)
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
@@ -121,7 +118,6 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
-    saved = [step for step, _ in list_checkpoints(RunFolder(job.folder).checkpoints)]
     memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
         scan=scan,
@@ -145,7 +141,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
         checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
         folder=job.folder,
-        resumes_at=0 if fresh or not saved else max(saved),
+        resumes_at=resumes_at,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.checkpoint import reason, step_of
+from dreambooth.checkpoint_files import reason, step_of
 from dreambooth.engine.trouble import out_of_memory
 from dreambooth.errors import RunError, UserError
 

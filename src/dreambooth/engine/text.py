@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Item, LoadedModel
 
 
+PROMPTS_A_FILE = 64
+"""Prompts whose embeddings share a file of the store: bringing a file to disk takes as long as
+encoding several prompts."""
+SHAPE = ".shape"
+
+
 def trains_text(model: LoadedModel, parameters: Mapping[str, Parameter]) -> bool:
     """Say whether anything in a text encoder learns."""
     parts = set(model.info.part_names("text_encoders"))
@@ -65,26 +71,56 @@ def settle(
     prompts = run_prompts(ctx, items)
     parts = model.info.part_names("text_encoders")
 
-    # One prompt a chunk: families without padding give each prompt its own length.
-    @torch.no_grad()
     def build(indices: Sequence[int]) -> dict[str, Tensor]:
-        with ctx.autocast():
-            encoded = model.encode_prompts([prompts[i] for i in indices])
-        return {k: v[None] for k, v in encoded[0].tensors.items()}
+        encoded = encode_each(ctx, model, [prompts[i] for i in indices])
+        return pack([encoded[prompts[i]].tensors for i in indices])
 
     key = {
         "prompts": prompts,
         "encoders": [model.fingerprint(part) for part in parts],
         "precision": ctx.precision.name,
     }
-    store = ctx.chunks("text", key, 1, build, total=len(prompts))
+    store = ctx.chunks("text", key, PROMPTS_A_FILE, build, total=len(prompts))
     store.ensure(len(prompts), "Encoding prompts")
     for i, prompt in enumerate(prompts):
-        row = store.row(i)
-        model.embeddings[prompt] = Conditioning({k: v.to(ctx.device) for k, v in row.items()})
+        row = unpack(store.row(i))
+        model.embeddings[prompt] = Conditioning(
+            {k: v.to(ctx.device, copy=True) for k, v in row.items()}
+        )
     if model.base is not None:
         model.base.embeddings |= model.embeddings
     for part in parts:
         for one in (model, model.base):
             if one is not None and part in one.loaded():
                 one.release(part)
+
+
+def pack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Put the same named tensors of several prompts together, dimension 0 being the prompt.
+
+    Families that do not pad give each prompt a length of its own: those are filled up with zeros,
+    and `<name>.shape` [prompts, dimensions] int64 says what of each is its own.
+    """
+    packed: dict[str, Tensor] = {}
+    for name in rows[0]:
+        tensors = [row[name] for row in rows]
+        if len({t.shape for t in tensors}) == 1:
+            packed[name] = torch.stack(tensors)
+            continue
+        room = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
+        filled = tensors[0].new_zeros(len(rows), *room)
+        for place, tensor in zip(filled, tensors, strict=True):
+            place[tuple(map(slice, tensor.shape))] = tensor
+        packed[name] = filled
+        packed[name + SHAPE] = torch.tensor([t.shape for t in tensors])
+    return packed
+
+
+def unpack(row: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return one prompt's tensors out of a row of what `pack` returned."""
+    tensors = {}
+    for name, tensor in row.items():
+        if not name.endswith(SHAPE):
+            own = row[name + SHAPE].tolist() if name + SHAPE in row else tensor.shape
+            tensors[name] = tensor[tuple(map(slice, own))]
+    return tensors

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.checkpoint import list_checkpoints
-from dreambooth.errors import RunError
+from dreambooth.checkpoint_files import list_checkpoints
+from dreambooth.errors import RunError, is_out_of_memory, no_memory
 from dreambooth.files import disk_is_full
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def explained(job: Job, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.path.is_dir():
+            raise folder.gone() from error
         if not disk_is_full(error):
             raise
         raise RunError(
@@ -34,7 +36,11 @@ def explained(job: Job, folder: RunFolder) -> Iterator[None]:
         if out_of_memory(error):
             from dreambooth.engine.memory_advice import advise
 
-            raise advise(job, error, whole(folder)) from error
+            try:
+                advice = advise(job, error, whole(folder))
+            except (MemoryError, RuntimeError):  # not even for counting
+                advice = no_memory(error)
+            raise advice from error
         if lost_a_process(error):
             raise RunError(
                 "another process of this run has ended",
@@ -53,10 +59,7 @@ def whole(folder: RunFolder) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Say whether memory ran out, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "out of memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)
 
 
 def lost_a_process(error: BaseException) -> bool:
