@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
-MAX_JSON, MAX_DEPTH = 256 << 20, 64
-"""Bytes and levels of a JSON file that is read."""
+MAX_JSON, MAX_DEPTH = 32 << 20, 64
+"""Bytes and levels of a JSON file that is read. In memory it takes up to twenty-five times that."""
 
 
 def cache_root() -> Path:
@@ -91,7 +91,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Whoever goes through the object by recursion may do so: it nests `MAX_DEPTH` deep at most.
     """
     try:
-        data = json.loads(read_limited(path, MAX_JSON))
+        data = json.loads(read_limited(path, MAX_JSON).decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(data, dict):
