@@ -104,7 +104,8 @@ def _check_entry(name: str, entry: Any) -> None:
     if not isinstance(entry, dict):
         raise ValueError(f'its header does not say what "{name}" is')
     shape, places = entry.get("shape"), entry.get("data_offsets")
-    if entry.get("dtype") not in BYTES:
+    kind = entry.get("dtype")
+    if not isinstance(kind, str) or kind not in BYTES:
         raise ValueError(f'the type of "{name}" is not known')
     if not isinstance(shape, list) or not all(_whole(side, MAX_SIDE) for side in shape):
         raise ValueError(f'the shape of "{name}" is none')
@@ -112,7 +113,7 @@ def _check_entry(name: str, entry: Any) -> None:
         raise ValueError(f'its header does not say where "{name}" lies')
     if not all(_whole(place, 2**63) for place in places):
         raise ValueError(f'its header does not say where "{name}" lies')
-    if places[1] - places[0] != math.prod(shape) * BYTES[entry["dtype"]]:
+    if places[1] - places[0] != math.prod(shape) * BYTES[kind]:
         raise ValueError(f'"{name}" has other bytes than its type and shape call for')
 
 

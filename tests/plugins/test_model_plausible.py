@@ -162,6 +162,6 @@ def test_the_plan_tells_weights_that_do_not_fit_their_configuration(
         del tensors[name]
     save_file(tensors, file)
     job = small_job(model={"kind": "stable_diffusion", "source": str(folder)}, prior="none")
-    with pytest.raises(JobError, match="fit its configuration|lacks weights|asks for") as caught:
+    with pytest.raises(JobError, match=r"lacks weights|asks for") as caught:
         make_plan(job, Quiet())
     assert str(file) in caught.value.message
