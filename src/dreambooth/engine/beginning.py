@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from dreambooth.jobfile import dump_job
 from dreambooth.run_folder import check_resumable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
@@ -82,10 +82,8 @@ def go_back(folder: RunFolder, wanted: str, reporter: Reporter) -> None:
     where it is damaged.
     """
     path = _find(folder, wanted)
-    try:
+    with _telling(path):
         checkpoint.load(path)
-    except checkpoint.Damaged as error:
-        raise RunError(f"checkpoint {path} is damaged: {error}", "name another one") from error
     own = checkpoint.list_checkpoints(folder.checkpoints)
     if path.parent != folder.checkpoints.absolute():
         if own:
@@ -93,8 +91,8 @@ def go_back(folder: RunFolder, wanted: str, reporter: Reporter) -> None:
                 f"{path} belongs to another run, and {folder.path} has checkpoints of its own",
                 "give the job another name, or use --fresh as well",
             )
-        with new_folder(folder.checkpoints / path.name) as beside:
-            shutil.copytree(path, beside, dirs_exist_ok=True)
+        with _telling(path), new_folder(folder.checkpoints / path.name) as beside:
+            checkpoint.copy(path, beside)
         reporter.info(f"beginning at {path}")
         return
     step = int(path.name.removeprefix("step-"))
@@ -108,6 +106,14 @@ def go_back(folder: RunFolder, wanted: str, reporter: Reporter) -> None:
         for other in reversed(newer):  # newest first: a kill in between leaves an older newest
             other.rename(aside / other.name)
         reporter.info(f"going back to {path.name}; newer checkpoints were moved to {aside}")
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except checkpoint.Damaged as error:
+        raise RunError(f"checkpoint {path} is damaged: {error}", "name another one") from error
 
 
 def _find(folder: RunFolder, wanted: str) -> Path:

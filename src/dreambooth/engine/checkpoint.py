@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import new_folder, read_object, write_json
+from dreambooth.files import new_folder, open_regular, read_object, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_NAME = re.compile(r"^step-(\d{6,})$")
+_NAME = re.compile(r"step-(\d{6,12})\Z", re.ASCII)
 _FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
 CHECKSUMS, STATE = "checksums.json", "state.json"
 
@@ -41,7 +41,7 @@ class Checkpoint:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -146,6 +146,23 @@ def verify(folder: Path, name: str, expected: object) -> None:
         raise Damaged(f"{name} is missing")
     if file_hash(folder / name) != expected:
         raise Damaged(f"{name} was changed or cut short")
+
+
+def copy(source: Path, dest: Path) -> None:
+    """Copy a checkpoint into the folder `dest` and verify it; `Damaged` where it is not whole.
+
+    What `checksums.json` does not name stays behind, and no link is followed: the folder may be a
+    stranger's, and the copy becomes this run's own.
+    """
+    try:
+        for name in (CHECKSUMS, *read_object(source / CHECKSUMS)):
+            if not _FILE.match(name):
+                raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
+            with open_regular(source / name, follow=False) as file, (dest / name).open("wb") as out:
+                shutil.copyfileobj(file, out, 1 << 20)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"it cannot be copied: {reason(error)}") from error
+    load(dest, ())
 
 
 def newest(folder: Path, warn: Any) -> Checkpoint | None:
