@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from dreambooth.diagnostics import printable
+from dreambooth.printable import printable
 from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Quiet:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:
         """Log the label; show no bar."""
-        logger.info("%s (%d)", label, total)
+        logger.info("%s (%d)", printable(label), total)
         yield _Silent()
 
     @contextmanager
@@ -107,7 +107,7 @@ class Quiet:
 
     def pictures(self, step: int, grid: Path) -> None:
         """Log where the pictures are."""
-        logger.info("step %d: samples in %s", step, grid)
+        logger.info("step %d: samples in %s", step, printable(str(grid)))
 
 
 class Logged:
@@ -140,5 +140,7 @@ class Logged:
 
     def _keep(self, level: str, message: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        # Further lines are indented: no name of a file can pass for a line of the log.
+        text = printable(redacted(message)).replace("\n", "\n    ")
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {level} {printable(redacted(message))}\n")
+            file.write(f"{stamp} {level} {text}\n")
