@@ -80,7 +80,10 @@ class Alphas:
             raise JobError(f"{where}: alpha_pattern is {quoted(patterns)}, no mapping", DAMAGED)
         default = config.get("lora_alpha", 8)
         self.default = checked_alpha(f"{where}: lora_alpha", default)
-        self.by_rank_root = bool(config.get("use_rslora"))
+        rooted = config.get("use_rslora") or False
+        if not isinstance(rooted, bool):
+            raise JobError(f"{where}: use_rslora is {quoted(rooted)}, not true or false", DAMAGED)
+        self.by_rank_root = rooted
         self._named: dict[str, tuple[int, float]] = {}
         for order, (pattern, value) in enumerate(patterns.items()):
             alpha = checked_alpha(f"{where}: alpha_pattern of {quoted(pattern)}", value)
