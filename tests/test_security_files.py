@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth import UserError
 from dreambooth.engine import checkpoint
+from dreambooth.engine.beginning import go_back
 from dreambooth.engine.checkpoint import CHECKSUMS, Damaged, file_hash
+from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import Subject
 from dreambooth.run_folder import RunFolder
@@ -173,6 +175,40 @@ def test_a_checkpoint_that_is_a_link_is_not_followed(tmp_path: Path, what: str) 
     place.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Damaged, match="is a link"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("what", ["checksums.json", "state.json", "trainable.safetensors"])
+def test_a_strangers_checkpoint_is_copied_without_links(tmp_path: Path, what: str) -> None:
+    folder = saved(tmp_path / "checkpoints")
+    (folder / "secret.txt").symlink_to("/etc/passwd")
+    (folder / "more").mkdir()
+    (folder / "more/x.json").write_text("{}")
+    (folder / "waits").symlink_to("/dev/zero")
+    (tmp_path / "copy").mkdir()
+    checkpoint.copy(folder, tmp_path / "copy")
+    names = ["checksums.json", "state.json", "trainable.safetensors"]
+    assert sorted(f.name for f in (tmp_path / "copy").iterdir()) == names
+    assert torch.equal(checkpoint.load(folder).tensors["trainable"]["w"], torch.ones(3))
+    (folder / what).rename(tmp_path / what)
+    (folder / what).symlink_to(tmp_path / what)
+    (tmp_path / "again").mkdir()
+    with pytest.raises(Damaged, match=r"cannot be copied|is a link"):
+        checkpoint.copy(folder, tmp_path / "again")
+    assert not (tmp_path / "again" / what).exists()
+
+
+def test_going_back_to_a_strangers_checkpoint_takes_what_is_named_alone(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "theirs")
+    (folder / "link").symlink_to(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    go_back(run, str(folder), Quiet())
+    copied = run.checkpoints / folder.name
+    assert sorted(f.name for f in copied.iterdir()) == sorted(
+        f.name for f in folder.iterdir() if not f.is_symlink()
+    )
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(RunError, match="is damaged"):
+        go_back(RunFolder(tmp_path / "other"), str(folder), Quiet())
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "final/../../outside.txt", "{}/outside.txt"])

@@ -68,3 +68,14 @@ def test_every_prompt_is_encoded_once_and_kept(open_for):
         session.batches.make(micro, 0)
     train_step(session)
     assert "text_encoder" not in session.model.loaded()
+
+
+def test_a_store_that_others_can_write_is_told_once(open_for, monkeypatch, tmp_path, caplog):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o777)
+    monkeypatch.setenv("DREAMBOOTH_CACHE", str(tmp_path / "store"))
+    open_for(prior="none")
+    said = [
+        record.message for record in caplog.records if "other users can change" in record.message
+    ]
+    assert len(said) == 1

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import time
 from typing import TYPE_CHECKING
 
-from dreambooth.files import place_of, read_object
+from dreambooth.files import open_regular, place_of, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_NAME = re.compile(r"step-(\d{6,})\Z", re.ASCII)
+_NAME = re.compile(r"step-(\d{6,12})\Z", re.ASCII)
 _FILE = re.compile(r"[\w-]+\.(safetensors|json)\Z", re.ASCII)
 CHECKSUMS, STATE = "checksums.json", "state.json"
 _hashes: dict[tuple[int, ...], str] = {}
@@ -25,7 +26,7 @@ class Damaged(Exception):
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -78,6 +79,23 @@ def verify_all(folder: Path) -> dict[str, object]:
     for name in sorted(there - sums.keys()):
         raise Damaged(f"{CHECKSUMS} does not name {name}")
     return sums
+
+
+def copy(source: Path, dest: Path) -> None:
+    """Copy a checkpoint into the folder `dest` and verify it; `Damaged` where it is not whole.
+
+    What `checksums.json` does not name stays behind, and no link is followed: the folder may be a
+    stranger's, and the copy becomes this run's own.
+    """
+    try:
+        for name in (CHECKSUMS, *read_object(source / CHECKSUMS)):
+            if not _FILE.match(name):
+                raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
+            with open_regular(source / name, follow=False) as file, (dest / name).open("wb") as out:
+                shutil.copyfileobj(file, out, 1 << 20)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"it cannot be copied: {reason(error)}") from error
+    verify_all(dest)
 
 
 def verify(folder: Path, name: str, expected: object) -> None:

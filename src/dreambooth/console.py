@@ -47,10 +47,11 @@ def print_warning(message: str, hint: str = "") -> None:
 
 
 def _labelled(label: str, style: str, message: str, hint: str) -> None:
+    from dreambooth.printable import printable
     from dreambooth.redact import redacted
 
     lines = [f" {message}", *(f"  hint: {line}" for line in hint.splitlines())]
-    text = redacted("\n".join(lines))
+    text = printable(redacted("\n".join(lines)))
     if sys.stderr.isatty():
         from rich.text import Text
 
@@ -60,7 +61,8 @@ def _labelled(label: str, style: str, message: str, hint: str) -> None:
 
 
 def _plain(text: str) -> None:
+    from dreambooth.printable import printable
     from dreambooth.redact import redacted
 
     # What goes to a file or a pipe is not wrapped, and needs no rich.
-    print(redacted(text), file=sys.stderr, flush=True)
+    print(printable(redacted(text)), file=sys.stderr, flush=True)

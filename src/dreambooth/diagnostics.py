@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
+from dreambooth.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,13 +108,6 @@ def known_words(names: Sequence[str], most: int = 16) -> str:
     """Return `known: a, b, c`, shortened; nothing for no names."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"known: {', '.join(names[:most])}{more}" if names else ""
-
-
-def printable(text: str) -> str:
-    """Replace control characters, so that a file cannot steer the terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def _continued(hint: str) -> str:

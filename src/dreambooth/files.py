@@ -18,11 +18,11 @@ from dreambooth.errors import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from io import BufferedReader
 
 
-MAX_JSON, MAX_DEPTH = 256 << 20, 64
-"""Bytes and levels of a JSON file that is read."""
+MAX_JSON, MAX_DEPTH = 32 << 20, 64
+"""Bytes and levels of a JSON file that is read. In memory it takes up to twenty-five times that."""
 
 
 def cache_root() -> Path:
@@ -44,6 +44,40 @@ def cache_root() -> Path:
             "of this user",
             "set the environment variable DREAMBOOTH_CACHE to a folder you may write to, or HOME",
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; the store is made for its user alone."""
+    root = cache_root()
+    if root in (path, *path.parents) and not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(0o700, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def store_trouble() -> str:
+    """Return why what lies in the store may not be the user's own; empty where it must be.
+
+    Whoever can write there can change what a run learns from. The store's usual place is closed
+    to others where it stands open; a folder that the user named is left as it is.
+    """
+    root = cache_root()
+    if not hasattr(os, "geteuid") or not root.is_dir():
+        return ""
+    found = root.stat()
+    if found.st_uid != os.geteuid():
+        return (
+            f"the store {root} belongs to another user, who can change what this run reads from "
+            "it: name a folder of your own in the environment variable DREAMBOOTH_CACHE"
+        )
+    opened = found.st_mode & 0o077
+    if opened and not os.environ.get("DREAMBOOTH_CACHE"):
+        root.chmod(0o700)
+        return ""
+    if not opened:
+        return ""
+    can = "change what this run reads from" if opened & 0o022 else "read your pictures' latents in"
+    return f"other users can {can} the store {root}: chmod 700 keeps it yours"
 
 
 def disk_is_full(error: OSError) -> bool:
@@ -106,11 +140,15 @@ def place_of(aside: Path) -> Path | None:
     return aside.with_name(name[1])
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read its bytes; `OSError` for pipes and devices, which may have no end."""
-    _require_regular(os.stat(path).st_mode, path)
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a file to read its bytes; `OSError` for pipes and devices, which may have no end.
+
+    With `follow=False` a link is none either.
+    """
+    _require_regular(os.stat(path, follow_symlinks=follow).st_mode, path)
     # Without O_NONBLOCK a pipe that took the file's place meanwhile would be waited for.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
         _require_regular(os.fstat(file.fileno()).st_mode, path)
@@ -140,7 +178,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Whoever goes through the object by recursion may do so: it nests `MAX_DEPTH` deep at most.
     """
     try:
-        data = json.loads(read_limited(path, MAX_JSON))
+        data = json.loads(read_limited(path, MAX_JSON).decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(data, dict):
@@ -207,7 +245,7 @@ def remove(path: Path) -> None:
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, bring it to disk, and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # The suffix is kept, since some writers choose the format by it.
     beside = path.with_name(f".{path.stem}.{token()}{path.suffix}")
     try:
@@ -250,7 +288,7 @@ def new_folder(
     puts one there meanwhile, that one stays and ours is let go; with `once`, for content that can
     only be the same, also where it did so before us.
     """
-    dest.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(dest.parent)
     mine = token()
     beside = dest.with_name(f".{dest.name}.{mine}.new")
     beside.mkdir()

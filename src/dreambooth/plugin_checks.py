@@ -17,6 +17,7 @@ from dreambooth import hookspecs
 from dreambooth.component import Component, Section
 from dreambooth.diagnostics import did_you_mean
 from dreambooth.errors import PluginError
+from dreambooth.printable import printable
 from dreambooth.redact import redacted
 from dreambooth.slots import SLOTS, SlotInfo
 
@@ -31,7 +32,7 @@ Classes = dict[tuple[str, str], type[Component]]
 def trace(message: str) -> None:
     """Write a line to stderr where DREAMBOOTH_TRACE_PLUGINS asks for it."""
     if os.environ.get(TRACE, "0") not in {"", "0"}:
-        print(redacted(f"dreambooth plugins: {message}"), file=sys.stderr)
+        print(printable(redacted(f"dreambooth plugins: {message}")), file=sys.stderr)
 
 
 def elapsed(start: float) -> str:

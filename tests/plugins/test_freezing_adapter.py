@@ -453,7 +453,7 @@ Q_PROJ = f"lora_te_text_model_{LAYER.replace('.', '_')}_q_proj"
 )  # fmt: skip
 def test_files_that_cannot_go_on_are_problems(small_job, tmp_path, names, options, message):
     path = tmp_path / "a.safetensors"
-    save_foreign(path, dict.fromkeys(names, "down"))
+    save_foreign(path, {n: "up" if "up" in n or "lora_B" in n else "down" for n in names})
     job = small_job(freezing={"kind": "adapter", "init": path, **options})
     [problem] = job.freezing.check(job, job.model.describe())
     assert problem.at == ("freezing", "init")

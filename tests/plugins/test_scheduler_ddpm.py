@@ -195,6 +195,7 @@ def test_the_configuration_keeps_what_the_model_says():
         1,
     )
     assert (bare["beta_schedule"], bare["beta_end"]) == ("linear", 0.02)
+    assert bare["_class_name"] == "DDIMScheduler"  # saved pipelines name one
 
 
 def test_a_zero_terminal_export_names_a_solver_that_can_sample_it():

@@ -91,3 +91,20 @@ def test_errors_reach_the_engine(tmp_path):
 
 def test_jsonl_is_registered():
     assert registry().kinds("tracker")["jsonl"] is Jsonl
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": "x"}', '{"step": [1]}', "[" * 50_000, '{"step": 1e999}']
+)
+def test_a_strangers_line_is_reported(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(RunError, match="line 2 of"):
+        write(tmp_path, [], 3)
+
+
+def test_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").write_text('{"step": 10}\n')
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path, [20], 10)
+    assert (tmp_path / "elsewhere").read_text() == '{"step": 10}\n'
+    assert not (tmp_path / "metrics.jsonl").is_symlink()

@@ -9,7 +9,7 @@ from dreambooth.engine.cache import ChunkStore, content_key
 from dreambooth.engine.random import generator
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import RunError
-from dreambooth.files import cache_root
+from dreambooth.files import cache_root, store_trouble, write_json
 
 
 class Counting(Quiet):
@@ -110,3 +110,42 @@ def test_the_store_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("DREAMBOOTH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     assert cache_root() == tmp_path / "c/dreambooth"
+
+
+@pytest.fixture
+def usual(monkeypatch, tmp_path):
+    """The store at its usual place, which is not there yet."""
+    monkeypatch.delenv("DREAMBOOTH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    return tmp_path / "c/dreambooth"
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_the_store_is_made_for_its_user_alone_and_stays_so(usual):
+    assert store_trouble() == ""
+    write_json(usual / "entry/key.json", {})
+    assert mode(usual) == 0o700
+    assert mode(usual.parent) != 0o700
+    usual.chmod(0o755)  # as earlier versions made it
+    assert store_trouble() == ""
+    assert mode(usual) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"), [(0o700, ""), (0o755, "can read"), (0o770, "can change"), (0o702, "change")]
+)
+def test_a_named_store_that_others_reach_is_told_and_left(monkeypatch, tmp_path, bits, said):
+    monkeypatch.setenv("DREAMBOOTH_CACHE", str(tmp_path))
+    tmp_path.chmod(bits)
+    assert said in store_trouble()
+    assert bool(store_trouble()) == bool(said)
+    assert mode(tmp_path) == bits
+
+
+def test_a_store_of_somebody_else_is_told(usual, monkeypatch):
+    usual.mkdir(parents=True)
+    monkeypatch.setattr("os.geteuid", lambda: usual.stat().st_uid + 1)
+    assert "belongs to another user" in store_trouble()

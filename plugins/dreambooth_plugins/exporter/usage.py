@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.naming import base_name, hub_id
+from dreambooth.printable import flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,4 +131,4 @@ def _list(steps: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
+    return flat(text).replace("`", "'")

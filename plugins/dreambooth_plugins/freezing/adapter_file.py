@@ -10,6 +10,7 @@ dots, and an `.alpha` a module.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import Problem
 from dreambooth.errors import JobError
+from dreambooth.files import read_object
+from dreambooth_plugins.freezing.adapter_plausible import DAMAGED, Alphas, alpha_of, check_pair
 from dreambooth_plugins.freezing.word_file import EMBEDDING_FILE
 from dreambooth_plugins.model.headers import read_header
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from dreambooth.interfaces import LoadedModel
+    from dreambooth.tensorfile import Header
     from dreambooth_plugins.freezing.adapter import Adapter
 
 KOHYA = re.compile(
@@ -39,7 +43,7 @@ ROLES = {
     "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "dora_scale",
 }  # fmt: skip
 OLD_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-CONFIG = "adapter_config.json"
+CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
 
 
 @dataclass(frozen=True)
@@ -51,22 +55,28 @@ class Contents:
     tensors: Mapping[tuple[str, str], Mapping[str, str]]
     """(part, module) -> role (`down`, `up`, `alpha`, `magnitude`) -> name in the file. Modules of
     kohya files are by kohya's name."""
-    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """PEFT's configuration by part, where the file has one."""
+    header: Header
+    scales: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(part, module) -> alpha, of those that have one of their own in the file."""
+    config: Mapping[str, Alphas] = field(default_factory=dict)
+    """Alphas by part, from PEFT's configuration where the file has one."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts it has adapters for."""
         return tuple(sorted({part for part, _ in self.tensors}))
 
-    def alpha(self, part: str, module: str) -> float | None:
-        """Return a module's alpha from the configuration; None where there is none."""
-        config = self.config.get(part)
-        if config is None:
-            return None
-        patterns = config.get("alpha_pattern") or {}
-        hit = next((v for p, v in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), None)
-        return float(config.get("lora_alpha", 8) if hit is None else hit)
+    def scale(self, key: tuple[str, str], name: str, rank: int) -> float:
+        """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said.
+
+        `name` is the module's in memory, `key` that of `tensors`.
+        """
+        if key in self.scales:
+            return self.scales[key] / rank
+        alphas = self.config.get(key[0])
+        if alphas is None:
+            return 1.0
+        return alphas.of(name) / (math.sqrt(rank) if alphas.by_rank_root else rank)
 
 
 def weights_file(path: Path) -> Path:
@@ -100,11 +110,20 @@ def read_contents(path: Path) -> Contents:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name in header.shapes:
         key, role = _sort(name, kohya, file)
-        found.setdefault(key, {})[role] = name
-    for (part, module), roles in found.items():
+        if role in found.setdefault(key, {}):
+            raise JobError(f'{file} has "{found[key][role]}" and "{name}", which are one', DAMAGED)
+        found[key][role] = name
+    scales = {}
+    for key, roles in found.items():
+        where = ".".join(key)
         if not {"down", "up"} <= roles.keys():
-            raise JobError(f"{file}: {part}.{module} has no pair of LoRA weights", "not a LoRA?")
-    return Contents(file, kohya, found, _config(file, header.metadata, kohya))
+            raise JobError(f"{file}: {where} has no pair of LoRA weights", "not a LoRA?")
+        check_pair(file, header, where, roles)
+        if "alpha" in roles:
+            scales[key] = alpha_of(file, header, where, roles["alpha"])
+    if not found:
+        raise JobError(f"{file} holds no tensors", "not a LoRA?")
+    return Contents(file, kohya, found, header, scales, _config(file, header.metadata, kohya))
 
 
 def _sort(name: str, kohya: bool, file: Path) -> tuple[tuple[str, str], str]:
@@ -136,17 +155,29 @@ def _today(part: str, module: str) -> str:
     return f"{module}.0" if module.endswith(".to_out") else module
 
 
-def _config(file: Path, metadata: Mapping[str, str], kohya: bool) -> dict[str, dict[str, Any]]:
+def _config(file: Path, metadata: Mapping[str, str], kohya: bool) -> dict[str, Alphas]:
+    """Return PEFT's configuration by part: beside the file, or in its header."""
     beside = file.with_name(CONFIG)
     if kohya:
         return {}
-    if beside.is_file():
-        return {"unet": json.loads(beside.read_text(encoding="utf-8"))}
+    if beside.exists():
+        try:
+            return {"unet": Alphas(str(beside), read_object(beside))}
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise JobError(f"{beside} cannot be read: {said}", DAMAGED) from error
+    where = f"{file}: {METADATA}"
+    try:
+        options = json.loads(metadata.get(METADATA, "{}"))
+    except (ValueError, RecursionError):
+        raise JobError(f"{where} in its header is no JSON", DAMAGED) from None
+    if not isinstance(options, dict):
+        raise JobError(f"{where} in its header is no mapping", DAMAGED)
     config: dict[str, dict[str, Any]] = {}
-    for name, value in json.loads(metadata.get("lora_adapter_metadata", "{}")).items():
+    for name, value in options.items():
         part, _, option = name.partition(".")
         config.setdefault(part, {})[option] = value
-    return config
+    return {part: Alphas(f"{where} of {part}", found) for part, found in config.items()}
 
 
 def problems(policy: Adapter, path: Path, trained: Iterable[str]) -> Iterator[Problem]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.freezing.adapter_methods import LowRank
 from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer
+from dreambooth_plugins.freezing.adapter_plausible import DAMAGED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     from torch import Tensor
 
     from dreambooth.interfaces import LoadedModel
@@ -53,16 +59,24 @@ class Found:
 
 
 def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, Found]]:
-    """Return part -> module -> tensors; `JobError` for a module or a shape the model lacks."""
+    """Return part -> module -> tensors; `JobError` for a module or a shape the model lacks.
+
+    Nothing is read that does not fit: a large file takes no more memory than the model's layers.
+    """
     names = {v: k for k, v in model.adapter_keys("kohya").items()} if contents.kohya else {}
     out: dict[str, dict[str, Found]] = {}
-    with safe_open(contents.path, "pt") as file:
-        for (part, module), roles in contents.tensors.items():
+    with _opened(contents.path) as file:
+        for key, roles in contents.tensors.items():
+            part, module = key
             full = names.get(module.replace("lora_te1_", "lora_te_", 1), f"{part}.{module}")
             name = full.removeprefix(f"{part}.")
-            tensors = {role: file.get_tensor(key).float() for role, key in roles.items()}
-            _check(contents, model, part, name, tensors)
-            scale = _scale(contents, part, name, tensors)
+            shapes = {role: contents.header.shapes[stored] for role, stored in roles.items()}
+            _check(contents, model, part, name, shapes)
+            if name in out.get(part, {}):
+                raise JobError(f"{contents.path} has two adapters for {part}.{name}", DAMAGED)
+            tensors = {role: file.get_tensor(t).float() for role, t in roles.items()}
+            _check_finite(contents, part, name, tensors)
+            scale = contents.scale(key, name, shapes["down"][0])
             found = Found(tensors["down"], tensors["up"], scale, tensors.get("magnitude"))
             out.setdefault(part, {})[name] = found
     order = {
@@ -74,32 +88,52 @@ def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, Found]]:
     }
 
 
-def _check(
-    contents: Contents, model: LoadedModel, part: str, name: str, tensors: dict[str, Tensor]
-) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file that was checked; `JobError` where another took its place meanwhile."""
     try:
-        weight: Any = model.parts[part].get_submodule(name).weight
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise JobError(f"{path} cannot be read: {said}", DAMAGED) from error
+
+
+def _check(
+    contents: Contents,
+    model: LoadedModel,
+    part: str,
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raise `JobError` unless the model has that module, of a size the factors are for."""
+    try:
+        layer: Any = model.parts[part].get_submodule(name)
     except AttributeError:
         raise JobError(
             f"{contents.path}: the model has no module {part}.{name}",
             "the LoRA was made for another architecture, or with a layout that is not known here",
         ) from None
-    down, up = tensors["down"], tensors["up"]
-    fits = down.shape[1:] == weight.shape[1:] and up.shape[0] == weight.shape[0]
-    if not fits or down.shape[0] != up.shape[1]:
+    if type(layer) not in (nn.Linear, nn.Conv2d):
+        kind = type(layer).__name__
         raise JobError(
-            f"{contents.path}: {part}.{name} takes {list(weight.shape)}, the file has "
-            f"{list(up.shape)} and {list(down.shape)}",
+            f"{contents.path}: {part}.{name} is no layer that takes an adapter ({kind})",
+            "linear layers and convolutions take one",
+        )
+    weight, down, up = tuple(layer.weight.shape), shapes["down"], shapes["up"]
+    fits = down[1:] == weight[1:] and up[0] == weight[0] and up[2:] == (1,) * len(weight[2:])
+    norms = weight[:1] if len(weight) == 2 else (1, weight[0], 1, 1)
+    magnitude = shapes.get("magnitude", norms)
+    if not fits or magnitude != norms:
+        factors = " and ".join(str(list(shape)) for shape in (up, down))
+        more = f", magnitudes {list(magnitude)}" if "magnitude" in shapes else ""
+        raise JobError(
+            f"{contents.path}: {part}.{name} takes {list(weight)}, the file has {factors}{more}",
             "the LoRA was made for a model of another size",
         )
 
 
-def _scale(contents: Contents, part: str, name: str, tensors: dict[str, Tensor]) -> float:
-    """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said."""
-    rank = tensors["down"].shape[0]
-    if "alpha" in tensors:
-        return float(tensors["alpha"]) / rank
-    alpha = contents.alpha(part, name)
-    if alpha is None:
-        return 1.0
-    return alpha / (math.sqrt(rank) if contents.config[part].get("use_rslora") else rank)
+def _check_finite(contents: Contents, part: str, name: str, tensors: Mapping[str, Tensor]) -> None:
+    for tensor in tensors.values():
+        if not tensor.isfinite().all():
+            raise JobError(f"{contents.path}: {part}.{name} holds NaN or infinity", DAMAGED)

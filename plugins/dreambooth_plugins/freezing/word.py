@@ -89,7 +89,7 @@ class LearnsWord(FreezingPolicy):
         """Give the identifier its rows: those of the words, or of the file."""
         subject = ctx.job.subject
         rows = model.add_tokens(subject.identifier, self.vectors, self.words or subject.class_noun)
-        if self.embedding is not None and ctx.device.type != "meta":
+        if self.embedding is not None:
             from dreambooth_plugins.freezing.word_file import read_rows
 
             read_rows(self.embedding, rows)

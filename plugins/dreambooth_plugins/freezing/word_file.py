@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
+MAX_ROWS = 64
+"""What the option `vectors` allows."""
 EMBEDDING_FILE = "learned_embeds.safetensors"
 
 
@@ -34,24 +36,34 @@ def read_shape(path: Path) -> tuple[int, int]:
     `JobError` where it holds anything else than the rows of one word.
     """
     file = embedding_file(path)
-    shapes = list(read_header(file).shapes.values())
+    header = read_header(file)
+    shapes = list(header.shapes.values())
     if len(shapes) != 1 or len(shapes[0]) not in (1, 2):
         raise JobError(
             f"{file} holds {len(shapes)} tensors, and not the rows of one word",
             "textual inversion files of SD 1.x and 2.x have one tensor; SDXL's have two",
         )
-    [shape] = shapes
-    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    [(name, shape)] = header.shapes.items()
+    count, width = (1, shape[0]) if len(shape) == 1 else shape
+    if not 1 <= count <= MAX_ROWS or width < 1 or not header.floating(name):
+        raise JobError(
+            f"{file} holds {count} rows of width {width}, {header.dtypes[name]}",
+            f"a word has 1 to {MAX_ROWS} rows of floating-point numbers",
+        )
+    return count, width
 
 
 def read_rows(path: Path, rows: Mapping[str, Parameter]) -> None:
-    """Copy a file's rows into new ones; `JobError` where they are not of that number or width."""
+    """Copy a file's rows into new ones; `JobError` where they are not of that number or width.
+
+    Rows on the `meta` device are checked in the same way, and stay without values.
+    """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = embedding_file(path)
     count, width = read_shape(path)
-    [values] = load_file(file).values()
     for name, row in rows.items():
         if tuple(row.shape) != (count, width):
             raise JobError(
@@ -59,5 +71,13 @@ def read_rows(path: Path, rows: Mapping[str, Parameter]) -> None:
                 f"{row.shape[1]}",
                 "it is for another kind of model, or freezing.vectors says another number",
             )
+    try:
+        [values] = load_file(file).values()
+    except (SafetensorError, OSError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise JobError(f"{file} cannot be read: {said}", "download it again") from error
+    if not values.isfinite().all():
+        raise JobError(f"{file} holds NaN or infinity", "the file is damaged: download it again")
+    for row in rows.values():
         with torch.no_grad():
             row.copy_(values.reshape(count, width))

@@ -8,6 +8,7 @@ from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
 from dreambooth_plugins.model.families import ONE_FAMILY
 from dreambooth_plugins.model.layouts import original_refusal
+from dreambooth_plugins.model.plausible import SCHEDULE, check_keys, check_network
 from dreambooth_plugins.model.source import PARTS, read_json
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ def model_info(source: Source) -> ModelInfo:
 
 def _read(source: Source) -> ModelInfo:
     configs = {part: source.part_config(part) for part in PARTS}
+    for part in PARTS:
+        check_network(part, source.config_folder(part) / "config.json", configs[part])
     unet, text, vae = (configs[part] for part in PARTS)
-    schedule = read_json(source.config / "scheduler" / "scheduler_config.json")
+    schedule = _schedule(source.config)
     _check_fit(source, unet, text, vae)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     sample = unet["sample_size"]
@@ -83,6 +86,20 @@ def _read(source: Source) -> ModelInfo:
         blocks=_blocks(unet),
         layouts={"original": original_refusal(unet, vae)},
     )
+
+
+def _schedule(folder: Path) -> dict[str, Any]:
+    """Return the scheduler's configuration, the name of its class included.
+
+    Where the file leaves the name out, model_index.json has it: diffusers goes by that one.
+    """
+    file = folder / "scheduler" / "scheduler_config.json"
+    schedule = read_json(file)
+    if schedule.get("_class_name") is None:
+        named = _class_of(read_json(folder / "model_index.json"), "scheduler")
+        schedule = {**schedule, "_class_name": named} if isinstance(named, str) else schedule
+    check_keys(file, schedule, SCHEDULE, ("_class_name",))
+    return schedule
 
 
 def _blocks(unet: dict[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -162,6 +179,11 @@ def _check_fit(
             f"the VAE has {vae['latent_channels']} latent channels, "
             f"the UNet takes {unet['in_channels']}",
             "name a VAE of the same family in model.vae",
+        )
+    if (out := unet.get("out_channels", 4)) != unet["in_channels"]:
+        raise JobError(
+            f"{source.config}: the UNet takes {unet['in_channels']} channels and gives {out}",
+            "use the plain text-to-image model, whose UNet gives what it takes",
         )
 
 

@@ -17,6 +17,7 @@ from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.model.fingerprint import part_fingerprint
+from dreambooth_plugins.model.fitting import check_weights
 from dreambooth_plugins.model.loading import (
     frozen,
     load_part,
@@ -67,7 +68,9 @@ class LoadedStableDiffusion(LoadedModel):
 
     def _load(self, part: str) -> Module:
         if self._ctx.device.type == "meta":
-            return skeleton(self.source, part)
+            module = skeleton(self.source, part)
+            check_weights(self.source, part, module)
+            return module
         dtype = torch.float32 if part == "vae" else self._ctx.dtype
         on_cpu = self._ctx.device.type == "cpu"
         return load_part(self.source, part, dtype, mapped=not on_cpu).to(self._ctx.device)

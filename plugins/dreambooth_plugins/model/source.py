@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
+from dreambooth.files import MAX_JSON, read_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +28,33 @@ PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; `JobError` names the file where that fails."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except OSError as error:
         raise JobError(
             f"{path} cannot be read: {error.strerror}",
             "the model folder is incomplete: copy or download it again",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise JobError(f"{path} is not valid JSON: {error}", "copy the file again") from error
-    if not isinstance(data, dict):
-        raise JobError(f"{path} should hold a JSON object", "copy the file again")
-    return data
+
+
+def check_entries(folder: Path) -> None:
+    """Raise `JobError` for what diffusers and transformers would wait for, or read without end.
+
+    They open whatever lies in a folder under a name they know, be it a pipe or a device.
+    """
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            found = os.stat(entry)
+        except OSError:
+            continue  # a link to nothing is as good as absent
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise JobError(f"{entry} is a pipe, a device or a socket", "take it out of the folder")
+        if entry.suffix in (".json", ".txt") and found.st_size > MAX_JSON:
+            raise JobError(
+                f"{entry} is larger than {MAX_JSON >> 20} MiB",
+                "the model folder is damaged: copy or download it again",
+            )
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,22 @@ class Source:
             if others
             else "the model folder is incomplete: copy or download it again",
         )
+
+    def check(self, *, weights: bool) -> None:
+        """Raise `JobError` for files that no model folder has, and weights that are damaged.
+
+        `weights=False` where they are still to be downloaded.
+        """
+        from dreambooth_plugins.model.headers import read_header
+
+        for folder in (self.config, *map(self.config_folder, PARTS)):
+            check_entries(folder)
+        for name in ("scheduler", "tokenizer"):
+            check_entries(self.config / name)
+        for part in PARTS if weights else ():
+            for file in self.weight_files(part):
+                if file.suffix == ".safetensors":
+                    read_header(file)
 
 
 def _find(folder: Path, part: str, variant: str | None, suffix: str) -> tuple[Path, ...]:

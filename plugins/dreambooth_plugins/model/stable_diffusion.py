@@ -12,13 +12,12 @@ from dreambooth.component import resolve_path
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Model, ModelInfo
 from dreambooth_plugins.model import builtin, families, hub
-from dreambooth_plugins.model.describe import check_index, model_info
-from dreambooth_plugins.model.headers import read_header
-from dreambooth_plugins.model.source import PARTS, PICKLES, Source, check_file
+from dreambooth_plugins.model.source import PICKLES, Source, check_file
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Context, Vocabulary
     from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.vocabulary import ClipVocabulary
 
 
 class StableDiffusion(Model):
@@ -58,23 +57,36 @@ class StableDiffusion(Model):
         `JobError` where the model is missing, incomplete, of another family, or pickled without
         `allow_pickle`. Weights of a hub model are not downloaded here.
         """
-        return model_info(self._locate(opening=False, fetch=False))
+        from dreambooth_plugins.model.describe import model_info
+        from dreambooth_plugins.model.vocabulary import check_ids
+
+        source = self._locate(opening=False, fetch=False)
+        info = model_info(source)
+        if not self.source.startswith(builtin.PREFIX):
+            check_ids(self._tokens(source), source)
+        return info
 
     def vocabulary(self) -> Vocabulary:
         """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration)."""
-        from dreambooth_plugins.model import tiny, vocabulary
-
         if self.source == builtin.PREFIX + builtin.TINY:
-            return vocabulary.shipped_vocabulary(tiny.MERGES)
-        source = self._locate(opening=False, fetch=False)
+            from dreambooth_plugins.model.tiny import MERGES
+            from dreambooth_plugins.model.vocabulary import shipped_vocabulary
+
+            return shipped_vocabulary(MERGES)
+        return self._tokens(self._locate(opening=False, fetch=False))
+
+    def _tokens(self, source: Source) -> ClipVocabulary:
+        from dreambooth_plugins.model.vocabulary import read_vocabulary, shipped_vocabulary
+
         folder = source.config / "tokenizer"
         if source.file is not None and not (folder / "merges.txt").is_file():
             if not (folder / "tokenizer.json").is_file():
-                return vocabulary.shipped_vocabulary()
-        return vocabulary.read_vocabulary(folder)
+                return shipped_vocabulary()
+        return read_vocabulary(folder)
 
     def open(self, ctx: Context) -> LoadedStableDiffusion:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""
+        from dreambooth_plugins.model.describe import model_info
         from dreambooth_plugins.model.loaded import LoadedStableDiffusion
 
         source = self._locate(opening=True, fetch=ctx.device.type != "meta")
@@ -86,10 +98,15 @@ class StableDiffusion(Model):
 
     def _locate(self, *, opening: bool, fetch: bool) -> Source:
         """Find the model's files; `opening` builds a built-in's weights, `fetch` downloads."""
+        from dreambooth_plugins.model.describe import check_index
+
         vae = self._vae_path()
         if self.source.startswith(builtin.PREFIX):
             name = self.source.removeprefix(builtin.PREFIX)
-            return Source(builtin.base_folder(name, build=opening), vae=vae)
+            source = Source(builtin.base_folder(name, build=opening), vae=vae)
+            if vae is not None:
+                source.check(weights=opening)
+            return source
         path = Path(self.source)
         if path.is_file() or path.suffix in (".safetensors", *PICKLES):
             return self._single_file(path, vae)
@@ -99,9 +116,7 @@ class StableDiffusion(Model):
             folder = model.folder(fetch=fetch)
         source = Source(folder, None, vae, self.variant, self.allow_pickle)
         check_index(folder)
-        if fetch or not from_hub:
-            for part in PARTS:
-                source.weight_files(part)
+        source.check(weights=fetch or not from_hub)
         return source
 
     def _vae_path(self) -> Path | None:
@@ -122,6 +137,9 @@ class StableDiffusion(Model):
         if not path.is_file():
             raise JobError(f"there is no model file {path}", "check model.source")
         check_file(path, self.allow_pickle)
+        from dreambooth_plugins.model.describe import check_index
+        from dreambooth_plugins.model.headers import read_header
+
         header = read_header(path)
         families.check_layout(path, header, own_vae=vae is not None)
         config = self.config or builtin.PREFIX + families.shipped_config(path, header)
@@ -130,4 +148,6 @@ class StableDiffusion(Model):
         else:
             folder = Path(config)
             check_index(folder)
-        return Source(folder, path, vae, None, self.allow_pickle)
+        source = Source(folder, path, vae, None, self.allow_pickle)
+        source.check(weights=True)
+        return source

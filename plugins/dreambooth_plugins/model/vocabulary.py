@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
+from dreambooth.files import MAX_JSON, read_limited
 from dreambooth.interfaces import Vocabulary
 from dreambooth_plugins.model.clip_vocabulary import byte_alphabet, byte_order, clip_vocabulary
 from dreambooth_plugins.model.source import read_json
@@ -16,7 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from dreambooth_plugins.model.source import Source
+
 WORD_END = "</w>"
+FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json")
+MAX_TOKENS = 2**21
+"""More ids than any vocabulary has."""
 _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
@@ -76,6 +84,10 @@ class ClipVocabulary(Vocabulary):
             and word.isalpha()
         }
 
+    def highest_id(self) -> int:
+        """Return the highest id of a token; -1 where there is none."""
+        return max(self._ids.values(), default=-1)
+
     def has(self, token: str) -> bool:
         """Say whether a token of that name is there, at the end of words or inside."""
         return token in self._ids or f"{token}{WORD_END}" in self._ids or token in self._added
@@ -117,28 +129,73 @@ def _kind(char: str) -> str:
 def read_vocabulary(folder: Path) -> ClipVocabulary:
     """Read a tokenizer folder (`vocab.json` and `merges.txt`, else `tokenizer.json`).
 
-    `JobError` where it has neither.
+    `JobError` where it has neither, or where they hold something else. Read once while the files
+    stay as they are.
     """
+    files = [folder / name for name in FILES]
+    there = [(file.name, file.stat()) for file in files if file.is_file()]
+    return _read(folder, tuple((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in there))
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, stamp: tuple[Any, ...]) -> ClipVocabulary:
     whole = folder / "tokenizer.json"
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        ids: Mapping[str, int] = read_json(folder / "vocab.json")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-        merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
-        more = folder / "added_tokens.json"
-        return ClipVocabulary(ids, merges, read_json(more) if more.is_file() else ())
-    if whole.is_file():
-        data = read_json(whole)
-        added = [token["content"] for token in data.get("added_tokens", ())]
-        return ClipVocabulary(data["model"]["vocab"], map(_pair, data["model"]["merges"]), added)
-    raise JobError(
-        f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",
-        "the model folder is incomplete: copy or download it again",
-    )
+    separate = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    if not separate and not whole.is_file():
+        raise JobError(
+            f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",
+            "the model folder is incomplete: copy or download it again",
+        )
+    try:
+        return _separate(folder) if separate else _whole(read_json(whole))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        files = "vocab.json and merges.txt" if separate else "tokenizer.json"
+        said = getattr(error, "strerror", None) or error
+        raise JobError(
+            f"{folder}: {files} hold no vocabulary that can be read ({said})",
+            "copy or download the folder again",
+        ) from error
+
+
+def _separate(folder: Path) -> ClipVocabulary:
+    text = read_limited(folder / "merges.txt", MAX_JSON).decode("utf-8")
+    merges = [_pair(line) for line in text.splitlines() if line and not line.startswith("#version")]
+    more = folder / "added_tokens.json"
+    added = _ids(read_json(more)) if more.is_file() else {}
+    return ClipVocabulary(_ids(read_json(folder / "vocab.json")), merges, added)
+
+
+def _whole(data: dict[str, Any]) -> ClipVocabulary:
+    added = [token["content"] for token in data.get("added_tokens", ())]
+    if not all(isinstance(token, str) for token in added):
+        raise ValueError("an added token is no text")
+    return ClipVocabulary(_ids(data["model"]["vocab"]), map(_pair, data["model"]["merges"]), added)
+
+
+def _ids(found: dict[str, Any]) -> dict[str, int]:
+    """Return token -> id as it is; `ValueError` for ids that are none."""
+    for token, number in found.items():
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MAX_TOKENS:
+            raise ValueError(f'the id of "{token}" is {quoted(number)}')
+    return found
 
 
 def _pair(merge: Any) -> tuple[str, str]:
     left, right = merge.split() if isinstance(merge, str) else merge
+    if not isinstance(left, str) or not isinstance(right, str):
+        raise TypeError("a merge is not two texts")
     return left, right
+
+
+def check_ids(found: ClipVocabulary, source: Source) -> None:
+    """Raise `JobError` where the text encoder has no row for a token: prompts would run over."""
+    file = source.config_folder("text_encoder") / "config.json"
+    rows = source.part_config("text_encoder").get("vocab_size", 49408)
+    if found.highest_id() >= rows:
+        raise JobError(
+            f'{file}: "vocab_size" is {rows}, and the tokenizer has an id {found.highest_id()}',
+            "take tokenizer and text encoder from the same model",
+        )
 
 
 def shipped_vocabulary(merges: int | None = None) -> ClipVocabulary:

@@ -138,6 +138,8 @@ class DiscreteSchedule(NoiseSchedule):
             "clip_sample": False,
             "prediction_type": self.prediction,
         }
+        # A pipeline is saved with its scheduler's name; every solver reads the same table.
+        config.setdefault("_class_name", "DDIMScheduler")
         if self.zero_terminal_snr:
             config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
             if config.get("_class_name") not in ZERO_SNR_SOLVERS:

@@ -35,10 +35,11 @@ class EventFile:
         for leftover in folder.glob(".events.out.tfevents.*"):
             leftover.unlink()  # of a rewrite that was killed; TensorBoard would read it too
         path = folder / NAME
-        before = path.read_bytes() if path.exists() else b""
+        linked = path.is_symlink() or not path.is_file()  # a stranger's folder, or a fresh run
+        before = b"" if linked else path.read_bytes()
         kept = cut(before, resume_step)
         # An untouched file can be appended to under the eyes of a running TensorBoard.
-        if kept != before or not path.exists():
+        if kept != before or linked:
             write_bytes(path, kept)
         self._file = path.open("ab")
         self._records = RecordWriter(self._file)

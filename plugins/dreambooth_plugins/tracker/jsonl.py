@@ -38,7 +38,8 @@ class JsonlWriter(TrackerWriter):
 
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = kept_lines(path, resume_step)
-        if not path.exists() or path.read_bytes() != kept:
+        # Not through a link: a run's folder may have come from somebody else.
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != kept:
             write_bytes(path, kept)
         self._file = path.open("a", encoding="utf-8")
 
@@ -63,14 +64,14 @@ def kept_lines(path: Path, resume_step: int) -> bytes:
 
     A last line that a kill tore off is dropped. Raises `RunError` where another line is damaged.
     """
-    if resume_step == 0 or not path.exists():
+    if resume_step == 0 or not path.is_file():
         return b""
     lines = path.read_bytes().splitlines()
     kept: list[bytes] = []
     for number, line in enumerate(lines, start=1):
         try:
-            step = json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError) as error:
+            step = int(json.loads(line)["step"])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             if number == len(lines):
                 break
             raise RunError(

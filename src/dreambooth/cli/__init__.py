@@ -130,9 +130,11 @@ def _unexpected(error: Exception) -> int:
         show()  # a usage error of click, which typer brings in a module of its own making
         return int(error.exit_code)
     from dreambooth import __version__
+    from dreambooth.printable import printable
     from dreambooth.redact import redacted
 
-    print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    told = printable(redacted("".join(traceback.format_exception(error))))
+    print(told, end="", file=sys.stderr)
     print(
         f"error: this is a fault of dreambooth-trainer {__version__} or of a plugin, not yours: "
         "please report it with the lines above and the job file",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +60,7 @@ def export(
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stderr, stdout
     from dreambooth.exporting import chosen_exporter
+    from dreambooth.printable import json_text, one_line
     from dreambooth.process import only_displays
     from dreambooth.runs import run_of
 
@@ -77,10 +77,10 @@ def export(
         folder, job, exporter, reporter, dest=dest.absolute() if dest else None, check=check
     )
     if as_json:
-        typer.echo(json.dumps(described(made, source), indent=2, ensure_ascii=False))
+        typer.echo(json_text(described(made, source)))
         return
     for line in told(made, source):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def described(made: Export, source: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ def identifier(
     from dreambooth.console import print_warning
     from dreambooth.errors import JobError
     from dreambooth.jobfile import load_job
+    from dreambooth.printable import json_text, one_line
 
     loaded = load_job(job)
     vocabulary = loaded.model.vocabulary()
@@ -40,15 +40,15 @@ def identifier(
         "proposals": words,
     }
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(json_text(result))
         return
     if identifiers.learns_word(loaded):
-        typer.echo(f'"{chosen}" gets tokens of its own ({loaded.freezing.kind} freezing)')
+        typer.echo(f'"{one_line(chosen)}" gets tokens of its own ({loaded.freezing.kind} freezing)')
         return
     tokens = result["tokens"]
     one = "one token" if len(tokens) == 1 else f"{len(tokens)} tokens: {' + '.join(tokens)}"
     said = f'auto: "{chosen}"' if result["auto"] else f'"{chosen}"'
-    typer.echo(f"{said}, {one}")
+    typer.echo(one_line(f"{said}, {one}"))
     for message in result["warnings"]:
         print_warning(message)
     typer.echo(f"rare words of one token: {', '.join(words) or 'none'}")

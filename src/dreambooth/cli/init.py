@@ -225,13 +225,18 @@ def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool
 
 def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> None:
     """Say what was written and what to do next."""
+    from dreambooth.printable import one_line
+
+    def say(text: str) -> None:
+        typer.echo(one_line(text))
+
     job = directory / JOB
-    typer.echo(f"wrote    {job} and {SCHEMA} beside it")
-    typer.echo(f"pictures {starter.count} in {folder}, trained at {starter.resolution} px")
+    say(f"wrote    {job} and {SCHEMA} beside it")
+    say(f"pictures {starter.count} in {folder}, trained at {starter.resolution} px")
     for note in notes:
-        typer.echo(f"note     {note}")
+        say(f"note     {note}")
     if starter.count == 0:
-        typer.echo(f"next     put 3-5 pictures of your {starter.class_noun} into {folder}")
-        typer.echo(f"then     dbt run {quote(str(job))}")
+        say(f"next     put 3-5 pictures of your {starter.class_noun} into {folder}")
+        say(f"then     dbt run {quote(str(job))}")
     else:
-        typer.echo(f"next     dbt run {quote(str(job))}")
+        say(f"next     dbt run {quote(str(job))}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dreambooth.printable import json_text, printable
 
 if TYPE_CHECKING:
     from dreambooth.plugins import PluginInfo, Registry
@@ -35,7 +36,7 @@ def list_plugins(as_json: Json = False) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row, info in zip(rows, infos, strict=True):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            typer.echo("  ".join([*cells, _brings(info)]).rstrip())
+            typer.echo(printable("  ".join([*cells, _brings(info)]).rstrip()))
 
 
 @app.command("show")
@@ -66,7 +67,7 @@ def show(
         texts.append(slot_text(slot, kinds))
     else:
         texts += [kind_text(kind) for kind in kinds]
-    typer.echo("\n\n".join(texts))
+    typer.echo(printable("\n\n".join(texts)))
 
 
 def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, str]]]:
@@ -137,11 +138,13 @@ def _table(infos: tuple[PluginInfo, ...]) -> None:
     style = {"ok": "green", "broken": "bold red", "collision": "bold yellow"}
     for info in infos:
         colour = style[info.status]
-        brings = Text(_brings(info), style="red" if info.status == "broken" else "")
+        brings = Text(printable(_brings(info)), style="red" if info.status == "broken" else "")
         cells = (info.name, info.distribution or "-", info.version or "-")
-        table.add_row(*map(Text, cells), Text(info.status, style=colour), brings)
+        table.add_row(
+            *(Text(printable(cell)) for cell in cells), Text(info.status, style=colour), brings
+        )
     Console().print(table)
 
 
 def _echo_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    typer.echo(json_text(data))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dreambooth.cli.halfblocks import halfblocks
-from dreambooth.diagnostics import printable
+from dreambooth.printable import printable
 from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class LiveReporter(LineReporter):
     def progress(self, label: str, total: int) -> Iterator[LineProgress]:
         """Show a bar; within training it appears below the training bar."""
         with self._display() as live:
-            task = live.add_task(label, total=total, note="")
+            task = live.add_task(shown(label), total=total, note="")
             began = time.monotonic()
             try:
                 yield _LiveBar(live, task)  # type: ignore[misc]
@@ -182,7 +182,7 @@ class LiveReporter(LineReporter):
             yield self._live
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),

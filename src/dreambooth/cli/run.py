@@ -189,9 +189,10 @@ def _show_finished(job: Job, done: dict[str, Any]) -> None:
 
 def show_result(console: Console, job: Job, result: RunResult) -> None:
     """Say what was made and what to do next."""
+    from dreambooth.printable import one_line
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
     folder = shown(result.folder)
     say("")

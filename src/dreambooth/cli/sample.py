@@ -37,6 +37,7 @@ def sample(
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import stdout
     from dreambooth.engine.draw import DrawRequest, draw_from_run
+    from dreambooth.printable import one_line
     from dreambooth.process import only_displays
     from dreambooth.runs import open_run
 
@@ -56,9 +57,8 @@ def sample(
     drawn = draw_from_run(run, request, reporter)
     if console.is_terminal:
         reporter.pictures(0, drawn.grid)
-    console.print(
+    text = (
         f"{drawn.count} picture{'s' if drawn.count > 1 else ''} from {drawn.source} in "
-        f"{drawn.grid.parent}, all on {drawn.grid.name}",
-        markup=False,
-        soft_wrap=True,
+        f"{drawn.grid.parent}, all on {drawn.grid.name}"
     )
+    console.print(one_line(text), markup=False, soft_wrap=True)

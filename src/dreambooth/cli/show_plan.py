@@ -22,8 +22,10 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     """Print what a run will do, train and cost."""
     from rich.table import Table
 
+    from dreambooth.printable import one_line
+
     def line(name: str, text: str) -> None:
-        console.print(f"{name:<13} {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:<13} {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
 
     line("run", f"{job.name} -> {plan.folder}")
     if plan.resumes_at:

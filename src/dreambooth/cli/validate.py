@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +35,7 @@ def validate(
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
     from dreambooth.preflight import require_environment
+    from dreambooth.printable import json_text, printable
     from dreambooth.redact import redacted_in
 
     require_environment()
@@ -54,18 +54,18 @@ def validate(
                 print_error(errors)
         else:
             if not as_json:
-                typer.echo(f"{file}: ok: {result['summary']}")
+                typer.echo(printable(f"{file}: ok: {result['summary']}"))
                 for message in result["warnings"]:
                     print_warning(f"{file}: {message}", f"dbt identifier {file} proposes others")
     if as_json:
-        typer.echo(json.dumps(redacted_in(results), indent=2, ensure_ascii=False))
+        typer.echo(json_text(redacted_in(results)))
     if not all(result["ok"] for result in results):
         raise typer.Exit(EXIT_BAD_JOB)
 
 
 def summary(job: Job) -> str:
     """Return a job in one line."""
-    from dreambooth.diagnostics import printable
+    from dreambooth.printable import one_line
 
     model = getattr(job.model, "source", "")
     height, width = job.data.size
@@ -78,4 +78,4 @@ def summary(job: Job) -> str:
         f"{job.train.steps} steps of {job.train.batch_size * job.train.accumulation}",
         f"{width} x {height} px",
     )
-    return printable(", ".join(parts))
+    return one_line(", ".join(parts))

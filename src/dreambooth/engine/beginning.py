@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dreambooth.checkpoint_files import CHECKSUMS, Damaged
+from dreambooth.checkpoint_files import CHECKSUMS, Damaged, copy
 from dreambooth.engine import checkpoint
 from dreambooth.errors import RunError, ToldElsewhere, UserError
 from dreambooth.files import new_folder, read_object, sweep
@@ -62,8 +61,11 @@ def go_back(folder: RunFolder, outlook: Outlook, reporter: Reporter) -> None:
     path = outlook.start
     assert path is not None
     if outlook.foreign:
-        with new_folder(folder.checkpoints / path.name) as beside:
-            shutil.copytree(path, beside, dirs_exist_ok=True)
+        try:
+            with new_folder(folder.checkpoints / path.name) as beside:
+                copy(path, beside)
+        except Damaged as error:
+            raise RunError(f"checkpoint {path} is damaged: {error}", "name another one") from error
         reporter.info(f"beginning at {path}")
         return
     folder.update_manifest(result=None)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 import dreambooth
-from dreambooth.files import write_text, write_with
+from dreambooth.files import MAX_JSON, read_limited, write_text, write_with
 from dreambooth.naming import base_name, hub_id, last_part
+from dreambooth.printable import code_span, flat, in_markdown
 from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def copy_picture(source: Path, dest: Path) -> None:
 def prompts_of(folder: Path) -> list[str]:
     """Return the distinct prompts of a folder of samples, none where its record is damaged."""
     try:
-        record = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        record = json.loads(read_limited(folder / "prompts.json", MAX_JSON))
         return list(dict.fromkeys(str(picture["prompt"]) for picture in record))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
 
 
@@ -96,22 +97,25 @@ def card(
     subject = f"{job.subject.identifier} {job.subject.class_noun}"
     lines = [*_front_matter(job, export, prompts), f"# {job.name}", ""]
     lines += [
-        f"Draws {_code(subject)}: {_code(base_name(job))} taught a subject with DreamBooth, as "
-        f"{_code(export.kind)}.",
+        f"Draws {code_span(subject)}: {code_span(base_name(job))} taught a subject with "
+        f"DreamBooth, as {code_span(export.kind)}.",
         "",
     ]
     if prompts:
-        lines += [f"![samples]({PICTURE})", "", *(f"- {_code(p)}" for p in prompts), ""]
+        lines += [f"![samples]({PICTURE})", "", *(f"- {code_span(p)}" for p in prompts), ""]
     if usage := export.exporter.usage(job, info, files):
         lines += ["## How to use it", "", usage.strip(), ""]
     lines += ["## How it was made", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(text)} |" for name, text in _settings(job, facts)]
     if facts.scalars:
         lines += ["", "## Numbers at the end", "", "| | |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in sorted(facts.scalars.items())]
+        lines += [
+            f"| {_cell(in_markdown(name))} | {value:.4g} |"
+            for name, value in sorted(facts.scalars.items())
+        ]
     lines += ["", f"Made with dreambooth-trainer {dreambooth.__version__}."]
     if export.check.message:
-        lines += [f"The files were read back and compared: {export.check.message}."]
+        lines += [f"The files were read back and compared: {in_markdown(export.check.message)}."]
     lines += ["What the licence of the base model says holds for this one too.", ""]
     return "\n".join(lines)
 
@@ -143,16 +147,19 @@ def _instance_prompt(job: Job) -> str:
 def _settings(job: Job, facts: Facts) -> Iterator[tuple[str, str]]:
     height, width = job.data.size
     train = job.train
-    yield "base model", _code(base_name(job))
-    yield "identifier", _code(job.subject.identifier)
-    yield "class noun", _code(job.subject.class_noun)
+    yield "base model", code_span(base_name(job))
+    yield "identifier", code_span(job.subject.identifier)
+    yield "class noun", code_span(job.subject.class_noun)
     yield "pictures", f"{facts.images}, trained at {width} x {height}"
-    yield "prompt", _code(_instance_prompt(job))
+    yield "prompt", code_span(_instance_prompt(job))
     if prior := _class_prompts(job):
-        yield "class prompt", ", ".join(_code(p) for p in prior)
-    yield "steps", f"{facts.steps}" + (f" (stopped: {facts.stopped})" if facts.stopped else "")
+        yield "class prompt", ", ".join(code_span(p) for p in prior)
+    yield (
+        "steps",
+        f"{facts.steps}" + (f" (stopped: {in_markdown(facts.stopped)})" if facts.stopped else ""),
+    )
     if facts.kept:
-        yield "kept", facts.kept
+        yield "kept", in_markdown(facts.kept)
     yield "rows a step", f"{train.batch_size * train.accumulation}"
     yield "seed", f"{train.seed}"
     rate = getattr(job.optimizer, "lr", None)
@@ -173,7 +180,7 @@ def _component(part: Component) -> str:
     options.pop("kind", None)
     text = ", ".join(f"{n}: {_plain(without_paths(v))}" for n, v in options.items())
     kind: Any = getattr(part, "kind", "")
-    return _code(f"{kind} {{{text}}}" if text else str(kind))
+    return code_span(f"{kind} {{{text}}}" if text else str(kind))
 
 
 def without_paths(value: Any) -> Any:
@@ -190,15 +197,9 @@ def _plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _code(text: str) -> str:
-    """Write a text as a code span: nothing in it is markup."""
-    flat = " ".join(text.replace("`", "'").split())
-    return f"`{flat}`"
+    return text.replace("|", "\\|")
 
 
 def _text(text: str) -> str:
     """Write a text for YAML: a JSON string is one."""
-    return json.dumps(" ".join(text.split()), ensure_ascii=False)
+    return json.dumps(flat(text), ensure_ascii=False)

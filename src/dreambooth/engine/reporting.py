@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from dreambooth.diagnostics import printable
+from dreambooth.printable import printable
 from dreambooth.process import newly_quiet
 from dreambooth.redact import redacted
 
@@ -91,7 +91,7 @@ class Quiet:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Progress]:
         """Log the label; show no bar."""
-        logger.info("%s (%d)", label, total)
+        logger.info("%s (%d)", printable(label), total)
         yield _Silent()
 
     @contextmanager
@@ -108,7 +108,7 @@ class Quiet:
 
     def pictures(self, step: int, grid: Path) -> None:
         """Log where the pictures are."""
-        logger.info("step %d: samples in %s", step, grid)
+        logger.info("step %d: samples in %s", step, printable(str(grid)))
 
 
 class Logged:
@@ -144,4 +144,6 @@ class Logged:
         lines = [(level, message), *(("warning", line) for line in newly_quiet())]
         with self._path.open("a", encoding="utf-8") as file:
             for kind, line in lines:
-                file.write(f"{stamp} {kind} {printable(redacted(line))}\n")
+                # Further lines are indented: no name of a file can pass for a line of the log.
+                text = printable(redacted(line)).replace("\n", "\n    ")
+                file.write(f"{stamp} {kind} {text}\n")

@@ -15,6 +15,7 @@ from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import PluginError, RunError
+from dreambooth.files import store_trouble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,8 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
 
     Parts come into memory when first asked for and leave as soon as nothing later needs them.
     """
+    if trouble := store_trouble():
+        ctx.warn(trouble)
     job = ctx.job
     parts = split(job, scan.items)
     model = job.model.open(ctx)
