@@ -54,8 +54,8 @@ def job(tmp_path: Path) -> None:
     [
         (["--help"], 180),
         (["--version"], 180),
-        (["schema"], 390),
-        (["plugins", "list"], 390),
+        (["schema"], 400),
+        (["plugins", "list"], 400),
         (["validate", "job.yaml"], 440),
         (["identifier", "job.yaml"], 440),
     ],

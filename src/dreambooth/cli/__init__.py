@@ -23,7 +23,7 @@ from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
 from dreambooth.cli.validate import validate
-from dreambooth.errors import EXIT_OK, EXIT_RUN_FAILED, UserError
+from dreambooth.errors import EXIT_OK, EXIT_RUN_FAILED, PluginError, UserError
 
 EXIT_INTERRUPTED = 130
 COLLECT_AFTER = (50_000, 20, 20)
@@ -86,22 +86,49 @@ def _main() -> int:
     try:
         result = app(prog_name=_program(), standalone_mode=False)
     except UserError as error:
-        from dreambooth.console import print_error
-
-        print_error(error)
-        return error.exit_code
+        return _told(error)
+    except SystemExit as error:
+        if (code := _of_a_plugin(error)) is None:
+            raise
+        return code
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _from_the_system(error)
+        code = _of_a_plugin(error)
+        return _from_the_system(error) if code is None else code
     except Exception as error:
-        return _unexpected(error)
+        code = _of_a_plugin(error)
+        return _unexpected(error) if code is None else code
     if result == EXIT_INTERRUPTED:  # typer's own way to say so
         print("\ninterrupted", file=sys.stderr)
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _told(error: UserError) -> int:
+    from dreambooth.console import print_error
+
+    if isinstance(error, PluginError):
+        from dreambooth.plugin_checks import trace
+
+        trace("".join(traceback.format_exception(error)))
+    print_error(error)
+    return error.exit_code
+
+
+def _of_a_plugin(error: BaseException) -> int | None:
+    """Tell what a plugin raised where no run was there to tell it; None for anything else."""
+    from dreambooth.plugin_checks import TRACE
+    from dreambooth.plugin_faults import plugin_fault
+
+    fault = plugin_fault(error)
+    if fault is None:
+        return None
+    fault.hint += f"; {TRACE}=1 prints the traceback"
+    fault.__cause__ = error
+    return _told(fault)
 
 
 def _from_the_system(error: OSError) -> int:

@@ -30,6 +30,7 @@ from dreambooth.engine.stopping import stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.identifiers import settled
+from dreambooth.plugin_faults import remarks_to
 from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run(
     require(job)
     folder = RunFolder(job.folder)
     with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
+        stack.enter_context(remarks_to(reporter.warn))
         begun = None
         if devices.is_main:
             if fresh:
