@@ -10,6 +10,7 @@ import gc
 import io
 import os
 import sys
+import threading
 import traceback
 from typing import Annotated, NoReturn
 
@@ -19,6 +20,7 @@ from dreambooth.cli import plugins
 from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
+from dreambooth.cli.leaving import leave
 from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
@@ -66,7 +68,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 ok, 1 run failed, 2 bad job or usage, 3 plugin failure."""
-    code = EXIT_RUN_FAILED
+    code, before = EXIT_RUN_FAILED, threading.enumerate()
     gc.set_threshold(*COLLECT_AFTER)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what the terminal cannot show
@@ -78,7 +80,7 @@ def main() -> NoReturn:
         # Whoever read us has gone (`| head`); exiting must not try to flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_RUN_FAILED
-    raise SystemExit(code)
+    leave(code, before)
 
 
 def _main() -> int:
