@@ -56,8 +56,8 @@ def job(tmp_path: Path) -> None:
         (["--version"], 180),
         (["schema"], 400),
         (["plugins", "list"], 400),
-        (["validate", "job.yaml"], 440),
-        (["identifier", "job.yaml"], 440),
+        (["validate", "job.yaml"], 460),
+        (["identifier", "job.yaml"], 460),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
