@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from dreambooth.engine.devices import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
 from dreambooth.launcher import environment, free_port
+from dreambooth.plugins import registry_with
 
 STEPS = 20
 
@@ -76,14 +78,67 @@ def with_train(**values):
     return {**OPTIONS, "train": {**OPTIONS["train"], **values}}
 
 
-def test_two_processes_equal_one_and_stop_and_resume_together(job_file, small_job):
-    path = job_file(name="two", **with_train(batch_size=1))
+ONE_SIDED = """
+from typing import Literal
+
+from dreambooth import Callback, hookimpl
+from dreambooth.interfaces import Observer, Save, Stop
+
+
+class Watching(Observer):
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on(self, event, view):
+        if event != "step" or view.step not in {2, 3}:
+            return None
+        if self.rank == 0:
+            return Save() if view.step == 3 else None
+        return Stop("only here") if view.step == 2 else None
+
+
+class OneSided(Callback):
+    kind: Literal["one_sided"] = "one_sided"
+
+    def open(self, ctx):
+        return Watching(ctx.rank)
+
+
+@hookimpl
+def register_callbacks():
+    return [OneSided]
+"""
+
+
+@pytest.fixture
+def one_sided(tmp_path, monkeypatch):
+    """Install a callback that asks for another thing in each process."""
+    site = tmp_path / "site"
+    info = site / "one_sided-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "one_sided.py").write_text(ONE_SIDED)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: one-sided\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[dreambooth]\none-sided = one_sided\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    spec = importlib.util.spec_from_file_location("one_sided", site / "one_sided.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "one_sided", module)
+    spec.loader.exec_module(module)
+    with registry_with(module):  # here it is not on the path
+        yield {"callbacks": [{"kind": "one_sided"}]}
+
+
+def test_two_processes_equal_one_and_stop_and_resume_together(job_file, small_job, one_sided):
+    options = {**with_train(batch_size=1), "checkpoints": {"every": 7, "keep_last": 9}}
+    path = job_file(name="two", **options, **one_sided)
     folder = small_job(name="two").folder
     process = start(path, "--processes", "2")
     wait_for(folder / "checkpoints", process)
     process.send_signal(signal.SIGTERM)  # to the one that launched them: it is passed on
     said = finish(process, code=143)
     assert said.count("stopped by SIGTERM at step") == 1
+    assert "only here" not in said  # the other process's wish; the main one's saved at step 3
+    assert (folder / "checkpoints/step-000003").is_dir()
     said = finish(start(path, "--processes", "2"))
     assert "resuming from step" in said
     assert said.count("trained to step 20") == 1

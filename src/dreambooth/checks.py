@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
-from dreambooth.errors import PluginError, UserError
+from dreambooth.errors import UserError
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.plugin_faults import named_where_it_ends, refused
 from dreambooth.run_folder import RunFolder
 from dreambooth.scalars import never_logged
 from dreambooth.slots import SLOTS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
 
 
+@named_where_it_ends()
 def preflight(job: Job) -> list[Problem]:
     """Return everything wrong with a job that can be known before anything heavy is loaded.
 
@@ -78,15 +80,12 @@ def components(job: Job) -> Iterator[tuple[Location, Component]]:
 
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:
     try:
-        return list(component.check(job, info))
+        found = list(component.check(job, info))
     except (UserError, OSError) as error:
         return [_told(error, at)]
-    except Exception as error:
-        raise PluginError(
-            f'{dotted(at)}: the check of kind "{component.kind}" '
-            f"({type(component).__module__}) failed: {type(error).__name__}: {error}",
-            "this is a fault of the plugin, not of the job",
-        ) from error
+    if odd := [item for item in found if not isinstance(item, Problem)]:
+        raise refused(component, "check", f"gives {odd[0]!r:.60} where Problems are wanted")
+    return found
 
 
 def _told(error: UserError | OSError, at: Location) -> Problem:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
+from dreambooth.plugin_door import Called
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -82,7 +84,7 @@ class Section(BaseModel):
         return result
 
 
-class Component(Section):
+class Component(Section, Called):
     """One installable part of a trainer: its options as fields, its behaviour as methods.
 
     A subclass sets `kind: Literal["my_kind"] = "my_kind"`, adds options as typed fields with a

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError, UserError
+from dreambooth.plugin_faults import named_where_it_ends
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Vocabulary
@@ -116,6 +117,7 @@ def warnings(job: Job) -> list[str]:
     return judge(job.subject.identifier, vocabulary) if vocabulary else []
 
 
+@named_where_it_ends()
 def settled(job: Job) -> Job:
     """Return the job with its identifier chosen, where it says `auto`.
 

@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 import pluggy
 
+from dreambooth.console import print_warning
 from dreambooth.errors import PluginError
 from dreambooth.hookspecs import PROJECT
 from dreambooth.plugin_checks import Classes, call_hooks, check_options, elapsed, trace
+from dreambooth.plugin_door import put_back, settings
 from dreambooth.redact import redacted
 from dreambooth.slots import SLOTS
 
@@ -131,6 +133,7 @@ def load_plugin(source: Source, earlier: tuple[Loaded, ...] = ()) -> Loaded:
     info = PluginInfo(source.name, source.distribution, source.version)
     classes: Classes = {}
     start = time.perf_counter()
+    before = settings()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             plugin = source.load()
@@ -148,6 +151,9 @@ def load_plugin(source: Source, earlier: tuple[Loaded, ...] = ()) -> Loaded:
         trace(f"{info} is broken\n{''.join(traceback.format_exception(error))}")
         broken = replace(info, status="broken", error=describe(error))
         return Loaded(_with_kinds(broken, classes), {})
+    finally:
+        if changed := put_back(before):
+            print_warning(f"plugin {info} {changed}")
     return Loaded(_with_kinds(info, classes), classes, plugin)
 
 

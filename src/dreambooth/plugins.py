@@ -95,12 +95,13 @@ class Registry:
         A component that no plugin registered is listed under its class, without distribution.
         """
         found: dict[tuple[str, str], PluginInfo] = {}
-        for component in [*_components(job), *more]:
-            info = self._source_of(component)
+        for component in [*components_of(job), *more]:
+            info = self.source_of(component)
             found[info.distribution or "", info.name] = info
         return [found[key] for key in sorted(found)]
 
-    def _source_of(self, component: Component) -> PluginInfo:
+    def source_of(self, component: Component) -> PluginInfo:
+        """Return the plugin that a component comes from; of one that none registered, its class."""
         cls = type(component)
         for slot in SLOTS.values():
             if self._kinds[slot.name].get(component.kind) is cls:
@@ -196,7 +197,8 @@ def _load_all(sources: Iterable[Source]) -> tuple[Loaded, ...]:
     return tuple(sorted(loaded, key=lambda p: (p.info.distribution or "", p.info.name)))
 
 
-def _components(job: Job) -> Iterator[Component]:
+def components_of(job: Job) -> Iterator[Component]:
+    """Yield every component of a job."""
     for field in (name for slot in SLOTS.values() for name in slot.fields):
         value = getattr(job, field)
         for item in value if isinstance(value, list) else [value]:

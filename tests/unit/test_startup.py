@@ -54,10 +54,10 @@ def job(tmp_path: Path) -> None:
     [
         (["--help"], 180),
         (["--version"], 180),
-        (["schema"], 395),
-        (["plugins", "list"], 395),
-        (["validate", "job.yaml"], 445),
-        (["identifier", "job.yaml"], 445),
+        (["schema"], 400),
+        (["plugins", "list"], 400),
+        (["validate", "job.yaml"], 460),
+        (["identifier", "job.yaml"], 460),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

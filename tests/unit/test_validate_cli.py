@@ -418,7 +418,7 @@ def test_a_check_that_fails_blames_the_plugin() -> None:
     assert problems(freezing={"kind": "embedding", "fault": "user"})["freezing"] == (
         "cannot tell; look"
     )
-    with pytest.raises(PluginError, match=r'freezing: the check of kind "embedding".*oops'):
+    with pytest.raises(PluginError, match=r'freezing "embedding", check\(\) \(.*\): .*oops'):
         problems(freezing={"kind": "embedding", "fault": "bug"})
 
 

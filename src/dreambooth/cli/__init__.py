@@ -10,6 +10,7 @@ import errno
 import gc
 import os
 import sys
+import threading
 import traceback
 from typing import Annotated, NoReturn
 
@@ -19,6 +20,7 @@ from dreambooth.cli import plugins
 from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
+from dreambooth.cli.leaving import leave
 from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
@@ -26,6 +28,7 @@ from dreambooth.cli.validate import validate
 from dreambooth.errors import (
     EXIT_OK,
     EXIT_RUN_FAILED,
+    PluginError,
     UserError,
     is_out_of_memory,
     no_memory,
@@ -73,6 +76,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 ok, 1 run failed, 2 bad job or usage, 3 plugin failure."""
+    before = threading.enumerate()
     gc.set_threshold(*COLLECT_AFTER)
     guard_streams()
     code = _main()
@@ -81,7 +85,7 @@ def main() -> NoReturn:
         if error.errno != errno.EPIPE:  # whoever read us has gone (`| head`): no need to say so
             print(f"error: stdout: {error.strerror}", file=sys.stderr)
         code = EXIT_RUN_FAILED
-    raise SystemExit(code)
+    leave(code, before)
 
 
 def _main() -> int:
@@ -90,15 +94,16 @@ def _main() -> int:
         result = app(prog_name=_program(), standalone_mode=False)
     except UserError as error:
         return _told(error)
+    except SystemExit as error:
+        if (code := _of_a_plugin(error)) is None:
+            raise
+        return code
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except OSError as error:
-        return _from_the_system(error)
     except Exception as error:
-        if is_out_of_memory(error):
-            return _told(no_memory(error))
-        return _unexpected(error)
+        code = _of_a_plugin(error)
+        return _of_no_plugin(error) if code is None else code
     if result == EXIT_INTERRUPTED:  # typer's own way to say so
         print("\ninterrupted", file=sys.stderr)
     return result if isinstance(result, int) else EXIT_OK
@@ -107,15 +112,32 @@ def _main() -> int:
 def _told(error: UserError) -> int:
     from dreambooth.console import print_error
 
+    if isinstance(error, PluginError):
+        from dreambooth.plugin_checks import trace
+
+        trace("".join(traceback.format_exception(error)))
     print_error(error)
     return error.exit_code
 
 
-def _from_the_system(error: OSError) -> int:
-    """Say which file the system refuses; anything without a file is no person's mistake."""
+def _of_a_plugin(error: BaseException) -> int | None:
+    """Tell what a plugin raised where no run was there to tell it; None for anything else."""
+    from dreambooth.plugin_checks import TRACE
+    from dreambooth.plugin_faults import plugin_fault
+
+    fault = plugin_fault(error)
+    if fault is None:
+        return None
+    fault.hint += f"; {TRACE}=1 prints the traceback"
+    fault.__cause__ = error
+    return _told(fault)
+
+
+def _of_no_plugin(error: Exception) -> int:
+    """Tell too little memory and files the system refuses; the rest is no person's mistake."""
     if is_out_of_memory(error):
         return _told(no_memory(error))
-    if error.filename is None:
+    if not isinstance(error, OSError) or error.filename is None:
         return _unexpected(error)
     return _told(
         UserError(

@@ -11,6 +11,7 @@ import torch
 from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
 from dreambooth.engine.random import permutation
 from dreambooth.engine.reading import Reader
+from dreambooth.plugin_faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -261,6 +262,10 @@ class Batches:
         z, t, noise = [], [], []
         for k, row in enumerate(rows):
             mirrored = row.latents is None
+            if row.latents is not None and row.latents.shape != latents.shape[1:]:
+                have, want = list(row.latents.shape), list(latents.shape[1:])
+                fault = f"returned a row with latents {have} where instance rows have {want}"
+                raise refused(self._prior, "rows", fault)
             z.append(latents[owner[k]] if row.latents is None else row.latents.float())
             t.append(draw.t[owner[k]] if mirrored else fresh.t[k])
             noise.append(draw.noise[owner[k]] if mirrored else fresh.noise[k])

@@ -17,6 +17,8 @@ from dreambooth.engine.precision import choose
 from dreambooth.engine.random import derive
 from dreambooth.engine.restoring import check_shapes, taking_back
 from dreambooth.engine.samples import draw_pictures, write_pictures
+from dreambooth.engine.session import trainable
+from dreambooth.engine.trouble import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.runs import open_run
 
@@ -87,7 +89,7 @@ def open_weights(
         found = best_of(found, job, ctx)
     model = job.model.open(ctx)
     policy.prepare(model, ctx)
-    parameters = dict(policy.trainable(model))
+    parameters = trainable(model, policy)
     if found is None:
         return model, parameters, "final"
     with torch.no_grad(), taking_back(found):
@@ -129,6 +131,7 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise JobError(f"{out} holds something already", "name a new or an empty folder in --out")
     with ExitStack() as stack:
+        stack.enter_context(explained(job, folder))
         devices = stack.enter_context(open_devices(job.train))
         recorded = folder.read_manifest().get("machine", {}).get("precision")
         precision = choose(recorded or job.train.precision, devices.device)

@@ -14,7 +14,7 @@ from PIL import Image
 from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.best import Best
-from dreambooth.engine.observers import load_observers, observer_states, open_observers
+from dreambooth.engine.observers import Observers
 from dreambooth.engine.pacing import Pace
 from dreambooth.engine.pictures import to_images
 from dreambooth.engine.restoring import taking_back
@@ -22,7 +22,7 @@ from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.stopping import LeftOut
 from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
-from dreambooth.interfaces import RunView, Save, Stop
+from dreambooth.interfaces import RunView, Stop
 from dreambooth.jobfile import dump_job
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Events:
     def opened(self, found: Checkpoint | None) -> Iterator[Events]:
         """Open trackers and callbacks, and close the trackers whatever happens."""
         step = self._session.state.step
-        self._observers = open_observers(self._ctx)
+        self._observers = Observers(self._ctx)
         if found:
             self._saved_at = step
             with taking_back(found):
-                load_observers(self._job, self._observers, found.numbers["callbacks"])
+                self._observers.load(found.numbers["callbacks"])
                 scalars = dict(found.numbers.get("scalars", {}))
                 self.scalars = {name: float(value) for name, value in scalars.items()}
                 kept = found.numbers.get("best")
@@ -88,6 +88,8 @@ class Events:
             self._look(step)
             if found and self._save_asked:
                 self.save()
+            self._observers.raise_failure()
+            self._observers.states()  # what cannot be saved is told before the first step
             yield self
         finally:
             self._trackers.close()
@@ -101,8 +103,10 @@ class Events:
         self._look(step)
         due = rotation.is_due(job.checkpoints, step) or step == job.train.steps
         by_clock = self._pace.is_due()
-        if due or by_clock or self._save_asked or self.final:
+        failed = self._observers.failure is not None
+        if due or by_clock or self._save_asked or self.final or failed:
             self.save()
+        self._observers.raise_failure()
 
     def _look(self, step: int, *, ended: bool = False) -> None:
         """Validate and draw what is due at a step and not done; once asked to stop, leave it.
@@ -130,6 +134,7 @@ class Events:
         self._require_folder()  # what is exported goes there
         if not self._stop.settle():
             self._tell("end")
+            self._observers.raise_failure()
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one."""
@@ -152,7 +157,7 @@ class Events:
         numbers = {
             "train": self._session.state.numbers(),
             "meter": self._meter.state(),
-            "callbacks": observer_states(self._job, self._observers),
+            "callbacks": self._observers.states(),
             "best": self.best.state(),
             "scalars": self.scalars,
             "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
@@ -298,12 +303,11 @@ class Events:
     def _tell(self, event: Event) -> None:
         job, state = self._job, self._session.state
         view = RunView(job, state.step, job.train.steps, dict(self.scalars), self._folder.path)
-        for observer in self._observers:
-            answer = observer.on(event, view)
+        for answer in self._observers.ask(event, view):
             if isinstance(answer, Stop):
                 if not self.stopped or (answer.final and not self.final):
                     self.stopped = answer.reason
                 self.final = self.final or answer.final
                 self._ctx.reporter.info(f"stopping after step {state.step}: {answer.reason}")
-            elif isinstance(answer, Save):
+            else:
                 self._save_asked = True

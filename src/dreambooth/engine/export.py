@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 
 from dreambooth.checkpoint_files import reason
 from dreambooth.errors import RunError
-from dreambooth.files import new_folder
+from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
+from dreambooth.plugin_faults import is_ours, plugin_fault, refused
 from dreambooth.slots import component
 
 if TYPE_CHECKING:
@@ -115,12 +116,17 @@ def export_one(
     try:
         with new_folder(dest) as beside:
             exporter.write(artifact, model, beside, ctx, solver_config)
+            if not any(beside.iterdir()):
+                raise refused(exporter, "write", "wrote no file")
             progress.advance()
             found = Check(True, "")
             if check:
                 found = verified(exporter, artifact, model, beside, ctx)
                 progress.advance()
     except (OSError, SafetensorError) as error:
+        fault = None if is_ours(exporter) else plugin_fault(error)
+        if fault is not None and not (isinstance(error, OSError) and disk_is_full(error)):
+            raise fault from error
         raise RunError(
             f"cannot write {dest}: {reason(error)}",
             "the last checkpoint is intact: make room and run the same command again",

@@ -11,6 +11,7 @@ from dreambooth.engine.draw import open_weights
 from dreambooth.engine.export import export_one, with_facts
 from dreambooth.engine.model_card import CARD_FILES, Facts, write_card
 from dreambooth.engine.precision import choose
+from dreambooth.engine.session import trainable
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import JobError, RunError
 
@@ -87,7 +88,7 @@ def open_result(
             raise
     model = ctx.job.model.at(folder.final).open(ctx)
     ctx.job.freezing.prepare(model, ctx)
-    return model, ctx.job.freezing.trainable(model), "final"
+    return model, trainable(model, ctx.job.freezing), "final"
 
 
 def facts_of(manifest: Mapping[str, Any], source: str) -> Facts:

@@ -34,6 +34,7 @@ from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.identifiers import settled
 from dreambooth.jobfile import dump_job
+from dreambooth.plugin_faults import remarks_to
 from dreambooth.preflight import require_environment, require_writable
 from dreambooth.run_folder import RunFolder
 from dreambooth.run_result import RunResult, result_of
@@ -72,7 +73,8 @@ def run(
     require(job)
     require_environment()
     folder = RunFolder(job.folder)
-    with explained(job, folder), open_devices(job.train) as devices, ExitStack() as stack:
+    with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
+        stack.enter_context(remarks_to(reporter.warn))
 
         def beginning() -> Outlook:
             nonlocal reporter

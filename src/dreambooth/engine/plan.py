@@ -12,6 +12,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
 from dreambooth.engine.precision import choose
+from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
@@ -110,7 +111,7 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     schedule = job.scheduler.open(model.info)
     cached = job.prior.cached(ctx, model, job.sampler, schedule)
     job.freezing.prepare(model, ctx)
-    trainable = dict(job.freezing.trainable(model))
+    trainable = trained(model, job.freezing)
     parts = count_parts(job, ctx, model, trainable, scan)
     per_step = job.train.batch_size * job.train.accumulation * processes
     share = 2 if job.prior.has_rows() else 1

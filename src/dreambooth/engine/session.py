@@ -14,8 +14,9 @@ from dreambooth.engine.precision import choose, time_matmuls
 from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
-from dreambooth.errors import PluginError, RunError
+from dreambooth.errors import RunError
 from dreambooth.files import store_trouble
+from dreambooth.plugin_faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.precision import Precision
     from dreambooth.interfaces import (
         Chunks,
+        FreezingPolicy,
         Item,
         Latents,
         LoadedModel,
@@ -58,6 +60,8 @@ class Session:
     validation: Validation | None = None
     compiled: Compiled | None = None
     """The parts a training step runs through, compiled, where `train.compile` says so."""
+    answers_are_finite: bool = False
+    """Whether what plugins compute in a step was looked at already (`first_use`)."""
 
     @property
     def trained_parts(self) -> set[str]:
@@ -170,8 +174,7 @@ def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parame
     """
     policy = ctx.job.freezing
     policy.prepare(model, ctx)
-    parameters = dict(policy.trainable(model))
-    check_trainable(model, policy.kind, parameters)
+    parameters = trainable(model, policy)
     wanted = {id(p) for p in parameters.values()}
     for part in model.loaded():
         for parameter in model.parts[part].parameters():
@@ -198,28 +201,32 @@ def restore_masters(model: LoadedModel, parameters: Mapping[str, Parameter]) -> 
                 parameter.data = exact.to(parameter.device, torch.float32)
 
 
-def check_trainable(model: LoadedModel, kind: str, parameters: Mapping[str, Parameter]) -> None:
-    """Hold a policy to its contract: something trains, under the model's own names."""
+def trainable(model: LoadedModel, policy: FreezingPolicy) -> dict[str, Parameter]:
+    """Return what a policy lets train, and hold it to its contract: something trains, under the
+    model's own names."""
+    parameters = dict(policy.trainable(model))
     if not parameters:
         raise RunError(
-            f'freezing policy "{kind}" leaves nothing to train in this model',
+            f'freezing policy "{policy.kind}" leaves nothing to train in this model',
             "check its options against the model's parameter names",
         )
     parts = sorted({name.split(".", 1)[0] for name in parameters})
-    unknown = [part for part in parts if part not in model.info.parts]
-    if unknown:
-        raise PluginError(
-            f'freezing policy "{kind}" names parameters of unknown parts: {", ".join(unknown)}',
-            f"qualified names begin with one of: {', '.join(model.info.parts)}",
+    if unknown := [part for part in parts if part not in model.info.parts]:
+        raise refused(
+            policy,
+            "trainable",
+            f"names parameters of unknown parts: {', '.join(unknown)}; qualified names begin with "
+            f"one of: {', '.join(model.info.parts)}",
         )
     known = dict(model.named_parameters(*parts))
-    strangers = [n for n, p in parameters.items() if known.get(n) is not p]
-    if strangers:
-        raise PluginError(
-            f'freezing policy "{kind}" returned {strangers[0]!r}, which is no parameter of the '
-            "model under that name",
+    if strangers := [n for n, p in parameters.items() if known.get(n) is not p]:
+        raise refused(
+            policy,
+            "trainable",
+            f"returned {strangers[0]!r}, which is no parameter of the model under that name: "
             "return names and parameters as LoadedModel.named_parameters yields them",
         )
+    return parameters
 
 
 def open_state(ctx: EngineContext, parameters: Mapping[str, Parameter]) -> TrainState:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dreambooth.engine import text
-from dreambooth.errors import PluginError
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.plugin_faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ def stages_of(policy: FreezingPolicy, names: Sequence[str], steps: int) -> list[
     elif empty := [stage.until for stage in stages if not stage.names]:
         fault = f"nothing trains in the stage that ends at step {empty[0]}"
     if fault:
-        raise PluginError(f'freezing policy "{policy.kind}": {fault}', "see FreezingPolicy.stages")
+        raise refused(policy, "stages", fault)
     return stages
 
 

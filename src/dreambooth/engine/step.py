@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine import nonfinite
+from dreambooth.engine import first_use, nonfinite
 from dreambooth.engine.random import derive
 from dreambooth.interfaces import StepTensors
 
@@ -88,7 +88,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
     if reference is not None and batch.wants_reference is not None:
         rows = batch.wants_reference.view(-1, 1, 1, 1)
         target = torch.where(rows, reference, target)
-    return s.job.loss.rows(
+    losses = s.job.loss.rows(
         StepTensors(
             pred=pred,
             target=target,
@@ -102,6 +102,8 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             snr_table=s.schedule.snr_table(),
         )
     )
+    first_use.require_finite(s, batch, z_t, target, pred, losses)
+    return losses
 
 
 def reference_prediction(s: Session, batch: Batch, z_t: Tensor) -> Tensor | None:

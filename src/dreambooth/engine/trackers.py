@@ -26,7 +26,7 @@ class Trackers:
             name = tracker.kind
             try:
                 self._writers[name] = tracker.open(ctx, resume_step)
-            except Exception as error:  # a tracker may fail in any way: the run goes on
+            except (Exception, SystemExit) as error:  # in whatever way it fails, the run goes on
                 self._drop(name, error)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -55,15 +55,15 @@ class Trackers:
         for name, writer in list(self._writers.items()):
             try:
                 call(writer)
-            except Exception as error:  # a tracker may fail in any way: the run goes on
+            except (Exception, SystemExit) as error:  # in whatever way it fails, the run goes on
                 if isinstance(error, OSError) and disk_is_full(error):
                     raise  # the next checkpoint would fail too
                 self._writers.pop(name, None)
                 self._drop(name, error)
-                with suppress(Exception):  # it failed already; this is for what it holds open
+                with suppress(Exception, SystemExit):  # only to let go of what it holds open
                     writer.close()
 
-    def _drop(self, name: str, error: Exception) -> None:
+    def _drop(self, name: str, error: BaseException) -> None:
         self._ctx.warn(
             f'tracker "{name}" failed and is left out from here on: {type(error).__name__}: {error}'
         )

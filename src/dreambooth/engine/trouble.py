@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import torch
 
 from dreambooth.checkpoint_files import list_checkpoints
-from dreambooth.errors import RunError, is_out_of_memory, no_memory
+from dreambooth.errors import PluginError, RunError, is_out_of_memory, no_memory
 from dreambooth.files import disk_is_full
+from dreambooth.plugin_faults import plugin_fault
+from dreambooth.printable import printable
+from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +25,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def explained(job: Job, folder: RunFolder) -> Iterator[None]:
-    """Turn a full disk, too little memory and a lost process into a `RunError` that helps."""
+    """Turn a full disk, too little memory and a lost process into a `RunError` that helps, and
+    whatever else a plugin raises (`SystemExit`, too) into a `PluginError` that names it."""
     try:
-        yield
+        with whose(job, folder):
+            yield
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not folder.path.is_dir():
             raise folder.gone() from error
@@ -47,6 +54,47 @@ def explained(job: Job, folder: RunFolder) -> Iterator[None]:
                 f"see what it said; {whole(folder)}: run the same command again",
             ) from error
         raise
+
+
+@contextmanager
+def whose(job: Job, folder: RunFolder) -> Iterator[None]:
+    """Tell a plugin's fault under its name, and keep the traceback in `run.log`."""
+    try:
+        yield
+    except PluginError as error:
+        error.hint += f"; {whole(folder)}"
+        raise
+    except BaseException as error:
+        if environmental(error):
+            raise
+        fault = plugin_fault(error, job)
+        if fault is None:
+            raise
+        if keep_traceback(folder, error):
+            fault.hint += f"; the traceback is in {folder.log}, and {whole(folder)}"
+        raise fault from error
+
+
+def environmental(error: BaseException) -> bool:
+    """Say whether the machine is to blame, whatever code it struck in."""
+    if isinstance(error, OSError):
+        return disk_is_full(error)
+    known = isinstance(error, MemoryError | RuntimeError)
+    return known and (out_of_memory(error) or lost_a_process(error))
+
+
+def keep_traceback(folder: RunFolder, error: BaseException) -> bool:
+    """Append an exception's traceback to `run.log`, where there is a run; say whether it is there.
+
+    Best effort: what went wrong is told in any case.
+    """
+    text = printable(redacted("".join(traceback.format_exception(error))))
+    try:
+        with folder.log.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} error {text}")
+    except OSError:
+        return False
+    return True
 
 
 def whole(folder: RunFolder) -> str:

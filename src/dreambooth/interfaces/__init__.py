@@ -1,5 +1,7 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
+from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
+from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
 from dreambooth.interfaces.data import DataSource, Item, Rejected, Sample, Scan, Subject

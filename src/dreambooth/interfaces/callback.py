@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
+from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ class Stop:
     again at `start` from its `state`, since the run may be killed before its export."""
 
 
-class Observer(ABC):
+class Observer(Called, ABC):
     """An opened callback."""
 
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
 from dreambooth.errors import RunError
+from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,7 @@ class RowGeometry:
     target_size: tuple[int, int]
 
 
-class LoadedModel(ABC):
+class LoadedModel(Called, ABC):
     """An opened model. Parts load on first use and leave memory with `release`.
 
     Neutral to the family: the engine and the plugins speak of roles and of qualified parameter

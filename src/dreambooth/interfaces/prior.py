@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.component import Component
+from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class PriorCost:
     """A frozen copy of denoiser and text encoders stays in memory while training."""
 
 
-class PriorSet(ABC):
+class PriorSet(Called, ABC):
     """An opened prior."""
 
     @abstractmethod

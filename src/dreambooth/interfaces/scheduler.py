@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Component
+from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Draw:
     """[B, C, h, w], float32, offset noise included."""
 
 
-class NoiseSchedule(ABC):
+class NoiseSchedule(Called, ABC):
     """An opened noise schedule: pure functions of tensors.
 
     Tables live on the CPU in float64/float32 and follow the device of what they are given.

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from dreambooth.component import Component
+from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.context import Context
 
 
-class TrackerWriter(ABC):
+class TrackerWriter(Called, ABC):
     """An opened tracker. Exists on the main process only.
 
     A tracker may fail (server away, disk full): the engine warns once and training goes on.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from dreambooth.plugin_door import Called
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Vocabulary(ABC):
+class Vocabulary(Called, ABC):
     """The tokens of a model's (first) text encoder."""
 
     @abstractmethod
