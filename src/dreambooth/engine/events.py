@@ -222,7 +222,7 @@ class Events:
         if not self._job.prior.has_rows():
             values.pop("train/loss_prior", None)
         state = self._session.state
-        values["train/lr"] = state.base_lrs[0] * result.factor
+        values["train/lr"] = result.lr
         values |= self._job.optimizer.scalars(state.optimizer)
         values |= self._ctx.logged
         self._ctx.logged.clear()

@@ -40,9 +40,12 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
     while_showing: Callable[[], AbstractContextManager[None]] = nullcontext
     """What else has to change while the model shows other weights than those that train."""
+    starts: list[int] = field(default_factory=list)
+    """Optimizer step at which each group's warm-up begins; by default the first one's."""
 
     def __post_init__(self) -> None:
         self._built = groups.options(self.optimizer)
+        self.starts = self.starts or [0] * len(self.base_lrs)
         if self.ema_decay is not None and not self.ema:
             self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
 

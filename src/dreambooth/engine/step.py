@@ -64,8 +64,8 @@ class StepResult:
     loss_instance: Tensor
     loss_prior: Tensor
     grad_norm: Tensor
-    factor: float
-    """What the learning rates were multiplied by."""
+    lr: float
+    """Learning rate of the first parameter group that trains by now."""
     skipped: bool = False
     """True where the gradients were not finite and `train.nonfinite: skip` passed the step over."""
 
@@ -130,9 +130,7 @@ def train_step(s: Session) -> StepResult:
     """
     state, job = s.state, s.job
     s.stages.enter(state.step)
-    factor = job.lr_schedule.at(state.step, job.train.steps)
-    for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
-        group["lr"] = base * factor
+    lr = set_rates(s)
     halves = torch.zeros(2, device=s.ctx.device)
     seen: list[tuple[Batch, Tensor]] = []
     for micro in range(job.train.accumulation):
@@ -150,7 +148,20 @@ def train_step(s: Session) -> StepResult:
     if s.ctx.devices is not None:
         halves = s.ctx.devices.sum(halves)
     norm, skipped = update(s, seen)
-    return StepResult(halves.sum(), halves[0], halves[1], norm, factor, skipped)
+    return StepResult(halves.sum(), halves[0], halves[1], norm, lr, skipped)
+
+
+def set_rates(s: Session) -> float:
+    """Set every group's rate for the step to come; return that of the first one that trains."""
+    state, steps, shape = s.state, s.job.train.steps, s.job.lr_schedule
+    training = []
+    rated = zip(state.optimizer.param_groups, state.base_lrs, state.starts, strict=True)
+    for group, base, start in rated:
+        factor = shape.at(state.step, steps, start) if start else shape.at(state.step, steps)
+        group["lr"] = base * factor
+        if start <= state.step:
+            training.append(group["lr"])
+    return float(training[0])
 
 
 def shares(s: Session, batch: Batch, rows: Tensor) -> Tensor:
