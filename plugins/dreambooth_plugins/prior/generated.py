@@ -93,6 +93,8 @@ class Generated(Prior):
     def cost(self, job: Job) -> PriorCost:
         """Price the set in denoiser forwards."""
         pictures = self.pictures(job)
+        schedule = job.scheduler.open(job.model.describe())
+        solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
         alongside = self.when == "alongside"
         note = "a frozen copy of the base stays in memory" if alongside else ""
-        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note, alongside)
+        return PriorCost(pictures, round(pictures * job.sampler.forwards(solver)), note, alongside)

@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import RowGeometry
-from dreambooth_plugins.sampler.steps import SOLVERS, SolverName
+from dreambooth_plugins.sampler.steps import SCHEDULE_KEYS, SOLVERS, SolverName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +38,11 @@ def guide(e_uncond: Tensor, e_cond: Tensor, scale: float, rescale: float = 0.0) 
 
 
 def build_solver(name: SolverName, solver_config: Mapping[str, Any]) -> Any:
-    """Build the diffusers scheduler that takes the steps.
+    """Build the diffusers scheduler that takes the steps, on the model's schedule.
 
-    Keys that its class does not have are left out, as diffusers' own `from_config` does;
-    `JobError` where that would drop a zero-terminal-SNR rescale.
+    Of the configuration, what says how another solver takes its steps is left out
+    (`SCHEDULE_KEYS`), and so are keys that the class does not have, as diffusers' own
+    `from_config` does; `JobError` where that would drop a zero-terminal-SNR rescale.
     """
     solver = SOLVERS[name]
     if solver_config.get("rescale_betas_zero_snr") and not solver.zero_snr:
@@ -50,9 +51,19 @@ def build_solver(name: SolverName, solver_config: Mapping[str, Any]) -> Any:
             "use dpmpp_2m_karras, unipc, euler or ddim",
         )
     cls: Any = getattr(diffusers, solver.class_name)
-    known = cls._get_init_keys(cls)
+    known = SCHEDULE_KEYS & cls._get_init_keys(cls)
     config = {key: value for key, value in solver_config.items() if key in known}
     return cls(**{**config, **solver.options})
+
+
+def evaluations(name: SolverName, count: int, solver_config: Mapping[str, Any]) -> list[float]:
+    """Return sigma = sqrt((1 - abar) / abar) at each evaluation of the network.
+
+    Asked of the solver that would take the `count` steps: PNDM evaluates once more.
+    """
+    solver = build_solver(name, solver_config)
+    solver.set_timesteps(count)
+    return _sigmas(solver)
 
 
 def sample(

@@ -121,6 +121,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
+    solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     saved = [step for step, _ in list_checkpoints(RunFolder(job.folder).checkpoints)]
     memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
@@ -138,7 +139,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         class_note=cost.note,
         class_steps=cost.forwards * missing / step_forwards,
         sample_pictures=pictures,
-        sample_steps=pictures * job.sampler.forwards() / step_forwards,
+        sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
