@@ -85,6 +85,10 @@ class Train(Section):
     """Keep VAE latents and text embeddings instead of computing them each step."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda:1`."""
+    deterministic: bool = False
+    """Equal to the bit on a GPU too: only algorithms that give the same bits each time (cuDNN's,
+    cuBLAS's, attention's). Steps are slower, by a tenth or so, and an operation that has none
+    ends the run and is named. A CPU needs no such option."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
 

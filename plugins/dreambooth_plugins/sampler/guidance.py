@@ -86,7 +86,8 @@ def sample(
             f"height and width must be multiples of {multiple}",
         )
     solver = build_solver(options.solver, solver_config)
-    solver.set_timesteps(options.steps, device=ctx.device)
+    # On the host, where the solver looks them up in its tables: nothing is read back for it.
+    solver.set_timesteps(options.steps)
     if hasattr(solver, "set_begin_index"):
         # Left to look for its start, a solver whose first timesteps round to one number (Karras
         # sigmas on a zero-terminal-SNR schedule) takes the second and runs off the end.
@@ -123,10 +124,10 @@ def _solve(
     # Solvers that draw noise draw each image's from its own generator; others take none.
     draws = {"generator": generators} if "generator" in signature(solver.step).parameters else {}
     options = predict.options
-    sigmas = _sigmas(solver)
+    sigmas, on_device = _sigmas(solver), solver.timesteps.to(latents.device)
     for i, t in enumerate(solver.timesteps):
         noisy = solver.scale_model_input(latents, t)
-        prediction = predict(noisy, t, options.guided(sigmas[i]))
+        prediction = predict(noisy, on_device[i], options.guided(sigmas[i]))
         latents = solver.step(prediction, t, latents, **draws, return_dict=False)[0]
         # PNDM evaluates once more than it has steps.
         if progress is not None and i >= len(solver.timesteps) - options.steps:
@@ -137,7 +138,7 @@ def _solve(
 def _sigmas(solver: Any) -> list[float]:
     if hasattr(solver, "sigmas"):
         return list(map(float, solver.sigmas[: len(solver.timesteps)]))
-    abar = solver.alphas_cumprod.double()[solver.timesteps.cpu().long()]
+    abar = solver.alphas_cumprod.double()[solver.timesteps.long()]
     return list(map(float, ((1.0 - abar) / abar).sqrt()))
 
 

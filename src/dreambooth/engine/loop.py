@@ -22,6 +22,7 @@ from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
 from dreambooth.engine.model_card import Facts, write_card
 from dreambooth.engine.precision import Precision
+from dreambooth.engine.random import kept_generators
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
 from dreambooth.engine.session import Session, open_session, resolve_precision
@@ -143,8 +144,7 @@ def fit(
     meter = Meter()
     with ExitStack() as stack:
         # Steps seed torch's global generators; whoever called gets theirs back.
-        gpus = [devices.device] if devices.device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(kept_generators(devices.device))
         stack.callback(session.batches.reader.close)
         if found:
             restore(session.state, meter, found)

@@ -63,7 +63,7 @@ def machine(ctx: EngineContext) -> dict[str, Any]:
 def check_environment(ctx: EngineContext, recorded: Mapping[str, Any]) -> None:
     """Name what differs from the machine the run began on: its bits will differ too."""
     now = machine(ctx)
-    for name in ("device_name", "threads", "cpu_capability", "torch", "precision"):
+    for name in ("device_name", "threads", "cpu_capability", "torch", "precision", "deterministic"):
         if name in recorded and recorded[name] != now[name]:
             ctx.warn(
                 f"{name.replace('_', ' ')} was {recorded[name]} when the run began and is "

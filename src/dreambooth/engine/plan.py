@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import pick_device
+from dreambooth.engine.devices import default_device, pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
 from dreambooth.engine.precision import choose
 from dreambooth.engine.stages import notes
@@ -148,13 +148,6 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
         folder=job.folder,
         resumes_at=0 if fresh or not saved else max(saved),
     )
-
-
-def default_device() -> torch.device:
-    """Return what `auto` would take, without opening it."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def sample_count(job: Job) -> int:

@@ -110,15 +110,15 @@ def reference_prediction(s: Session, batch: Batch, z_t: Tensor) -> Tensor | None
     Made before the trained forward: switching adapters between forward and backward breaks
     gradient checkpointing.
     """
-    rows = batch.reference_rows
-    if not rows:
+    rows, at = batch.reference_rows, batch.reference_at
+    if at is None:
         return None
     out = torch.zeros_like(z_t)
     with torch.no_grad(), s.job.freezing.showing_base(s.model) as kept, s.ctx.autocast():
         base = kept or s.model
         prompts = [batch.reference_prompts[i] for i in rows]
         cond = condition(base, prompts, [batch.geometry[i] for i in rows])
-        out[rows] = base.denoise(z_t[rows], batch.draw.t[rows], cond).float()
+        out[at] = base.denoise(z_t[at], batch.draw.t[at], cond).float()
     return out
 
 
@@ -140,7 +140,9 @@ def train_step(s: Session) -> StepResult:
         scaled = shares(s, batch, forward_rows(s, batch))
         state.scaler.scale(scaled.sum()).backward()
         rows = scaled.detach()
-        halves += torch.stack([rows[~batch.is_prior].sum(), rows[batch.is_prior].sum()])
+        # By place: picking rows by a mask of them would wait for the device.
+        instance, of_class = rows[: batch.instances], rows[batch.instances :]
+        halves += torch.stack([instance.sum(), of_class.sum()])
         seen.append((batch, rows))
         # On a GPU this look would wait for the device; there the logged loss is looked at.
         if s.ctx.device.type == "cpu" and job.train.nonfinite == "stop":
