@@ -60,7 +60,8 @@ class Train(Section):
     """Forwards whose gradients are summed before an optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision of forward passes; what trains is float32 always. `auto` takes what the
-    hardware is good at (on a CPU with bfloat16 units it measures)."""
+    hardware is good at (on a CPU with bfloat16 units it measures). fp16 leaves out updates whose
+    gradients overflow, and waits for the device once a step unless the optimizer is fused."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run is a function of this."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)

@@ -175,10 +175,17 @@ def fit(
 
 
 def record(meter: Meter, result: StepResult) -> None:
-    """Add a step's numbers to the running means."""
+    """Add a step's numbers to the running means, unless nothing was updated.
+
+    A loss that is not finite counts whatever the scaler did: the next look at the means finds it.
+    """
     if result.skipped:
         return
+    counts = None
+    if result.overflowed is not None:
+        counts = ~(result.overflowed & torch.isfinite(result.loss))
     meter.add(
+        counts,
         loss=result.loss,
         loss_instance=result.loss_instance,
         loss_prior=result.loss_prior,
