@@ -26,7 +26,7 @@ SHOWN = 24
 def set_key(
     config: Generated, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return everything a class latent depends on (how many there are is not part of it)."""
+    """Return what a class latent is; how many there are and how they are made is no part of it."""
     return {
         "prompt": ctx.job.subject.fill(config.prompt),
         "seed": config.seed,
@@ -34,7 +34,6 @@ def set_key(
         "sampler": sampler.key(),
         "solver": solver,
         "model": {p: model.fingerprint(p) for p in model.info.parts},
-        "dtype": str(ctx.dtype),
     }
 
 

@@ -215,6 +215,20 @@ def current(device: torch.device) -> Iterator[None]:
         cards.set_device(before)
 
 
+@contextmanager
+def threads_of(count: int | None) -> Iterator[None]:
+    """Compute with another number of CPU threads in the block; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 

@@ -31,6 +31,7 @@ from dreambooth.engine.stopping import stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.identifiers import settled
+from dreambooth.records import checked_pins
 from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def fit(
     ctx = EngineContext(
         job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
     )
+    ctx.pins = checked_pins(manifest)
     check_environment(ctx, recorded)
     found = checkpoint.newest(folder.checkpoints, ctx.warn)
     session = open_session(ctx, job.data.scan(ctx))

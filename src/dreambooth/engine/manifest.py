@@ -13,7 +13,7 @@ from dreambooth.engine.session import content
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dreambooth.engine.context import EngineContext
     from dreambooth.engine.session import Session
@@ -50,9 +50,15 @@ def describe_run(session: Session) -> dict[str, Any]:
         "images": {item.id: " ".join(content(item)) for item in session.scan.items},
         "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
-        "store": sorted({*ctx.entries, *session.prior.entries()}),
+        "store": pinned(ctx, session.prior.entries()),
         "trainable": counts,
     }
+
+
+def pinned(ctx: EngineContext, more: Iterable[str]) -> dict[str, Any]:
+    """Return the store's entries that the run uses: how each was made, and the hash of its rows."""
+    pins = {store.key: store.pin() for store in ctx.stores} if ctx.is_main else {}
+    return dict(sorted({**{key: {} for key in more}, **pins}.items()))
 
 
 def machine(ctx: EngineContext) -> dict[str, Any]:
