@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.transfer import upload
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.transfer import upload
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.loading import (
     frozen,

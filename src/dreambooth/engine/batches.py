@@ -11,7 +11,7 @@ import torch
 from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
 from dreambooth.engine.random import permutation
 from dreambooth.engine.reading import Reader
-from dreambooth.engine.transfer import upload
+from dreambooth.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,8 +18,8 @@ from dreambooth.engine.random import derive, kept_generators
 from dreambooth.engine.reporting import late_progress
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.step import condition, reference_prediction
-from dreambooth.engine.transfer import upload
 from dreambooth.errors import JobError
+from dreambooth.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
