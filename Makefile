@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test lint types imports unit test-slow bench policies schema format clean
+.PHONY: demo test lint types imports unit test-slow test-gpu bench policies schema format clean
 
 demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
@@ -33,6 +33,18 @@ unit: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
+# On a machine with a card and a torch of its own, which is used as it is; its other libraries come
+# from the index, or from a folder: make test-gpu WHEELS=folder. PEER=folder compares with scripts.
+GPU_VENV := .venv-gpu
+test-gpu:
+	test -d $(GPU_VENV) || $(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_VENV)/bin/python -c 'import torch'
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(WHEELS),--no-index --find-links $(WHEELS)) hatchling editables pytest hypothesis
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(WHEELS),--no-index --find-links $(WHEELS)) --no-build-isolation -e .
+	$(if $(PEER),PEER=$(abspath $(PEER))) $(GPU_VENV)/bin/python -m pytest -q -m gpu -W default tests/gpu
+
 # SIZE=small|sd15; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
 SIZE ?= small
 bench: $(STAMP)
@@ -59,4 +71,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(GPU_VENV) $(DEMO)

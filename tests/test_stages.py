@@ -211,3 +211,22 @@ def test_more_steps_do_not_go_on_where_they_would_move_a_stage(small_job):
     run(small_job(freezing=share))
     with pytest.raises(JobError, match=r"train\.steps: 4 -> 6"):
         run(small_job(freezing=share, train={"steps": 6}))
+
+
+def test_a_part_that_starts_later_warms_up_from_its_own_start(open_for):
+    s = open_for(
+        freezing={"kind": "components", "train": ["unet", "text_encoder"], "start": {"unet": 3}},
+        lr_schedule={"kind": "constant", "warmup_steps": 2},
+        train={"steps": 6},
+    )
+    rates = []
+    for _ in range(6):
+        logged = train_step(s).lr
+        by_part = {}
+        for group in s.state.optimizer.param_groups:
+            names = [n for n, p in s.state.parameters.items() if p is group["params"][0]]
+            by_part[names[0].split(".")[0]] = group["lr"] / 1e-3
+        rates.append((by_part["text_encoder"], by_part["unet"], logged / 1e-3))
+    assert rates == [
+        (0.5, 0, 0.5), (1, 0, 1), (1, 0, 1), (1, 0.5, 1), (1, 1, 1), (1, 1, 1)
+    ]  # fmt: skip

@@ -60,7 +60,8 @@ class Train(Section):
     """Forwards whose gradients are summed before an optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision of forward passes; what trains is float32 always. `auto` takes what the
-    hardware is good at (on a CPU with bfloat16 units it measures)."""
+    hardware is good at (on a CPU with bfloat16 units it measures). fp16 leaves out updates whose
+    gradients overflow, and waits for the device once a step unless the optimizer is fused."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run is a function of this."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
@@ -85,6 +86,10 @@ class Train(Section):
     """Keep VAE latents and text embeddings instead of computing them each step."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda:1`."""
+    deterministic: bool = False
+    """Equal to the bit on a GPU too: only algorithms that give the same bits each time (cuDNN's,
+    cuBLAS's, attention's). Steps are slower, by a tenth or so, and an operation that has none
+    ends the run and is named. A CPU needs no such option."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def _inside(name: str) -> str:
@@ -60,6 +63,21 @@ class ResultRecord(_Record):
     """Bytes by name, relative to the run's folder."""
 
 
+class MadeRecord(_Record):
+    """How an entry of the store was made."""
+
+    batch: int = Field(ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+
+class PinRecord(_Record):
+    """An entry of the store that the run used."""
+
+    made: MadeRecord
+    rows: int = Field(ge=0)
+    digest: str
+
+
 class Manifest(_Record):
     """What a later life of the run goes by."""
 
@@ -71,6 +89,8 @@ class Manifest(_Record):
     schedule: dict[str, str] | None = None
     inputs: dict[str, str] = Field(default={})
     plugins: list[PluginRecord] = Field(default=[])
+    store: list[str] | dict[str, PinRecord | dict[str, None]] = Field(default=[])
+    """A list in runs that began before entries were pinned."""
     result: ResultRecord | None = None
 
 
@@ -83,3 +103,10 @@ def checked(manifest: dict[str, Any]) -> dict[str, Any]:
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{where} is damaged: {first['msg']}") from None
     return manifest
+
+
+def checked_pins(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the store's entries a manifest pins, by name; those it only names are left out."""
+    store = manifest.get("store")
+    pins = store if isinstance(store, dict) else {}
+    return {name: pin for name, pin in pins.items() if pin}

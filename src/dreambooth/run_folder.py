@@ -43,6 +43,7 @@ HARMLESS_OPTIONS = (
     "train.nonfinite_limit",
     "train.device",
     "train.threads",
+    "train.deterministic",
     "train.cache",
     "train.gradient_checkpointing",
     "validation.every",

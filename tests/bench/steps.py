@@ -74,6 +74,8 @@ class Bare:
 def timed(call: Any) -> float:
     began = time.perf_counter()
     call()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter() - began
 
 

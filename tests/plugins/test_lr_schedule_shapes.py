@@ -52,10 +52,26 @@ def test_warmup_climbs_to_the_full_rate():
     assert [schedule.at(k, 10) for k in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
-def test_warmup_multiplies_the_decay():
-    schedule = Linear(warmup_steps=2)
-    assert schedule.at(0, 10) == pytest.approx(0.5)
-    assert schedule.at(1, 10) == pytest.approx(0.9)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_decay_begins_when_the_warmup_has_reached_the_full_rate(name):
+    schedule = KINDS[name](warmup_steps=12)
+    climb = [schedule.at(k, STEPS) for k in range(12)]
+    assert climb == pytest.approx([(k + 1) / 12 for k in range(12)])
+    after = [schedule.at(k, STEPS) for k in range(12, STEPS)]
+    assert after == pytest.approx([schedule.factor(k, STEPS - 12) for k in range(STEPS - 12)])
+
+
+def test_what_starts_later_has_a_warmup_of_its_own_under_the_same_decay():
+    schedule = Linear(warmup_steps=4)
+    whole = [schedule.at(k, 24) for k in range(24)]
+    late = [schedule.at(k, 24, start=10) for k in range(24)]
+    assert late[:10] == [0.0] * 10
+    assert late[10:13] == pytest.approx([whole[10 + k] * (k + 1) / 4 for k in range(3)])
+    assert late[13:] == whole[13:]
+
+
+def test_a_warmup_as_long_as_the_run_divides_by_nothing():
+    assert Cosine(warmup_steps=9).at(8, 9) == 1.0
 
 
 @given(

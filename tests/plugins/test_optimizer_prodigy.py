@@ -217,6 +217,11 @@ PROBLEMS = {
                                                                    "warmup_steps": 2}},
         ("optimizer", "safeguard_warmup"),
     ),
+    "a warm-up of a part's own": (
+        {"freezing": {**KEPT, "start": {"unet": 2}}, "lr_schedule": {"kind": "constant",
+                                                                     "warmup_steps": 2}},
+        ("lr_schedule", "warmup_steps"),
+    ),
 }  # fmt: skip
 
 

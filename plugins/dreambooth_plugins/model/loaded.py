@@ -16,6 +16,7 @@ from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.transfer import upload
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.fitting import check_weights
 from dreambooth_plugins.model.loading import (
@@ -64,6 +65,8 @@ class LoadedStableDiffusion(LoadedModel):
         self._tokenizer: CLIPTokenizer | None = None
         self._own_tokenizer: CLIPTokenizer | None = None
         """The base's, where tokens were added to a copy of it."""
+        self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+        """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -137,30 +140,39 @@ class LoadedStableDiffusion(LoadedModel):
         result depends on the prompt alone. A prompt that is cut short is warned about.
         """
         encoder: Any = self.parts["text_encoder"]
-        prompts = [with_all_tokens(self.tokenizer, prompt) for prompt in prompts]
         length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_tensors="pt",
-        )
-        self._warn_truncated(prompts, length)
-        mask = None
-        if getattr(encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self._ctx.device)
-        hidden = encoder(tokens.input_ids.to(self._ctx.device), attention_mask=mask)[0]
+        ids, masks = zip(*(self._read(prompt, length) for prompt in prompts), strict=True)
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        mask = upload(torch.stack(masks), self._ctx.device) if masked else None
+        hidden = encoder(upload(torch.stack(ids), self._ctx.device), attention_mask=mask)[0]
         return [Conditioning({"embeds": row}) for row in hidden.float()]
 
-    def _warn_truncated(self, prompts: Sequence[str], length: int) -> None:
-        for prompt in prompts:
-            count = len(self.tokenizer(prompt, verbose=False).input_ids)
-            if count > length:
-                self._ctx.warn(
-                    f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
-                    "the rest is ignored"
-                )
+    def _read(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
+        """Return a prompt's token ids and mask, int64 [length] on the CPU.
+
+        Kept: an encoder that trains reads the same prompts in every step.
+        """
+        known = self._prompts_read.setdefault(id(self.tokenizer), {})
+        if prompt not in known:
+            written = with_all_tokens(self.tokenizer, prompt)
+            tokens = self.tokenizer(
+                written,
+                padding="max_length",
+                truncation=True,
+                max_length=length,
+                return_tensors="pt",
+            )
+            self._warn_truncated(written, length)
+            known[prompt] = tokens.input_ids[0], tokens.attention_mask[0]
+        return known[prompt]
+
+    def _warn_truncated(self, prompt: str, length: int) -> None:
+        count = len(self.tokenizer(prompt, verbose=False).input_ids)
+        if count > length:
+            self._ctx.warn(
+                f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
+                "the rest is ignored"
+            )
 
     def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
         """Add rows to the text encoder and tokens to the tokenizer (see `LoadedModel`)."""

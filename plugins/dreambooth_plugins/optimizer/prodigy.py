@@ -75,6 +75,13 @@ class Prodigy(Optimizer):
                 "of distance and overestimates d",
                 "set safeguard_warmup: true, or lr_schedule.warmup_steps: 0",
             )
+        if job.lr_schedule.warmup_steps and getattr(job.freezing, "start", None):
+            yield Problem(
+                ("lr_schedule", "warmup_steps"),
+                "a part that starts later has a warm-up of its own, and Prodigy has one learning "
+                "rate for all",
+                "leave warmup_steps out: Prodigy finds its rate from small steps anyway",
+            )
 
     def _rate(self, at: Location, lr: float) -> Iterator[Problem]:
         if not LOWEST <= lr <= HIGHEST:

@@ -28,8 +28,8 @@ class Constant(LRSchedule):
 class Linear(LRSchedule):
     """A straight line from the full learning rate down to `end_factor` of it.
 
-    Step k of N runs at `1 - (1 - end_factor) k / N`: the end value belongs to the moment after
-    the last step, so that no step is spent at a rate of zero.
+    Step k of N, both counted after the warm-up, runs at `1 - (1 - end_factor) k / N`: the end
+    value belongs to the moment after the last step, so that no step is spent at a rate of zero.
     """
 
     kind: Literal["linear"] = "linear"
@@ -48,7 +48,8 @@ class Linear(LRSchedule):
 class Cosine(LRSchedule):
     """Half a cosine from the full learning rate down to `end_factor` of it, without restarts.
 
-    Step k of N runs at `end + (1 - end) (1 + cos(pi k / N)) / 2` (arXiv:1608.03983, one cycle).
+    Step k of N, both counted after the warm-up, runs at
+    `end + (1 - end) (1 + cos(pi k / N)) / 2` (arXiv:1608.03983, one cycle).
     """
 
     kind: Literal["cosine"] = "cosine"

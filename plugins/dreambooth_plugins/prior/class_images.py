@@ -26,7 +26,7 @@ SHOWN = 24
 def set_key(
     config: Generated, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return everything a class latent depends on (how many there are is not part of it)."""
+    """Return what a class latent is; how many there are and how they are made is no part of it."""
     return {
         "prompt": ctx.job.subject.fill(config.prompt),
         "seed": config.seed,
@@ -34,7 +34,6 @@ def set_key(
         "sampler": sampler.key(),
         "solver": solver,
         "model": {p: model.fingerprint(p) for p in model.info.parts},
-        "dtype": str(ctx.dtype),
     }
 
 
@@ -170,4 +169,7 @@ def count_cached(
 ) -> int:
     """Return how many pictures of the set a run would find in the store."""
     found = ClassImages(config, ctx, model, sampler, schedule)
-    return found.latents.present(config.pictures(ctx.job))
+    wanted = config.pictures(ctx.job)
+    if config.when == "ahead" and found.latents.present(config.count) == config.count:
+        return wanted  # a set that was drawn in other batches may end elsewhere
+    return found.latents.present(wanted)

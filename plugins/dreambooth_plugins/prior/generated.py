@@ -44,7 +44,8 @@ class Generated(Prior):
     reuse: Annotated[int, Field(ge=1)] = 4
     """With `when: alongside`: class rows trained for each new picture."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 10
-    """Pictures drawn at once. Part of the set's identity: the last batch is drawn whole."""
+    """Pictures drawn at once; the last batch is drawn whole. A set that was begun otherwise is
+    finished as it was begun."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the set; apart from train.seed, so that jobs with other seeds share it."""
 
@@ -93,6 +94,8 @@ class Generated(Prior):
     def cost(self, job: Job) -> PriorCost:
         """Price the set in denoiser forwards."""
         pictures = self.pictures(job)
+        schedule = job.scheduler.open(job.model.describe())
+        solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
         alongside = self.when == "alongside"
         note = "a frozen copy of the base stays in memory" if alongside else ""
-        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note, alongside)
+        return PriorCost(pictures, round(pictures * job.sampler.forwards(solver)), note, alongside)

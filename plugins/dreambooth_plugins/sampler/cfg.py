@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from dreambooth import Problem, Sampler
-from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION, SolverName, sigmas
+from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION, SolverName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,7 +98,9 @@ class ClassifierFreeGuidance(Sampler):
 
         Without a `solver_config` an interval is counted on Stable Diffusion's own schedule.
         """
-        at = sigmas(self.solver, self.steps, solver_config or STABLE_DIFFUSION)
+        from dreambooth_plugins.sampler.guidance import evaluations
+
+        at = evaluations(self.solver, self.steps, solver_config or STABLE_DIFFUSION)
         return float(sum(2 if self.guided(sigma) else 1 for sigma in at))
 
     def guided(self, sigma: float) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import RowGeometry
-from dreambooth_plugins.sampler.steps import SOLVERS, SolverName
+from dreambooth_plugins.sampler.steps import SCHEDULE_KEYS, SOLVERS, SolverName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +38,11 @@ def guide(e_uncond: Tensor, e_cond: Tensor, scale: float, rescale: float = 0.0) 
 
 
 def build_solver(name: SolverName, solver_config: Mapping[str, Any]) -> Any:
-    """Build the diffusers scheduler that takes the steps.
+    """Build the diffusers scheduler that takes the steps, on the model's schedule.
 
-    Keys that its class does not have are left out, as diffusers' own `from_config` does;
-    `JobError` where that would drop a zero-terminal-SNR rescale.
+    Of the configuration, what says how another solver takes its steps is left out
+    (`SCHEDULE_KEYS`), and so are keys that the class does not have, as diffusers' own
+    `from_config` does; `JobError` where that would drop a zero-terminal-SNR rescale.
     """
     solver = SOLVERS[name]
     if solver_config.get("rescale_betas_zero_snr") and not solver.zero_snr:
@@ -50,9 +51,19 @@ def build_solver(name: SolverName, solver_config: Mapping[str, Any]) -> Any:
             "use dpmpp_2m_karras, unipc, euler or ddim",
         )
     cls: Any = getattr(diffusers, solver.class_name)
-    known = cls._get_init_keys(cls)
+    known = SCHEDULE_KEYS & cls._get_init_keys(cls)
     config = {key: value for key, value in solver_config.items() if key in known}
     return cls(**{**config, **solver.options})
+
+
+def evaluations(name: SolverName, count: int, solver_config: Mapping[str, Any]) -> list[float]:
+    """Return sigma = sqrt((1 - abar) / abar) at each evaluation of the network.
+
+    Asked of the solver that would take the `count` steps: PNDM evaluates once more.
+    """
+    solver = build_solver(name, solver_config)
+    solver.set_timesteps(count)
+    return _sigmas(solver)
 
 
 def sample(
@@ -75,7 +86,8 @@ def sample(
             f"height and width must be multiples of {multiple}",
         )
     solver = build_solver(options.solver, solver_config)
-    solver.set_timesteps(options.steps, device=ctx.device)
+    # On the host, where the solver looks them up in its tables: nothing is read back for it.
+    solver.set_timesteps(options.steps)
     if hasattr(solver, "set_begin_index"):
         # Left to look for its start, a solver whose first timesteps round to one number (Karras
         # sigmas on a zero-terminal-SNR schedule) takes the second and runs off the end.
@@ -112,10 +124,10 @@ def _solve(
     # Solvers that draw noise draw each image's from its own generator; others take none.
     draws = {"generator": generators} if "generator" in signature(solver.step).parameters else {}
     options = predict.options
-    sigmas = _sigmas(solver)
+    sigmas, on_device = _sigmas(solver), solver.timesteps.to(latents.device)
     for i, t in enumerate(solver.timesteps):
         noisy = solver.scale_model_input(latents, t)
-        prediction = predict(noisy, t, options.guided(sigmas[i]))
+        prediction = predict(noisy, on_device[i], options.guided(sigmas[i]))
         latents = solver.step(prediction, t, latents, **draws, return_dict=False)[0]
         # PNDM evaluates once more than it has steps.
         if progress is not None and i >= len(solver.timesteps) - options.steps:
@@ -126,7 +138,7 @@ def _solve(
 def _sigmas(solver: Any) -> list[float]:
     if hasattr(solver, "sigmas"):
         return list(map(float, solver.sigmas[: len(solver.timesteps)]))
-    abar = solver.alphas_cumprod.double()[solver.timesteps.cpu().long()]
+    abar = solver.alphas_cumprod.double()[solver.timesteps.long()]
     return list(map(float, ((1.0 - abar) / abar).sqrt()))
 
 

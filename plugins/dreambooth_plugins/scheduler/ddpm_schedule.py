@@ -69,8 +69,8 @@ class DiscreteSchedule(NoiseSchedule):
         """abar, [T], float32, on the CPU."""
         self.low, self.high = timestep_range or (0, len(self.alphas_cumprod))
         abar = self.alphas_cumprod
-        self._tables = {torch.device("cpu"): (abar.sqrt(), (1.0 - abar).sqrt())}
         self._snr = (abar.double() / (1.0 - abar.double())).float()
+        self._tables = {torch.device("cpu"): (abar.sqrt(), (1.0 - abar).sqrt(), self._snr)}
 
     def draw(self, shape: tuple[int, int, int], rngs: Sequence[torch.Generator]) -> Draw:
         """Draw row i from `rngs[i]`: timestep, then noise, then the offset (where there is one).
@@ -117,7 +117,7 @@ class DiscreteSchedule(NoiseSchedule):
 
     def snr(self, t: Tensor) -> Tensor:
         """Return abar_t / (1 - abar_t), float32 [B]; 0 at the end of a zero-terminal schedule."""
-        return self._snr.to(t.device)[t]
+        return self._on(t.device)[2][t]
 
     def snr_table(self) -> Tensor:
         """Return the SNR of the timesteps in the range that is trained on."""
@@ -147,10 +147,13 @@ class DiscreteSchedule(NoiseSchedule):
         return config
 
     def _at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        device = like.device
-        if device not in self._tables:
-            alpha, sigma = self._tables[torch.device("cpu")]
-            self._tables[device] = alpha.to(device), sigma.to(device)
-        alpha, sigma = self._tables[device]
-        rows = t.to(device)
+        alpha, sigma, _ = self._on(like.device)
+        rows = t.to(like.device)
         return alpha[rows][:, None, None, None], sigma[rows][:, None, None, None]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return alpha, sigma and SNR [T] on a device; copied there once."""
+        if device not in self._tables:
+            alpha, sigma, snr = self._tables[torch.device("cpu")]
+            self._tables[device] = alpha.to(device), sigma.to(device), snr.to(device)
+        return self._tables[device]

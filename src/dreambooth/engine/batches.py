@@ -12,6 +12,7 @@ from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geom
 from dreambooth.engine.random import permutation
 from dreambooth.engine.reading import Reader
 from dreambooth.plugin_faults import refused
+from dreambooth.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 class Batch:
     """Rows of one forward: instance rows first, then class rows. Tensors are on the device."""
 
+    instances: int
+    """How many instance rows there are."""
+
     latents: Tensor
     """[B, C, h, w] float32."""
     draw: Draw
@@ -49,6 +53,8 @@ class Batch:
     """[B] bool: rows whose target is the frozen base's prediction; None where there are none."""
     reference_rows: list[int]
     """Rows that the frozen base is asked about: these, and those the loss compares with it."""
+    reference_at: Tensor | None
+    """`reference_rows` as int64, to index with; None where there are none."""
     weight: Tensor
     """[B] float32."""
     mask: Tensor | None
@@ -65,7 +71,7 @@ def to_pixels(samples: Sequence[Sample]) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latent moments of one image at the training size."""
+    """Latent moments of one image at the training size: on the host, or just encoded there."""
 
     mean: Tensor
     """[C, h, w] float32."""
@@ -159,25 +165,24 @@ class Batches:
         if rows:
             latents, draw = self._with_class_rows(rows, indices, latents, draw, stream)
         count, (h, w) = len(latents), latents.shape[-2:]
-        is_prior = torch.arange(count) >= len(indices)
         wants = [False] * len(indices) + [row.target == "reference" for row in rows]
         if mask is not None:
             mask = torch.cat([mask, torch.ones(len(rows), 1, h, w)])
-        device = self._ctx.device
+        device, asked = self._ctx.device, self._reference_rows(wants, len(indices))
         return Batch(
-            latents=latents.to(device, non_blocking=True),
-            draw=type(draw)(
-                draw.t.to(device, non_blocking=True), draw.noise.to(device, non_blocking=True)
-            ),
+            instances=len(indices),
+            latents=upload(latents, device),
+            draw=type(draw)(upload(draw.t, device), upload(draw.noise, device)),
             prompts=prompts + [row.prompt for row in rows],
             reference_prompts=[self._loss.reference_prompt(p, self._subject) for p in prompts]
             + [row.reference_prompt or row.prompt for row in rows],
             geometry=geometry,
-            is_prior=is_prior.to(device, non_blocking=True),
-            wants_reference=torch.tensor(wants, device=device) if any(wants) else None,
-            reference_rows=self._reference_rows(wants, len(indices)),
+            is_prior=torch.arange(count, device=device) >= len(indices),
+            wants_reference=upload(torch.tensor(wants), device) if any(wants) else None,
+            reference_rows=asked,
+            reference_at=upload(torch.tensor(asked), device) if asked else None,
             weight=torch.ones(count, device=device),
-            mask=None if mask is None else mask.to(device, non_blocking=True),
+            mask=None if mask is None else upload(mask, device),
             ids=instances.ids + [f"class image {i}" for i in range(len(rows))],
         )
 
@@ -210,7 +215,7 @@ class Batches:
                 for i in indices
             ]
             stds = [row.std for row in rows if row.std is not None]
-            latents = latents + torch.stack(stds) * torch.stack(draws)
+            latents = latents + torch.stack(stds) * upload(torch.stack(draws), latents.device)
         size = (latents.shape[-2], latents.shape[-1])
         return latents, [r.geometry for r in rows], shrink_masks([r.mask for r in rows], size)
 
@@ -225,8 +230,8 @@ class Batches:
         return self._encoded(self.reader.samples(indices, upcoming))
 
     def _encoded(self, samples: Sequence[Sample]) -> list[Encoded]:
-        encoded = self._encode(to_pixels(samples).to(self._ctx.device))
-        means, stds = encoded.mean.cpu(), None if encoded.std is None else encoded.std.cpu()
+        encoded = self._encode(upload(to_pixels(samples), self._ctx.device))
+        means, stds = encoded.mean, encoded.std
         return [
             Encoded(means[k], None if stds is None else stds[k], s.geometry, s.mask)
             for k, s in enumerate(samples)
@@ -266,7 +271,8 @@ class Batches:
                 have, want = list(row.latents.shape), list(latents.shape[1:])
                 fault = f"returned a row with latents {have} where instance rows have {want}"
                 raise refused(self._prior, "rows", fault)
-            z.append(latents[owner[k]] if row.latents is None else row.latents.float())
+            drawn = latents[owner[k]] if row.latents is None else row.latents.float()
+            z.append(upload(drawn, latents.device))
             t.append(draw.t[owner[k]] if mirrored else fresh.t[k])
             noise.append(draw.noise[owner[k]] if mirrored else fresh.noise[k])
         return torch.cat([latents, torch.stack(z)]), type(draw)(

@@ -1,4 +1,4 @@
-"""The content-keyed store: tensors named by everything they depend on, shared by all jobs."""
+"""The content-keyed store: tensors named by what they are, shared by all jobs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dreambooth.engine.cache_entry import (
+    MADE,
+    Entry,
+    can_finish,
+    choose,
+    difference,
+    read_made,
+)
+from dreambooth.engine.devices import threads_of
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, sweep, write_json, write_with
 
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
 
 HOURS_OF_A_WRITE = 6
 """What is half written for longer was left by a process that was killed."""
-FORMAT = 2
+FORMAT = 3
 """Raised when the same key would come to mean other bits, or files of another form."""
 DIGEST = "sha256"
 """Name of a chunk's metadata that tells what its tensors must be."""
@@ -49,14 +58,101 @@ class ChunkStore:
         total: int | None = None,
         root: Path | None = None,
         devices: Devices | None = None,
+        made: Mapping[str, Any] | None = None,
+        pins: Mapping[str, Any] | None = None,
     ) -> None:
-        whole = {"name": name, "chunk_size": chunk_size, "total": total, **key}
-        self.key = f"{name}/{content_key(whole)}"
-        self.folder = (root or cache_root()) / self.key
-        self._chunk_size, self._build, self._total = chunk_size, build, total
+        """`made` says how this run makes entries, `pins` which ones its earlier lives used."""
+        whole = {"name": name, "total": total, **key}
+        self._stem, self._root = f"{name}/{content_key(whole)}", root or cache_root()
+        self._now = {"batch": chunk_size, **(made or {})}
+        self._pin = next(iter(self._own_pins(pins or {}).items()), None)
+        self._entry: Entry | None = None
+        self._ensured = 0
+        self._build, self._total = build, total
         self._reporter, self._devices = reporter, devices
         self._open: dict[int, dict[str, Tensor]] = {}
         self._whole_key, self._begun = whole, False
+
+    @property
+    def key(self) -> str:
+        """Name of the entry in the store (see `Chunks.key`)."""
+        return self._settled().name
+
+    @property
+    def folder(self) -> Path:
+        """The entry's folder."""
+        return self._root / self.key
+
+    @property
+    def _chunk_size(self) -> int:
+        return int(self._settled().made["batch"])
+
+    def _own_pins(self, pins: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the pins of this key; names come from a file, and are held to their form."""
+        begin = f"{self._stem}-"
+        return {k: v for k, v in pins.items() if k.startswith(begin) and k[len(begin) :].isalnum()}
+
+    def _settled(self, count: int | None = None) -> Entry:
+        """Return the entry, chosen once: for the rows that are asked for first."""
+        if self._entry is None:
+            self._entry = self._chosen(self._total or count or 1)
+        return self._entry
+
+    def _chosen(self, count: int) -> Entry:
+        there = self._there(count)
+        if self._pin is not None:
+            name, pin = self._pin
+            if name in there or can_finish(pin["made"], self._now):
+                return there.get(name) or Entry(name, pin["made"])
+        return choose(there.values(), self._stem, self._now, count)
+
+    def _there(self, count: int) -> dict[str, Entry]:
+        """Return the entries of this key that are on disk, by name."""
+        beside = self._root / self._stem
+        there = {}
+        for folder in sorted(beside.parent.glob(f"{beside.name}-*")):
+            if (made := read_made(folder)) is not None:
+                size, names = made["batch"], {file.name for file in folder.glob("chunk-*")}
+                whole = [c for c in range(-(-count // size)) if chunk_name(c) in names]
+                rows = sum(min(size, count - c * size) for c in whole)
+                name = f"{self._stem.rsplit('/', 1)[0]}/{folder.name}"
+                there[name] = Entry(name, made, rows)
+        return there
+
+    def pin(self) -> dict[str, Any]:
+        """Return what a manifest records: how the entry was made, and the hash of its rows."""
+        entry = self._settled()
+        record = {"made": dict(entry.made), "rows": self._ensured}
+        return {**record, "digest": self.hash_of(self._ensured)}
+
+    def hash_of(self, count: int) -> str:
+        """Hash the bits of rows 0..count-1, by what each of their chunks says of itself."""
+        found = hashlib.sha256()
+        for chunk in range(-(-count // self._chunk_size)):
+            with safe_open(self._file(chunk), "pt") as opened:
+                found.update(str((opened.metadata() or {}).get(DIGEST)).encode())
+        return found.hexdigest()
+
+    def _hold_to_pin(self) -> None:
+        """An earlier life of the run used these rows: they must be the same, to the bit."""
+        if self._pin is None:
+            if self._entry and (apart := difference(self._entry.made, self._now)):
+                self._reporter.info(
+                    f"{self.key} was made with {apart}: numbers are exact for this entry"
+                )
+            return
+        (name, pin), self._pin = self._pin, None
+        if name != self.key:
+            self._reporter.warn(
+                f"{name}, which this run began with, is gone and cannot be made here as it was "
+                f"(with {difference(pin['made'], self._now)}): numbers can differ in their last "
+                "bits"
+            )
+        elif self._ensured >= pin["rows"] and self.hash_of(pin["rows"]) != pin["digest"]:
+            raise RunError(
+                f"the store's entry {self.folder} is not the one this run began with",
+                "delete that folder to have it made again, or start anew with --fresh",
+            )
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Return row `index` of every tensor; builds its chunk if absent."""
@@ -66,6 +162,7 @@ class ChunkStore:
 
     def present(self, count: int) -> int:
         """Return how many of rows 0..count-1 are on disk already."""
+        self._settled(count)
         chunks = [c for c in range(-(-count // self._chunk_size)) if self._file(c).exists()]
         return sum(len([i for i in self._indices(c) if i < count]) for c in chunks)
 
@@ -74,12 +171,18 @@ class ChunkStore:
 
         Several processes share the work by chunk; all of them must call this. What another
         machine made is not seen where the cache folder is not shared: it is then made here too.
+        `RunError` where an earlier life of the run used other bits.
         """
+        if self._entry is None and self._devices is not None:
+            self._entry = self._devices.share(self._settled(count))
+        self._settled(count)
         chunks = range(-(-count // self._chunk_size))
         if self._devices is not None and self._devices.world_size > 1:
             self._build_missing(chunks[self._devices.rank :: self._devices.world_size], label)
             self._devices.wait()
         self._build_missing(chunks, label)
+        self._ensured = max(self._ensured, count)
+        self._hold_to_pin()
 
     def _build_missing(self, chunks: Sequence[int], label: str) -> None:
         missing = [c for c in chunks if not self._file(c).exists()]
@@ -97,7 +200,7 @@ class ChunkStore:
             del self._open[chunk]
 
     def _file(self, chunk: int) -> Path:
-        return self.folder / f"chunk-{chunk:06d}.safetensors"
+        return self.folder / chunk_name(chunk)
 
     def _indices(self, chunk: int) -> list[int]:
         end = (chunk + 1) * self._chunk_size
@@ -122,7 +225,9 @@ class ChunkStore:
 
     def _make(self, chunk: int) -> None:
         indices = self._indices(chunk)
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self._build(indices).items()}
+        with threads_of(self._settled().made.get("threads")):
+            built = self._build(indices)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in built.items()}
         for name, tensor in tensors.items():
             if len(tensor) != len(indices) or not tensor.isfinite().all():
                 raise RunError(
@@ -147,8 +252,14 @@ class ChunkStore:
             return
         sweep(self.folder, older_than=HOURS_OF_A_WRITE * 3600)
         if not (self.folder / "key.json").exists():
+            write_json(self.folder / MADE, dict(self._settled().made))
             write_json(self.folder / "key.json", self._whole_key)
         self._begun = True
+
+
+def chunk_name(chunk: int) -> str:
+    """Return the name of a chunk's file."""
+    return f"chunk-{chunk:06d}.safetensors"
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreambooth.engine import random
 from dreambooth.engine.cache import ChunkStore
+from dreambooth.engine.cache_entry import making
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,10 @@ class EngineContext:
     folder: Path
     reporter: Reporter
     devices: Devices | None = None
-    entries: list[str] = field(default_factory=list)
-    """Keys of the store entries this run opened."""
+    pins: Mapping[str, Any] = field(default_factory=dict)
+    """Store entries that earlier lives of the run used, by name (see `ChunkStore.pin`)."""
+    stores: list[ChunkStore] = field(default_factory=list)
+    """Store entries this run opened."""
     logged: dict[str, float] = field(default_factory=dict)
     """Scalars plugins added since the last logged step."""
     _warned: set[str] = field(default_factory=set)
@@ -84,9 +87,18 @@ class EngineContext:
         total: int | None = None,
     ) -> ChunkStore:
         """Open an entry of the store."""
-        store = ChunkStore(name, key, chunk_size, build, self.reporter, total, devices=self.devices)
-        if store.key not in self.entries:
-            self.entries.append(store.key)
+        store = ChunkStore(
+            name,
+            key,
+            chunk_size,
+            build,
+            self.reporter,
+            total,
+            devices=self.devices,
+            made=making(self.job.train, self.precision),
+            pins=self.pins,
+        )
+        self.stores.append(store)
         return store
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -87,12 +87,6 @@ class Devices:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def largest(self, tensor: Tensor) -> Tensor:
-        """Take the elementwise maximum over all processes, in place, and return it."""
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-        return tensor
-
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Add the gradients of all processes up, in place, some megabytes a call.
 
@@ -110,23 +104,35 @@ class Devices:
 
 
 class Agreement:
-    """A number on which the processes agree once a step, without waiting for each other."""
+    """A number on which the processes agree once a step, without waiting for each other.
+
+    They speak over a group of their own, in host memory: what a card is busy with has no part in
+    it. Every process makes one at the same place.
+    """
 
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
-        self._asked: Tensor | None = None
+        self._asked: tuple[Tensor, torch.distributed.Work] | None = None
+        self._group: Any = None
+        if devices.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def largest(self, mine: int) -> int:
         """Return the largest number of any process, the same in all of them.
 
-        Where there are several, the answer is to the call before: by now it has arrived, so that
-        nobody waits for the device.
+        Where there are several, the answer is to the call before: by now it has arrived.
         """
         if self._devices.world_size == 1:
             return mine
-        before = self._asked
-        self._asked = self._devices.largest(torch.tensor(mine, device=self._devices.device))
-        return int(before) if before is not None else 0
+        before = 0
+        if self._asked is not None:
+            answer, work = self._asked
+            work.wait()
+            before = int(answer)
+        number, largest = torch.tensor(mine), torch.distributed.ReduceOp.MAX
+        work = torch.distributed.all_reduce(number, largest, self._group, async_op=True)
+        self._asked = number, work
+        return before
 
 
 def buckets(tensors: Iterable[Tensor], room: int) -> Iterator[list[Tensor]]:
@@ -157,7 +163,7 @@ def pick_device(name: str) -> torch.device | None:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # `meta` exists, but holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, AttributeError) as error:
         raise JobError(
             f'train.device "{name}" cannot be used: {str(error).splitlines()[0]}',
             'use "auto", or a device this machine has (cpu, cuda:0, mps)',
@@ -165,9 +171,15 @@ def pick_device(name: str) -> torch.device | None:
     return device
 
 
+def default_device() -> torch.device:
+    """Return what `train.device: auto` means here: the accelerator there is, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 @contextmanager
 def open_devices(train: Train) -> Iterator[Devices]:
-    """Set threads and device up for one run, and give everything back afterwards."""
+    """Set threads, device and determinism up for one run, and give everything back afterwards."""
     launcher.require_environment(port=False)
     wanted = pick_device(train.device)
     threads = torch.get_num_threads()
@@ -175,7 +187,10 @@ def open_devices(train: Train) -> Iterator[Devices]:
         torch.set_num_threads(train.threads)
     _reset()
     try:
-        yield _found(wanted)
+        with deterministic(train.deterministic):
+            devices = _found(wanted)
+            with current(devices.device):
+                yield devices
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -198,8 +213,73 @@ def _found(wanted: torch.device | None) -> Devices:
         ) from error
 
 
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Make a numbered card the current one for the block.
+
+    What names no device (a kernel's workspace, a library's buffer) otherwise lands on the first
+    card, and a second run on the second card fills both.
+    """
+    cards = None if device.index is None else torch.get_device_module(device)
+    if not hasattr(cards, "set_device") or device.type == "cpu":  # MPS has one, without a number
+        yield
+        return
+    before = cards.current_device()
+    cards.set_device(device)
+    try:
+        yield
+    finally:
+        cards.set_device(before)
+
+
+@contextmanager
+def threads_of(count: int | None) -> Iterator[None]:
+    """Compute with another number of CPU threads in the block; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch take deterministic algorithms in the block, and refuse what has none.
+
+    cuBLAS reads its environment variable when it is first used in the process, so a run in a
+    process that has used a card before finds the workspace as it was: set the variable there.
+    """
+    if not wanted:
+        yield
+        return
+    cudnn, fill = torch.backends.cudnn, torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    only_warn, filled = (
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        fill.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    )
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    # For code that reads what it has not written; it would cost a pass over every buffer.
+    fill.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=only_warn)
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+        fill.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
 def _open(wanted: torch.device | None) -> Devices:
-    on_cpu = wanted.type == "cpu" if wanted else not torch.accelerator.is_available()
+    on_cpu = (wanted or default_device()).type == "cpu"
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
@@ -209,8 +289,20 @@ def _open(wanted: torch.device | None) -> Devices:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     torch.set_num_threads(threads)  # accelerate has its own opinion where there are several
-    alone = accelerator.num_processes == 1
-    device = wanted if wanted is not None and alone else accelerator.device
+    device = accelerator.device
+    if accelerator.num_processes == 1:
+        device = wanted or default_device()
+    elif wanted is not None and wanted.index is not None:
+        raise JobError(
+            f"train.device {wanted} is one card, and {accelerator.num_processes} processes share "
+            "this run: each takes a card of its own",
+            f'write "{wanted.type}", and choose the cards with CUDA_VISIBLE_DEVICES',
+        )
+    elif wanted is not None and wanted.type != device.type:
+        raise JobError(
+            f"train.device {wanted}: {accelerator.num_processes} processes would run on {device}",
+            f'write "{device.type}" or "auto", or train in one process',
+        )
     if device.type == "cpu":
         keep_memory()
     return Devices(accelerator, device, accelerator.process_index, accelerator.num_processes)
@@ -218,7 +310,9 @@ def _open(wanted: torch.device | None) -> Devices:
 
 def describe_machine(device: torch.device) -> dict[str, object]:
     """Say what makes two runs equal to the bit: device, threads, CPU capability, torch."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = device.type
+    if device.type in {"cuda", "xpu"}:
+        name = torch.get_device_module(device).get_device_name(device)
     return {
         "device": str(device),
         "device_name": name,
@@ -226,4 +320,5 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_count": os.cpu_count(),
         "torch": torch.__version__,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }

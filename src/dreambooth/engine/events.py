@@ -178,14 +178,13 @@ class Events:
 
     def _require_finite(self, step: int) -> None:
         """Keep weights that are not finite out of checkpoints: on a GPU nobody has looked yet."""
-        means = self._meter.read()
-        numbers = [means["loss"]] if self._session.state.scaler.is_enabled() else means.values()
-        if not all(map(math.isfinite, numbers)):
+        means, count = self._meter.read(), int(self._meter.count)
+        if not all(map(math.isfinite, means.values())):
             raise RunError(
-                f"the loss or its gradient is not finite within the {self._meter.count} steps "
-                f"before {step}",
+                f"the loss or its gradient is not finite within the {count} steps before {step}",
                 nonfinite.HINT,
             )
+        nonfinite.check_scale(self._session)
 
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
@@ -263,12 +262,12 @@ class Events:
 
     def _log(self, step: int, result: StepResult) -> None:
         self._require_finite(step)
-        means = self._meter.read() if self._meter.count else {}  # every step may be skipped
+        means = self._meter.read() if int(self._meter.count) else {}  # all may be skipped
         values = {f"train/{name}": value for name, value in means.items()}
         if not self._job.prior.has_rows():
             values.pop("train/loss_prior", None)
         state = self._session.state
-        values["train/lr"] = state.base_lrs[0] * result.factor
+        values["train/lr"] = result.lr
         values |= self._job.optimizer.scalars(state.optimizer)
         values |= self._ctx.logged
         self._ctx.logged.clear()
@@ -280,6 +279,11 @@ class Events:
     def _publish(self, values: Mapping[str, float]) -> None:
         """Write numbers of this step everywhere; the best one yet is worth a checkpoint."""
         step = self._session.state.step
+        # Files and callbacks get numbers: JSON has no other, and a mean of NaN says nothing.
+        strange = sorted(name for name, value in values.items() if not math.isfinite(value))
+        if strange:
+            self._ctx.warn(f"not finite, and left out of what is logged: {', '.join(strange)}")
+            values = {name: value for name, value in values.items() if name not in strange}
         self.scalars |= values
         self._trackers.scalars(step, values)
         self._ctx.reporter.scalars(step, values)

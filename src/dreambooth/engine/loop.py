@@ -25,6 +25,7 @@ from dreambooth.engine.manifest import (
 )
 from dreambooth.engine.model_card import Facts, write_card
 from dreambooth.engine.precision import Precision
+from dreambooth.engine.random import kept_generators
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
 from dreambooth.engine.session import Session, open_session, resolve_precision
@@ -36,6 +37,7 @@ from dreambooth.identifiers import settled
 from dreambooth.jobfile import dump_job
 from dreambooth.plugin_faults import remarks_to
 from dreambooth.preflight import require_environment, require_writable
+from dreambooth.records import checked_pins
 from dreambooth.run_folder import RunFolder
 from dreambooth.run_result import RunResult, result_of
 
@@ -107,6 +109,7 @@ def fit(
     ctx = EngineContext(
         job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
     )
+    ctx.pins = checked_pins(manifest)
     check_environment(ctx, recorded)
     found = newest_of_all(devices, folder, ctx.warn)
     scan = job.data.scan(ctx)
@@ -121,8 +124,7 @@ def fit(
     meter = Meter()
     with ExitStack() as stack:
         # Steps seed torch's global generators; whoever called gets theirs back.
-        gpus = [devices.device] if devices.device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(kept_generators(devices.device))
         stack.callback(session.batches.reader.close)
         if found:
             restore(session.state, meter, found)
@@ -154,10 +156,17 @@ def fit(
 
 
 def record(meter: Meter, result: StepResult) -> None:
-    """Add a step's numbers to the running means."""
+    """Add a step's numbers to the running means, unless nothing was updated.
+
+    A loss that is not finite counts whatever the scaler did: the next look at the means finds it.
+    """
     if result.skipped:
         return
+    counts = None
+    if result.overflowed is not None:
+        counts = ~(result.overflowed & torch.isfinite(result.loss))
     meter.add(
+        counts,
         loss=result.loss,
         loss_instance=result.loss_instance,
         loss_prior=result.loss_prior,

@@ -21,7 +21,7 @@ from dreambooth.job_changes import moved
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import LoadedModel, Scan
@@ -64,9 +64,15 @@ def describe_run(session: Session) -> dict[str, Any]:
         "images": {item.id: " ".join(content(item)) for item in session.scan.items},
         "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
-        "store": sorted({*ctx.entries, *session.prior.entries()}),
+        "store": pinned(ctx, session.prior.entries()),
         "trainable": counts,
     }
+
+
+def pinned(ctx: EngineContext, more: Iterable[str]) -> dict[str, Any]:
+    """Return the store's entries that the run uses: how each was made, and the hash of its rows."""
+    pins = {store.key: store.pin() for store in ctx.stores} if ctx.is_main else {}
+    return dict(sorted({**{key: {} for key in more}, **pins}.items()))
 
 
 def machine(ctx: EngineContext) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def machine(ctx: EngineContext) -> dict[str, Any]:
 def check_environment(ctx: EngineContext, recorded: Mapping[str, Any]) -> None:
     """Name what differs from the machine the run began on: its bits will differ too."""
     now = machine(ctx)
-    for name in ("device_name", "threads", "cpu_capability", "torch", "precision"):
+    for name in ("device_name", "threads", "cpu_capability", "torch", "precision", "deterministic"):
         if name in recorded and recorded[name] != now[name]:
             ctx.warn(
                 f"{name.replace('_', ' ')} was {recorded[name]} when the run began and is "

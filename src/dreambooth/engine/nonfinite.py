@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dreambooth.engine.batches import Batch
     from dreambooth.engine.session import Session
 
+SMALLEST_SCALE = 2.0**-10
+"""A loss scaler that got here has halved its scale in dozens of steps without one update."""
 HINT = "lower optimizer.lr, or use train.precision: fp32; checkpoints written before are intact"
 
 
@@ -34,17 +36,36 @@ def require(s: Session, batch: Batch, rows: Tensor) -> None:
         raise RunError(f"the loss is not finite at step {s.state.step + 1}: {named}", HINT)
 
 
+def losses_are_finite(s: Session, seen: Sequence[tuple[Batch, Tensor]]) -> bool:
+    """Say whether every row's loss of a step is finite, in every process."""
+    fine = all(bool(torch.isfinite(rows).all()) for _, rows in seen)
+    return all(s.ctx.devices.join([fine])) if s.ctx.devices is not None else fine
+
+
+def check_scale(s: Session) -> None:
+    """Stop a float16 run whose gradients overflow at any scale: nothing would ever train."""
+    scaler = s.state.scaler
+    if scaler.is_enabled() and scaler.get_scale() < SMALLEST_SCALE:
+        raise RunError(
+            f"gradients overflow float16 at step {s.state.step}, however small the loss is scaled",
+            "use train.precision: bf16 or fp32",
+        )
+
+
 def passes_over(s: Session, seen: Sequence[tuple[Batch, Tensor]], norm: Tensor) -> bool:
     """Say whether `train.nonfinite: skip` leaves this step's update out, and tell the person.
 
     Decided by the norm of the summed gradients, which is the same number in every process.
-    `RunError` after `train.nonfinite_limit` such steps in a row. In float16 the loss scaler has
-    its own way of skipping, which is part of finding the scale.
+    `RunError` after `train.nonfinite_limit` such steps in a row. In float16 gradients overflow
+    while the loss scaler finds its scale, and it skips these by itself: only steps whose loss is
+    not finite count here.
     """
-    if s.job.train.nonfinite != "skip" or s.state.scaler.is_enabled():
+    if s.job.train.nonfinite != "skip":
         return False
     if torch.isfinite(norm):
         s.state.skipped = 0
+        return False
+    if s.state.scaler.is_enabled() and losses_are_finite(s, seen):
         return False
     s.state.skipped += 1
     named = [name for batch, rows in seen for name in bad_rows(batch, rows)]

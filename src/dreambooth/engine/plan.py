@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import pick_device
+from dreambooth.engine.devices import default_device, pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
 from dreambooth.engine.precision import choose
 from dreambooth.engine.session import trainable as trained
@@ -119,6 +119,7 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
+    solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
         scan=scan,
@@ -135,7 +136,7 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
         class_note=cost.note,
         class_steps=cost.forwards * missing / step_forwards,
         sample_pictures=pictures,
-        sample_steps=pictures * job.sampler.forwards() / step_forwards,
+        sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
@@ -144,13 +145,6 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
         folder=job.folder,
         resumes_at=resumes_at,
     )
-
-
-def default_device() -> torch.device:
-    """Return what `auto` would take, without opening it."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def sample_count(job: Job) -> int:

@@ -7,9 +7,14 @@ another number of workers) can move what training sees.
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def derive(seed: int, stream: str, *index: int) -> int:
@@ -33,3 +38,18 @@ def permutation(seed: int, stream: str, epoch: int, count: int) -> list[int]:
     """Return the order of `count` items in one epoch."""
     order: list[int] = torch.randperm(count, generator=generator(seed, stream, epoch)).tolist()
     return order
+
+
+@contextmanager
+def kept_generators(device: torch.device) -> Iterator[None]:
+    """Give torch's global generators, of the CPU and of `device`, back as they were.
+
+    Whatever is seeded in the block (dropout inside modules draws from them) stays in it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if device.type == "mps":  # one device, whose functions take none
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        elif device.type != "cpu":
+            stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        yield

@@ -11,7 +11,7 @@ from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
 from dreambooth.engine.precision import choose, time_matmuls
-from dreambooth.engine.stages import Stages, notes
+from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import RunError
@@ -233,15 +233,24 @@ def open_state(ctx: EngineContext, parameters: Mapping[str, Parameter]) -> Train
     """Build the optimizer over the policy's groups."""
     job = ctx.job
     groups: list[dict[str, Any]] = []
+    starts: dict[int, int] = {}
+    begins = first_steps(stages_of(job.freezing, list(parameters), job.train.steps))
     for group in job.freezing.groups(list(parameters)):
         options = {"lr": group.lr, "weight_decay": group.weight_decay}
         set_ones = {k: v for k, v in options.items() if v is not None}
-        groups.append({"params": [parameters[n] for n in group.names], **set_ones})
+        # What starts later has a warm-up, and so a rate, of its own.
+        warm_up = job.lr_schedule.warmup_steps > 0
+        begun = {n: begins[n] if warm_up else 0 for n in group.names}
+        for start in sorted(set(begun.values())):
+            named = [parameters[n] for n in group.names if begun[n] == start]
+            groups.append({"params": named, **set_ones})
+            starts |= dict.fromkeys(map(id, named), start)
     optimizer = job.optimizer.build(groups)
     return TrainState(
         parameters=parameters,
         optimizer=optimizer,
         scaler=ctx.precision.scaler(),
         base_lrs=[group["lr"] for group in optimizer.param_groups],
+        starts=[min(starts[id(p)] for p in g["params"]) for g in optimizer.param_groups],
         ema_decay=job.train.ema.decay if job.train.ema else None,
     )

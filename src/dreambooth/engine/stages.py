@@ -37,6 +37,16 @@ def stages_of(policy: FreezingPolicy, names: Sequence[str], steps: int) -> list[
     return stages
 
 
+def first_steps(stages: Sequence[Stage]) -> dict[str, int]:
+    """Return the optimizer step (from 0) in which each name first trains."""
+    first: dict[str, int] = {}
+    begin = 0
+    for stage in stages:
+        first |= dict.fromkeys(stage.names - first.keys(), begin)
+        begin = stage.until
+    return first
+
+
 def describe(stages: Sequence[Stage]) -> list[str]:
     """Return a line a stage (`steps 1 to 120: text_encoder, unet`); nothing for a single one."""
     if len(stages) < 2:

@@ -40,21 +40,31 @@ class TrainState:
     ema: dict[str, Tensor] = field(default_factory=dict)
     while_showing: Callable[[], AbstractContextManager[None]] = nullcontext
     """What else has to change while the model shows other weights than those that train."""
+    starts: list[int] = field(default_factory=list)
+    """Optimizer step at which each group's warm-up begins; by default the first one's."""
 
     def __post_init__(self) -> None:
         self._built = groups.options(self.optimizer)
+        self.starts = self.starts or [0] * len(self.base_lrs)
         if self.ema_decay is not None and not self.ema:
             self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
 
     @torch.no_grad()
-    def update_ema(self) -> None:
-        """Move the average towards the weights, after optimizer step number `step`."""
+    def update_ema(self, overflowed: Tensor | None = None) -> None:
+        """Move the average towards the weights, after optimizer step number `step`.
+
+        `overflowed` [] bool says on the device that there was no update: the average stays.
+        """
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
         averages = list(self.ema.values())
         weights = [self.parameters[name].detach() for name in self.ema]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if overflowed is None:
+            torch._foreach_lerp_(averages, weights, 1 - decay)
+            return
+        share = torch.where(overflowed, 0.0, 1 - decay)
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
     def result(self) -> dict[str, Tensor]:
         """Return the weights previews and exports use: the average, where there is one."""

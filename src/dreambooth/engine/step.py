@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.engine import first_use, nonfinite
 from dreambooth.engine.random import derive
-from dreambooth.interfaces import StepTensors
+from dreambooth.interfaces import FreezingPolicy, StepTensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,17 +29,21 @@ class Meter:
     """Sums since the last logged step; they stay on the device until somebody reads them."""
 
     sums: dict[str, Tensor | float] = field(default_factory=lambda: dict.fromkeys(METERS, 0.0))
-    count: int = 0
+    count: Tensor | int = 0
 
-    def add(self, **values: Tensor) -> None:
-        """Add one step's numbers."""
+    def add(self, counts: Tensor | None = None, **values: Tensor) -> None:
+        """Add one step's numbers; `counts` [] bool says on the device whether it is one."""
         for name, value in values.items():
-            self.sums[name] = self.sums[name] + value.detach()
-        self.count += 1
+            added = value.detach()
+            if counts is not None:
+                added = torch.where(counts, added, torch.zeros_like(added))
+            self.sums[name] = self.sums[name] + added
+        self.count = self.count + (1 if counts is None else counts.float())
 
     def read(self) -> dict[str, float]:
         """Return the means; the first read after a step waits for the device."""
-        return {name: float(total) / max(self.count, 1) for name, total in self.sums.items()}
+        count = max(int(self.count), 1)
+        return {name: float(total) / count for name, total in self.sums.items()}
 
     def reset(self) -> None:
         """Begin anew after a logged step."""
@@ -48,7 +52,10 @@ class Meter:
 
     def state(self) -> dict[str, float]:
         """Return the sums for a checkpoint (float32 values are exact as JSON numbers)."""
-        return {"count": self.count, **{name: float(total) for name, total in self.sums.items()}}
+        return {
+            "count": int(self.count),
+            **{name: float(total) for name, total in self.sums.items()},
+        }
 
     def load(self, state: dict[str, float]) -> None:
         """Take back what `state` returned."""
@@ -64,10 +71,12 @@ class StepResult:
     loss_instance: Tensor
     loss_prior: Tensor
     grad_norm: Tensor
-    factor: float
-    """What the learning rates were multiplied by."""
+    lr: float
+    """Learning rate of the first parameter group that trains by now."""
     skipped: bool = False
     """True where the gradients were not finite and `train.nonfinite: skip` passed the step over."""
+    overflowed: Tensor | None = None
+    """[] bool with a loss scaler: True where it left the update out; still on the device."""
 
 
 def condition(
@@ -112,15 +121,15 @@ def reference_prediction(s: Session, batch: Batch, z_t: Tensor) -> Tensor | None
     Made before the trained forward: switching adapters between forward and backward breaks
     gradient checkpointing.
     """
-    rows = batch.reference_rows
-    if not rows:
+    rows, at = batch.reference_rows, batch.reference_at
+    if at is None:
         return None
     out = torch.zeros_like(z_t)
     with torch.no_grad(), s.job.freezing.showing_base(s.model) as kept, s.ctx.autocast():
         base = kept or s.model
         prompts = [batch.reference_prompts[i] for i in rows]
         cond = condition(base, prompts, [batch.geometry[i] for i in rows])
-        out[rows] = base.denoise(z_t[rows], batch.draw.t[rows], cond).float()
+        out[at] = base.denoise(z_t[at], batch.draw.t[at], cond).float()
     return out
 
 
@@ -132,9 +141,7 @@ def train_step(s: Session) -> StepResult:
     """
     state, job = s.state, s.job
     s.stages.enter(state.step)
-    factor = job.lr_schedule.at(state.step, job.train.steps)
-    for group, base in zip(state.optimizer.param_groups, state.base_lrs, strict=True):
-        group["lr"] = base * factor
+    lr = set_rates(s)
     halves = torch.zeros(2, device=s.ctx.device)
     seen: list[tuple[Batch, Tensor]] = []
     for micro in range(job.train.accumulation):
@@ -144,15 +151,30 @@ def train_step(s: Session) -> StepResult:
         scaled = shares(s, batch, forward_rows(s, batch))
         state.scaler.scale(scaled.sum()).backward()
         rows = scaled.detach()
-        halves += torch.stack([rows[~batch.is_prior].sum(), rows[batch.is_prior].sum()])
+        # By place: picking rows by a mask of them would wait for the device.
+        instance, of_class = rows[: batch.instances], rows[batch.instances :]
+        halves += torch.stack([instance.sum(), of_class.sum()])
         seen.append((batch, rows))
         # On a GPU this look would wait for the device; there the logged loss is looked at.
         if s.ctx.device.type == "cpu" and job.train.nonfinite == "stop":
             nonfinite.require(s, batch, rows)
     if s.ctx.devices is not None:
         halves = s.ctx.devices.sum(halves)
-    norm, skipped = update(s, seen)
-    return StepResult(halves.sum(), halves[0], halves[1], norm, factor, skipped)
+    norm, skipped, overflowed = update(s, seen)
+    return StepResult(halves.sum(), halves[0], halves[1], norm, lr, skipped, overflowed)
+
+
+def set_rates(s: Session) -> float:
+    """Set every group's rate for the step to come; return that of the first one that trains."""
+    state, steps, shape = s.state, s.job.train.steps, s.job.lr_schedule
+    training = []
+    rated = zip(state.optimizer.param_groups, state.base_lrs, state.starts, strict=True)
+    for group, base, start in rated:
+        factor = shape.at(state.step, steps, start) if start else shape.at(state.step, steps)
+        group["lr"] = base * factor
+        if start <= state.step:
+            training.append(group["lr"])
+    return float(training[0])
 
 
 def shares(s: Session, batch: Batch, rows: Tensor) -> Tensor:
@@ -164,23 +186,40 @@ def shares(s: Session, batch: Batch, rows: Tensor) -> Tensor:
     return rows * per_half
 
 
-def update(s: Session, seen: list[tuple[Batch, Tensor]]) -> tuple[Tensor, bool]:
-    """Clip, step, average; returns the gradient norm before clipping and whether it was skipped."""
+def update(s: Session, seen: list[tuple[Batch, Tensor]]) -> tuple[Tensor, bool, Tensor | None]:
+    """Clip, step, average.
+
+    Returns the gradient norm before clipping, whether the step was skipped, and with a loss scaler
+    whether that left the update out.
+    """
     state = s.state
     trained = [p for p in state.parameters.values() if p.grad is not None]
     if s.ctx.devices is not None:
         s.ctx.devices.sum_gradients(trained)
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    overflowed = ~torch.isfinite(norm) if state.scaler.is_enabled() else None
     skipped = nonfinite.passes_over(s, seen, norm)
     if not skipped:
         if s.job.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, s.job.train.max_grad_norm, norm)
         state.scaler.step(state.optimizer)
-        state.scaler.update()
-        s.job.freezing.after_step(s.model)
+        mend_after(s, overflowed)
+    state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     if not skipped:
-        state.update_ema()
-    return norm, skipped
+        state.update_ema(overflowed)
+    return norm, skipped, overflowed
+
+
+def mend_after(s: Session, overflowed: Tensor | None) -> None:
+    """Let the policy mend what an update must not have touched; there may have been none.
+
+    With a loss scaler a policy that has something to mend costs a look at the device.
+    """
+    policy = s.job.freezing
+    if type(policy).after_step is FreezingPolicy.after_step:
+        return
+    if overflowed is None or not overflowed:
+        policy.after_step(s.model)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.batches import Batch, Instances
-from dreambooth.engine.random import derive
+from dreambooth.engine.random import derive, kept_generators
 from dreambooth.engine.reporting import late_progress
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.step import condition, reference_prediction
 from dreambooth.engine.stopping import LeftOut
 from dreambooth.errors import JobError
+from dreambooth.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,8 +101,7 @@ class Validation:
         if self._encoder_trains:
             self._batch = fixed_batch(s)
         batch = self._batch
-        gpus = [s.ctx.device] if s.ctx.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus), s.state.showing_result(), evaluating(s.model):
+        with kept_generators(s.ctx.device), s.state.showing_result(), evaluating(s.model):
             torch.manual_seed(derive(s.job.train.seed, "validation"))
             rows = self._rows(s, batch, look)
         prior = batch.is_prior.tolist()
@@ -150,7 +150,7 @@ def fixed_batch(s: Session) -> Batch:
     if stds:
         shape = latents.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs])
-        latents = latents + torch.stack(stds) * noise
+        latents = latents + torch.stack(stds) * upload(noise, latents.device)
     c, h, w = latents.shape[1:]
     draw = s.schedule.draw((c, h, w), rngs)
     spread = s.schedule.timestep_quantiles(count, s.ctx.random("validation-timesteps"))
@@ -172,9 +172,12 @@ def fixed_batch(s: Session) -> Batch:
 
 def select(batch: Batch, rows: Sequence[int]) -> Batch:
     """Return some rows of a batch without masks."""
-    at = torch.tensor(list(rows), device=batch.latents.device)
+    device = batch.latents.device
+    at = torch.tensor(list(rows), device=device)
     wants = batch.wants_reference
+    asked = [k for k, i in enumerate(rows) if i in batch.reference_rows]
     return Batch(
+        instances=sum(i < batch.instances for i in rows),
         latents=batch.latents[at],
         draw=replace(batch.draw, t=batch.draw.t[at], noise=batch.draw.noise[at]),
         prompts=[batch.prompts[i] for i in rows],
@@ -182,7 +185,8 @@ def select(batch: Batch, rows: Sequence[int]) -> Batch:
         geometry=[batch.geometry[i] for i in rows],
         is_prior=batch.is_prior[at],
         wants_reference=None if wants is None else wants[at],
-        reference_rows=[k for k, i in enumerate(rows) if i in batch.reference_rows],
+        reference_rows=asked,
+        reference_at=torch.tensor(asked, device=device) if asked else None,
         weight=batch.weight[at],
         mask=None,
         ids=[batch.ids[i] for i in rows],

@@ -95,11 +95,13 @@ class Context(Protocol):
         *,
         total: int | None = None,
     ) -> Chunks:
-        """Open the store's entry for `key`, which must name everything the content depends on.
+        """Open the store's entry for `key`, which must say all of what the content is.
 
-        Row i lies in chunk i // chunk_size; `build(indices)` gets the indices of one whole chunk
-        and returns tensors of shape [chunk_size, ...]. A chunk is written whole or built again
-        whole, so an interrupted build gives the same bits. `chunk_size` is part of the key. With
+        Rows are built in chunks of `chunk_size`, by index: `build(indices)` gets the indices of
+        one whole chunk and returns tensors with as many rows. A chunk is written whole or built
+        again whole, so an interrupted build gives the same bits. How an entry is made (chunk
+        size, threads, device, precision, versions) is recorded in it by whoever began it, and it
+        is finished so, or another one is begun: `build` may get chunks of another size. With
         `total` the entry has just so many rows and its last chunk may be short; without, it grows.
         """
 

@@ -55,19 +55,29 @@ class LRSchedule(Component):
     """
 
     warmup_steps: int = Field(default=0, ge=0)
-    """Optimizer steps over which the rate climbs from 0 to its full value."""
+    """Optimizer steps over which the rate climbs from 0 to its full value, before the shape
+    begins. A part that starts to train later climbs as long, from its own start."""
 
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at optimizer step `step` of `steps`.
 
-        Steps count from 0. Warm-up is applied by `at`, not here.
+        Steps count from 0. Warm-up is applied by `at`, not here: where there is one, this gets
+        the steps after it, so that the shape begins when the full rate is reached.
         """
         raise NotImplementedError  # abstract
 
-    def at(self, step: int, steps: int) -> float:
-        """Return the factor with linear warm-up: step k of w gives (k + 1) / w of the factor."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warm * self.factor(step, steps)
+    def at(self, step: int, steps: int, start: int = 0) -> float:
+        """Return the factor with linear warm-up: step k of w gives (k + 1) / w of the full rate.
+
+        What joins training at optimizer step `start` has a warm-up of its own from there on: its
+        optimizer state is as empty as that of the others was. The decay is the run's, the same
+        for all. 0 before `start` where there is a warm-up.
+        """
+        if not self.warmup_steps:
+            return self.factor(step, steps)
+        warm = min(1.0, max(0.0, (step - start + 1) / self.warmup_steps))
+        left = max(1, steps - self.warmup_steps)
+        return warm * self.factor(max(0, step - self.warmup_steps), left)
 
     def depends_on_end(self) -> bool:
         """Say whether more steps would change the rate of the earlier ones."""

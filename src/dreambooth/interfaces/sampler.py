@@ -51,6 +51,9 @@ class Sampler(Component):
         """Return the number of sampling steps, as `NoiseSchedule.solver_config` wants it."""
         raise NotImplementedError  # abstract
 
-    def forwards(self) -> float:
-        """Return the denoiser rows one picture costs, for the plan."""
+    def forwards(self, solver_config: Mapping[str, Any] | None = None) -> float:
+        """Return the denoiser rows one picture costs, for the plan.
+
+        `solver_config` is what `sample` would get; None where it is not known.
+        """
         return 2.0 * self.sampling_steps()

@@ -1,0 +1,99 @@
+"""Which device a run takes, and what it leaves of the process's state. No card is needed."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dreambooth.engine import devices, plan
+from dreambooth.engine.devices import current, default_device, deterministic, open_devices
+from dreambooth.engine.random import kept_generators
+from dreambooth.errors import JobError
+from dreambooth.job import Train
+
+
+def pretend(monkeypatch, processes, device):
+    """Let accelerate say that so many processes share the run, this one on `device`."""
+    fake = SimpleNamespace(num_processes=processes, process_index=0, device=torch.device(device))
+    monkeypatch.setattr(devices, "Accelerator", lambda **_: fake)
+    monkeypatch.setattr(devices, "pick_device", lambda name: torch.device(name))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has", "hint"),
+    [("cuda:1", "cuda:0", "CUDA_VISIBLE_DEVICES"), ("mps", "cuda:0", 'write "cuda"')],
+)
+def test_a_device_that_several_processes_cannot_share_is_refused(monkeypatch, wanted, has, hint):
+    pretend(monkeypatch, 2, has)
+    with pytest.raises(JobError, match=f"train.device {wanted}") as refused:
+        devices._open(torch.device(wanted))
+    assert hint in refused.value.hint
+
+
+def test_several_processes_take_the_cards_of_a_kind(monkeypatch):
+    pretend(monkeypatch, 2, "cuda:1")
+    assert devices._open(torch.device("cuda")).device == torch.device("cuda:1")
+
+
+def test_a_numbered_card_is_the_current_one_for_the_run(monkeypatch):
+    calls = []
+    card = SimpleNamespace(current_device=lambda: 0, set_device=lambda d: calls.append(str(d)))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: card)
+    with current(torch.device("cuda:1")):
+        assert calls == ["cuda:1"]
+    assert calls == ["cuda:1", "0"]
+    with current(torch.device("cuda")), current(torch.device("cpu:0")):
+        assert len(calls) == 2
+
+
+def test_the_run_makes_its_card_current(monkeypatch):
+    entered = []
+    pretend(monkeypatch, 1, "cpu")
+    monkeypatch.setattr(devices, "current", lambda d: entered.append(d) or deterministic(False))
+    with open_devices(Train(device="cuda:1")) as opened:
+        assert opened.device == entered[0] == torch.device("cuda:1")
+
+
+def test_plan_and_run_agree_on_the_default_device(monkeypatch):
+    assert plan.default_device is devices.default_device
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    assert default_device() == torch.device("xpu")
+    pretend(monkeypatch, 1, "cpu")
+    assert devices._open(None).device == torch.device("xpu")
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_global_generators_of_every_kind_of_device_are_given_back(monkeypatch, kind):
+    states = {"now": b"before"}
+    module = getattr(torch, kind)
+    monkeypatch.setattr(module, "get_rng_state", lambda *_: states["now"])
+    monkeypatch.setattr(module, "set_rng_state", lambda state, *_: states.update(now=state))
+    cpu = torch.get_rng_state()
+    with kept_generators(torch.device(kind)):
+        states["now"] = b"moved"
+        torch.default_generator.manual_seed(5)
+    assert states["now"] == b"before"
+    assert torch.equal(torch.get_rng_state(), cpu)
+
+
+def test_determinism_is_set_for_the_run_and_given_back(monkeypatch):
+    monkeypatch.delenv(devices.WORKSPACE, raising=False)
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with open_devices(Train(device="cpu", deterministic=True)) as opened:
+        assert torch.are_deterministic_algorithms_enabled()
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+        assert os.environ[devices.WORKSPACE] == ":4096:8"
+        assert devices.describe_machine(opened.device)["deterministic"] is True
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before
+
+
+def test_what_has_no_deterministic_form_is_refused():
+    with deterministic(True):
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
