@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dreambooth.cli.wording import file_size, folder_size, shown_path
+
 if TYPE_CHECKING:
     from dreambooth.engine.export import Export
 
@@ -59,7 +61,7 @@ def export(
     embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
     """
     from dreambooth.cli.progress import reporter_for
-    from dreambooth.console import stderr, stdout
+    from dreambooth.console import say, stderr, stdout
     from dreambooth.exporting import chosen_exporter
     from dreambooth.runs import run_of
 
@@ -77,7 +79,7 @@ def export(
         typer.echo(json.dumps(described(made, source), indent=2, ensure_ascii=False))
         return
     for line in told(made, source):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line, indent=9)
 
 
 def described(made: Export, source: str) -> dict[str, Any]:
@@ -101,10 +103,8 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
-    from dreambooth.cli.run import shown
-
-    size = sum(sizes(made.folder).values())
-    lines = [f"{made.kind:8} {shown(made.folder)} ({size / 1e6:.1f} MB), from {source}"]
+    size = file_size(folder_size(made.folder))
+    lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]
     if not made.check.message:
         return [*lines, "checked  no: leave --no-check out to compare it with the live model"]
     figures = made.check.figures
@@ -119,4 +119,4 @@ def told(made: Export, source: str) -> list[str]:
         for name, label in names.items()
         if name in figures
     ]
-    return [*lines, f"card     {shown(made.folder / 'README.md')}"]
+    return [*lines, f"card     {shown_path(made.folder / 'README.md')}"]

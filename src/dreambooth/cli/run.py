@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
 from dreambooth.errors import Interrupted, JobError, UserError
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
     from dreambooth import launcher
     from dreambooth.cli.progress import reporter_for
     from dreambooth.cli.show_plan import show_plan
+    from dreambooth.cli.timeleft import pauses_of
     from dreambooth.console import stdout
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.plan import make_plan
@@ -94,12 +97,14 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
     if speaks:
         teller = reporter_for(console) if dry_run else Quiet()
         count = max(processes, launcher.process_count())
-        show_plan(console, job, make_plan(job, teller, fresh=fresh, processes=count))
+        plan = make_plan(job, teller, fresh=fresh, processes=count)
+        show_plan(console, job, plan)
         if dry_run:
             return
         console.print()
     signal.signal(signal.SIGTERM, _terminated)
-    reporter = reporter_for(console) if speaks else Quiet()
+    began = time.monotonic()
+    reporter = reporter_for(console, pauses_of(job, plan)) if speaks else Quiet()
     try:
         result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     except KeyboardInterrupt as stop:
@@ -110,7 +115,7 @@ def _train(job: Job, dry_run: bool, fresh: bool, resume_from: str | None, proces
             signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT,
         ) from None
     if speaks:
-        show_result(console, job, result)
+        show_result(console, job, result, time.monotonic() - began)
 
 
 class Terminated(KeyboardInterrupt):
@@ -121,34 +126,35 @@ def _terminated(number: int, frame: object) -> None:
     raise Terminated
 
 
-def show_result(console: Console, job: Job, result: RunResult) -> None:
-    """Say what was made and what to do next."""
+def show_result(console: Console, job: Job, result: RunResult, seconds: float) -> None:
+    """Say what was made, how long that took, and what to do next."""
+    from dreambooth.console import say
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def line(text: str) -> None:
+        say(console, text, indent=9)
 
-    folder = shown(result.folder)
-    say("")
+    folder = shown_path(result.folder)
+    line("")
     if result.already_finished:
-        say(f"this run is finished: {result.steps} steps")
+        line(f"this run is finished: {result.steps} steps")
         more = "early_stop=null" if result.for_good else f"train.steps={2 * result.steps}"
-        say(f"to go on training it: -o {more}; to start anew: --fresh")
+        line(f"to go on training it: -o {more}; to start anew: --fresh")
     else:
-        say(f"done: {result.steps} steps")
+        line(f"done: {result.steps} steps in {duration(seconds)}")
     if result.stopped:
-        say(f"stopped  {result.stopped}")
+        line(f"stopped  {result.stopped}")
     if result.kept:
-        say(f"kept     {result.kept}")
-    for line in result.checks:
-        say(f"checked  {line}")
-    say(f"result   {shown(result.final)}")
+        line(f"kept     {result.kept}")
+    for check in result.checks:
+        line(f"checked  {check}")
+    line(f"result   {shown_path(result.final)} ({file_size(folder_size(result.final))})")
     if job.samples.every:
-        say(f"samples  {folder}/samples")
-    prompt = job.subject.fill("a photo of {identifier} {class_noun} on the moon")
-    say(f"next     dbt sample {quote(folder)} {quote(prompt)}")
+        line(f"samples  {folder}/samples")
+    command = f"dbt sample {quote(folder)} {quote(next_prompt(job))}"
+    say(console, f"next     {command}", copied=True)
 
 
-def shown(path: Path) -> str:
-    """Write a path relative to the working folder where that is shorter."""
-    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return str(relative)
+def next_prompt(job: Job) -> str:
+    """Return a prompt to try: one of the job's own, which suit its model and name the subject."""
+    naming = (prompt for prompt in job.samples.prompts if "{identifier}" in prompt)
+    return job.subject.fill(next(naming, "a photo of {identifier} {class_noun}"))
