@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -28,6 +29,21 @@ def importing(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise RunError(f"optimizer: {error.name} is not installed", install(extra)) from error
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Keep what a library logs below an error while it is imported in the block to itself.
+
+    bitsandbytes warns on some CPUs of a kernel for 4-bit weights, which no optimizer needs.
+    """
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def install(extra: str) -> str:
