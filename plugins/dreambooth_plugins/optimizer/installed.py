@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -37,6 +36,8 @@ def quiet(library: str) -> Iterator[None]:
 
     bitsandbytes warns on some CPUs of a kernel for 4-bit weights, which no optimizer needs.
     """
+    import logging
+
     logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)

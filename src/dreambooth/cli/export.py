@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dreambooth.cli.wording import file_size, folder_size, shown_path
-
 if TYPE_CHECKING:
     from dreambooth.engine.export import Export
 
@@ -103,6 +101,8 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
+    from dreambooth.cli.wording import file_size, folder_size, shown_path
+
     size = file_size(folder_size(made.folder))
     lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]
     if not made.check.message:

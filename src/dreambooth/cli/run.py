@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
 from dreambooth.errors import Interrupted, JobError, UserError
 
 if TYPE_CHECKING:
@@ -128,6 +127,7 @@ def _terminated(number: int, frame: object) -> None:
 
 def show_result(console: Console, job: Job, result: RunResult, seconds: float) -> None:
     """Say what was made, how long that took, and what to do next."""
+    from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
 
     def line(text: str) -> None:
