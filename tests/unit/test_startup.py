@@ -54,10 +54,10 @@ def job(tmp_path: Path) -> None:
     [
         (["--help"], 180),
         (["--version"], 180),
-        (["schema"], 390),
-        (["plugins", "list"], 390),
-        (["validate", "job.yaml"], 440),
-        (["identifier", "job.yaml"], 440),
+        (["schema"], 400),
+        (["plugins", "list"], 400),
+        (["validate", "job.yaml"], 450),
+        (["identifier", "job.yaml"], 450),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
