@@ -46,6 +46,38 @@ def describe_kind(reg: Registry, slot: str, kind: str) -> dict[str, Any]:
     }
 
 
+def describe_slot(reg: Registry, slot: str) -> dict[str, Any]:
+    """Return what is known of a slot as plain JSON data: its base, hook, place and kinds."""
+    from dreambooth.slots import SLOTS
+
+    info = SLOTS[slot]
+    return {
+        "slot": slot,
+        "doc": inspect.cleandoc(info.base.__doc__ or ""),
+        "class": f"{info.base.__module__}.{info.base.__qualname__}",
+        "hook": info.hook,
+        "fields": list(info.fields),
+        "kinds": {
+            kind: {"doc": _first_line(cls), "plugin": reg.provider(slot, kind).name}
+            for kind, cls in reg.kinds(slot).items()
+        },
+    }
+
+
+def slot_text(slot: dict[str, Any]) -> str:
+    """Lay out a slot for reading: where it is filled, by whom, and the first line of each kind."""
+    lines = [f"slot {slot['slot']}", f"  in a job: {', '.join(slot['fields'])}"]
+    lines += [f"  base {slot['class']}, hook {slot['hook']}", ""]
+    lines += [textwrap.indent(slot["doc"], "  "), "", "  kinds:"]
+    for kind, about in slot["kinds"].items():
+        lines.append(f"    {kind}{': ' if about['doc'] else ''}{about['doc']}")
+    return "\n".join([*lines, "", f"  dbt plugins show {slot['slot']}/KIND shows options"])
+
+
+def _first_line(cls: type | None) -> str:
+    return inspect.cleandoc((cls and cls.__doc__) or "").split("\n")[0]
+
+
 def _option(name: str, option: FieldInfo, doc: str) -> dict[str, Any]:
     required = option.is_required()
     default = None if required else _plain(option.get_default(call_default_factory=True))
@@ -124,6 +156,6 @@ def plugin_text(reg: Registry, info: PluginInfo) -> str:
     for slot, kinds in info.kinds.items():
         for kind in kinds:
             cls = reg.kinds(slot).get(kind)
-            doc = inspect.cleandoc((cls and cls.__doc__) or "").split("\n")[0]
+            doc = _first_line(cls)
             lines.append(f"  {slot}/{kind}{': ' if doc else ''}{doc if cls else ' (unusable)'}")
     return "\n".join(lines)
