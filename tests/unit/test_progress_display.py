@@ -52,7 +52,7 @@ def test_a_terminal_gets_bars_with_a_sparkline():
 
 
 LOSSES = tuple(0.1 + 0.01 * (k % 7) for k in range(24))
-FULL = Note("loss 0.1333", "9.30 steps/s", "lr 0.00015", LOSSES, "12 min 20 s left")
+FULL = Note("loss 0.1333", "9.30 steps/s", "lr 0.00015", LOSSES, lambda: "12 min 20 s left")
 
 
 def line(width, note=FULL):

@@ -13,7 +13,7 @@ from rich.text import Text
 from dreambooth.cli.wording import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import RenderableType
     from rich.progress import Task
@@ -32,7 +32,8 @@ class Note:
     rate: str = ""
     lr: str = ""
     losses: tuple[float, ...] = ()
-    left: str = ""
+    left: Callable[[], str] = str
+    """Tells the time left whenever the line is drawn: it counts down during a pause too."""
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -94,7 +95,7 @@ class Bars(Progress):
         if note is None:
             left = f"{duration(task.time_remaining)} left" if task.time_remaining else ""
         else:
-            left = note.left
+            left = note.left()
         needed = [text for text in (task.description, count, left) if text]
         # The last column stays free: some terminals go to a new line after it.
         layout = fit(self.console.width - 1, needed, note or Note())

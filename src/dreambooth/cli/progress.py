@@ -155,7 +155,7 @@ class LiveReporter(LineReporter):
     def training(self, start: int, steps: int) -> Iterator[None]:
         """Show the training bar while the block runs."""
         with super().training(start, steps), self._display() as live:
-            self._note, self._next_line = Note(), start
+            self._note, self._next_line = Note(left=self._left_text), start
             self._task = live.add_task("Training", total=steps, completed=start, note=self._note)
             try:
                 yield
@@ -177,7 +177,7 @@ class LiveReporter(LineReporter):
     def step(self, step: int) -> None:
         """Move the training bar."""
         super().step(step)
-        self._note = replace(self._note, rate=self._rate(), left=self._left_text())
+        self._note = replace(self._note, rate=self._rate())
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=step, note=self._note)
 

@@ -1,7 +1,7 @@
 """How long training goes on: steps that are left, and the pauses between them.
 
 Steps and pauses (samples, evaluations) are timed apart. What a pause takes is known once there
-was one; until then it is taken from the plan's price.
+was one; until then it is priced in steps.
 """
 
 from __future__ import annotations
@@ -22,13 +22,10 @@ WARMING_UP = 2
 """First steps of a process, which allocate and compile: left out as soon as there are others."""
 RECENT = 200
 """Steps that tell the speed: a machine's may change during a run."""
-OVERHEAD = 0.025
-"""Seconds that a forward of a UNet takes before its size counts: about as much on any machine, as
-it is Python's. In small models most of a step, and much less of a forward of many pictures."""
-FORWARDS_A_PASS = 3
-"""A forward, its backward and its share of the update have the overhead of so many forwards."""
-SHARE_OF_SIZE = 0.2
-"""Of a step, at least what its size takes, whatever the overhead."""
+OVERHEAD = {"cpu": 6e11, "": 2e14}
+"""What a forward costs beside its rows, by device: so many parameters times pixels of a row. On a
+CPU measured (the embedded base at 64 px pays for 15 rows, Stable Diffusion 1.5 at 512 px for
+none), elsewhere an estimate: until the first pause only."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,7 @@ class Pause:
     last: int
     """The run's last step, after which it comes too."""
     steps: float
-    """The plan's price of one, in training steps that have no overhead."""
-    forwards: int
-    """Forwards of one."""
-    step_forwards: int = FORWARDS_A_PASS
-    """Forwards whose overhead a training step has."""
+    """What one is expected to cost, in training steps."""
 
     def is_due(self, step: int) -> bool:
         """Say whether it comes after this step."""
@@ -57,24 +50,27 @@ class Pause:
 
 
 def pauses_of(job: Job, plan: Plan) -> tuple[Pause, ...]:
-    """Return a run's pauses, priced by its plan."""
-    last, of_step = job.train.steps, FORWARDS_A_PASS * job.train.accumulation
-    pictures = len(job.samples.prompts) * job.samples.per_prompt
-    samples = Pause(
-        job.samples.every,
-        last,
-        plan.sample_steps * pictures / max(plan.sample_pictures, 1),
-        -(-pictures // job.samples.batch_size) * job.sampler.sampling_steps(),
-        of_step,
+    """Return a run's pauses, priced by what a forward costs: its rows, and a share of its own.
+
+    That share is most of a small model's step and little of a forward of many pictures, so that
+    counting rows alone, as the plan does, makes its samples too dear.
+    """
+    from dreambooth.engine.plan import FORWARDS_A_STEP
+
+    last, samples, validation = job.train.steps, job.samples, job.validation
+    height, width = job.data.size
+    size = max(part.parameters for part in plan.parts) * height * width
+    own = OVERHEAD.get(plan.device.split(":")[0], OVERHEAD[""]) / size
+    step = FORWARDS_A_STEP * job.train.accumulation * (own + plan.rows)
+    pictures = len(samples.prompts) * samples.per_prompt
+    calls = -(-pictures // samples.batch_size) * job.sampler.sampling_steps()
+    drawing = pictures * job.sampler.forwards() + calls * own
+    evaluations = -(-plan.evaluation_rows // validation.batch_size)
+    evaluating = plan.evaluation_rows + evaluations * own
+    return (
+        Pause(samples.every, last, drawing / step),
+        Pause(validation.every, last, evaluating / step),
     )
-    validation = Pause(
-        job.validation.every,
-        last,
-        plan.evaluation_steps / max(plan.evaluations, 1),
-        -(-plan.evaluation_rows // job.validation.batch_size),
-        of_step,
-    )
-    return samples, validation
 
 
 class TimeLeft:
@@ -115,15 +111,17 @@ class TimeLeft:
         return fmean(told) if told else 0.0
 
     def seconds(self) -> float | None:
-        """Return the seconds until the last step has ended; None while nothing is known."""
+        """Return the seconds until the last step has ended; None while nothing is known.
+
+        Counts down during a pause too.
+        """
         if not self.step_seconds:
             return None
         steps = (self._steps - self._step) * self.step_seconds
-        return steps + sum(p.count(self._step) * self._seconds(p) for p in self._pauses)
+        left = steps + sum(p.count(self._step) * self._seconds(p) for p in self._pauses)
+        due = (self._seconds(p) for p in self._pauses if p.is_due(self._step + 1))
+        return left - min(self._clock() - self._at, self.step_seconds + sum(due), left)
 
     def _seconds(self, pause: Pause) -> float:
-        if took := self._took.get(pause):
-            return fmean(took)
-        overhead = min(OVERHEAD, (1 - SHARE_OF_SIZE) * self.step_seconds / pause.step_forwards)
-        of_size = self.step_seconds - overhead * pause.step_forwards
-        return pause.steps * of_size + pause.forwards * overhead
+        took = self._took.get(pause)
+        return fmean(took) if took else pause.steps * self.step_seconds
