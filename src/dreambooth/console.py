@@ -66,6 +66,11 @@ def say(
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def echo(text: str, indent: int = 0) -> None:
+    """Print a text on stdout without rich; in a terminal its lines break between words."""
+    print(wrapped(text, indent) if sys.stdout.isatty() else text)
+
+
 def print_error(error: UserError) -> None:
     """Print a person's error on stderr: faults of a job with their places, others with a hint."""
     from dreambooth.diagnostics import JobErrors

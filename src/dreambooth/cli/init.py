@@ -273,11 +273,13 @@ def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool
 
 def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> None:
     """Say what was written and what to do next."""
+    from dreambooth.console import echo
+
     job = directory / JOB
     typer.echo(f"wrote    {job} and {SCHEMA} beside it")
     typer.echo(f"pictures {starter.count} in {folder}, trained at {starter.resolution} px")
     for note in notes:
-        typer.echo(f"note     {note}")
+        echo(f"note     {note}", indent=9)
     if starter.count == 0:
         typer.echo(f"next     put 3-5 pictures of your {starter.class_noun} into {folder}")
         typer.echo(f"then     dbt run {quote(str(job))}")

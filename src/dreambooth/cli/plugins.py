@@ -73,6 +73,7 @@ def show(
         plugin_text,
         slot_text,
     )
+    from dreambooth.console import echo
     from dreambooth.plugins import registry
 
     reg = registry()
@@ -86,7 +87,8 @@ def show(
         return
     texts = [plugin_text(reg, info) for info in infos] + [kind_text(kind) for kind in kinds]
     texts += map(slot_text, described)
-    typer.echo("\n\n".join(texts))
+    for line in "\n\n".join(texts).split("\n"):
+        echo(line, indent=len(line) - len(line.lstrip()) + 2 * (": " in line))
 
 
 def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, str]]]:
