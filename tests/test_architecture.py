@@ -137,6 +137,18 @@ def test_loading_all_plugins_imports_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if p.is_relative_to(ROOT / "plugins") and "base_emoji" not in p.parts],
+    ids=name_of,
+)
+def test_diffusers_and_peft_come_without_bitsandbytes(path: Path) -> None:
+    if path.name != "libraries.py":
+        assert not heavy(path) & {"diffusers", "peft"}, (
+            "take them from dreambooth_plugins.common.libraries"
+        )
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from dreambooth import starter
 from dreambooth.jobfile import check_job
 from dreambooth.plugins import registry_with
 
@@ -96,6 +100,63 @@ def test_the_shown_error_is_what_one_gets(job_file):
     with pytest.raises(JobErrors) as caught:
         check_job(path)
     assert caught.value.render().replace(str(path), "job.yaml").strip() == shown.strip()
+
+
+def commands():
+    """Return every command of the console blocks as printed, comments left out."""
+    lines = [x for block in blocks("console") for x in block.splitlines()]
+    assert all(line.startswith("$ ") for line in lines)
+    return [line.removeprefix("$ ").split("   # ")[0].strip() for line in lines]
+
+
+def lay_pictures(folder):
+    (folder / "photos").mkdir()
+    for k in range(4):
+        image = Image.new("RGB", (80, 72), (200, 40 * k, 90))
+        image.paste((240, 220, 30), (10 * k, 10, 10 * k + 30, 50))
+        image.save(folder / "photos" / f"{k}.jpg")
+
+
+def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
+    """Each command as it stands there, one after the other; the job that `init` writes is short."""
+    short = replace(
+        starter.SMALL,
+        prior=(2, 2), guidance=(4.0, 2), batch_size=1, samples_every=2, per_prompt=1,
+        sample_prompts=starter.SMALL.sample_prompts[:1],
+    )  # fmt: skip
+    monkeypatch.setattr(starter, "SMALL", short)
+    monkeypatch.setattr(starter.Starter, "steps", 2)
+    init = sys.modules["dreambooth.cli.init"]
+    monkeypatch.setattr(init, "_default_model", lambda example: (init.TINY, []))
+    lay_pictures(tmp_path)
+    ran = []
+    for command in commands():
+        program, *arguments = shlex.split(command)
+        if program == "dbt":
+            done = dbt(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+            ran.append(arguments[0])
+    assert ran == ["init", "validate", "identifier", "run", "run", "sample", "export"]
+    left = README.split("## What a run leaves")[1].split("```")[1]
+    named = set(re.findall(r"^  ([\w.]+)/? ", left, flags=re.MULTILINE))
+    made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}
+    assert made - {"exports"} == named
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv/.installed").exists(), reason="not made by make")
+def test_the_console_blocks_work_as_printed_in_a_shell(tmp_path):
+    """The same as a person types it, `make demo` too, with the job as `init` writes it."""
+    lay_pictures(tmp_path)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "MAKEFLAGS": f"DEMO={tmp_path / 'demo'}"}
+    for command in commands():
+        if command.startswith(("git clone", "make test")):
+            continue
+        cwd = ROOT if command.startswith("make") else tmp_path
+        done = subprocess.run(command, shell=True, cwd=cwd, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert list((tmp_path / "demo").glob("runs/*/samples/*/grid.png"))
 
 
 def test_every_command_shown_exists():

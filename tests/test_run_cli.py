@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 import pytest
 from PIL import Image
 
+from dreambooth.cli.wording import file_size
 from dreambooth.jobfile import dump_job
 
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
@@ -40,12 +42,13 @@ def test_a_run_shows_its_plan_its_progress_and_what_comes_next(dbt, job_file, tm
         "class images  4",
         "unet",
         "step 4/4  loss",
-        "done: 4 steps",
         "checked  diffusers:",
-        "result   runs/small/final",
-        "dbt sample runs/small 'a photo of ohwx dog on the moon'",
+        "dbt sample runs/small 'a photo of ohwx dog'",
     ):
         assert text in done.stdout
+    assert re.search(r"^done: 4 steps in \d+ s$", done.stdout, re.MULTILINE)
+    size = sum(f.stat().st_size for f in (tmp_path / "runs/small/final").rglob("*") if f.is_file())
+    assert f"result   runs/small/final ({file_size(size)})" in done.stdout
     again = dbt("run", tmp_path / "job.yaml", cwd=tmp_path)
     assert "this run is finished: 4 steps" in again.stdout
     assert "-o train.steps=8" in again.stdout
@@ -176,7 +179,7 @@ def test_sample_draws_from_the_newest_weights_and_says_which(dbt, job_file, tmp_
     path = job_file(train={"steps": 2}, checkpoints={"every": 1})
     assert dbt("run", path, cwd=tmp_path).returncode == 0
     drawn = dbt("sample", "runs/small", "a dog", "-n", "1", cwd=tmp_path)
-    assert "1 picture from final in" in drawn.stdout
+    assert "1 picture from final (step 2) in" in drawn.stdout
     (tmp_path / "runs/small/final/unet/config.json").write_text("")
     drawn = dbt("sample", "runs/small", "a dog", "-n", "1", cwd=tmp_path)
     assert "1 picture from step-000002 in" in drawn.stdout

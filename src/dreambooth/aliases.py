@@ -2,75 +2,42 @@
 
 from __future__ import annotations
 
-ALIASES = {
-    "learning_rate": "optimizer.lr",
-    "unet_lr": "freezing.lr: {unet: ...}",
-    "text_encoder_lr": "freezing.lr: {text_encoder: ...}",
-    "lora_rank": "freezing: {kind: adapter, method: {kind: lora, rank: ...}}",
-    "network_dim": "freezing: {kind: adapter, method: {kind: lora, rank: ...}}",
-    "lora_alpha": "freezing: {kind: adapter, method: {kind: lora, alpha: ...}}",
-    "network_alpha": "freezing: {kind: adapter, method: {kind: lora, alpha: ...}}",
-    "network_weights": "freezing: {kind: adapter, init: ...}",
-    "use_dora": "freezing: {kind: adapter, method: dora}",
-    "stop_text_encoder_training": "freezing.until: {text_encoder: ...}",
-    "adam_beta1": "optimizer.betas",
-    "adam_beta2": "optimizer.betas",
-    "adam_epsilon": "optimizer.eps",
-    "adam_weight_decay": "optimizer.weight_decay",
-    "use_8bit_adam": "optimizer.kind: adamw8bit",
-    "prodigy_safeguard_warmup": "optimizer: {kind: prodigy, safeguard_warmup: ...}",
-    "prodigy_use_bias_correction": "optimizer: {kind: prodigy, use_bias_correction: ...}",
-    "lr_scheduler": "lr_schedule.kind",
-    "lr_warmup_steps": "lr_schedule.warmup_steps",
-    "epochs": "train.steps",
-    "num_train_epochs": "train.steps",
-    "max_train_epochs": "train.steps",
-    "max_train_steps": "train.steps",
-    "train_batch_size": "train.batch_size",
-    "gradient_accumulation_steps": "train.accumulation",
-    "mixed_precision": "train.precision",
-    "use_ema": "train.ema: {decay: 0.999}",
-    "pretrained_model_name_or_path": "model.source",
-    "instance_data_dir": "data.path",
-    "train_data_dir": "data.path",
-    "instance_prompt": "data.prompt",
-    "center_crop": "data.crop: center",
-    "random_flip": "data.flip",
-    "flip_aug": "data.flip",
-    "caption_extension": "data.captions",
-    "caption_dropout_rate": "data.caption_dropout",
-    "with_prior_preservation": "prior: generated",
-    "prior_loss_weight": "loss.prior_weight",
-    "class_data_dir": "prior: {kind: folder, path: ...}",
-    "reg_data_dir": "prior: {kind: folder, path: ...}",
-    "class_prompt": "prior.prompt",
-    "num_class_images": "prior.count",
-    "sample_batch_size": "prior.batch_size",
-    "train_text_encoder": "freezing.train: [unet, text_encoder]",
-    "snr_gamma": "loss.min_snr_gamma",
-    "debiased_estimation_loss": "loss.debiased",
-    "masked_loss": "loss: masked",
-    "alpha_mask": "data.mask: alpha",
-    "placeholder_token": "subject.identifier",
-    "token_string": "subject.identifier",
-    "initializer_token": "freezing: {kind: token, words: ...}",
-    "init_word": "freezing: {kind: token, words: ...}",
-    "num_vectors": "freezing: {kind: token, vectors: ...}",
-    "num_vectors_per_token": "freezing: {kind: token, vectors: ...}",
-    "noise_offset": "scheduler.offset_noise",
-    "output_dir": "output",
-    "output_name": "name",
-    "checkpointing_steps": "checkpoints.every",
-    "checkpoints_total_limit": "checkpoints.keep_last",
-    "save_every_n_steps": "checkpoints.every",
-    "validation_prompt": "samples.prompts",
-    "num_validation_images": "samples.per_prompt",
-    "validation_steps": "samples.every",
-    "validation_split": "validation.holdout",
-    "validate_every_n_steps": "validation.every",
-    "early_stopping_patience": "early_stop: {kind: patience, patience: ...}",
-    "save_total_limit": "checkpoints.keep_last",
-    "metric_for_best_model": "checkpoints.keep_best: {metric: ...}",
-    "report_to": "trackers",
-}
-"""Option of diffusers' or kohya's scripts -> where it lives in a job."""
+from functools import cache
+from pathlib import Path
+
+
+def reply_to(key: str) -> str:
+    """Return what to say of a key of another trainer; nothing where it is none.
+
+    The key may be written as an argument is (`--max-train-steps`). The answers are in
+    `foreign_keys.toml`: where the option lives here, or what to do where there is no such option.
+    """
+    from fnmatch import fnmatchcase
+
+    exact, patterns = _replies()
+    name = key.lstrip("-").replace("-", "_")
+    if name in exact:
+        return exact[name]
+    fitting = (pattern for pattern in patterns if fnmatchcase(name, pattern))
+    best = max(fitting, key=len, default=None)
+    return patterns[best] if best else ""
+
+
+@cache
+def _replies() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the answers to single keys and to patterns; read when the first unknown key is met."""
+    import tomllib
+
+    text = Path(__file__).with_name("foreign_keys.toml").read_text(encoding="utf-8")
+    exact: dict[str, str] = {}
+    patterns: dict[str, str] = {}
+    for reply in tomllib.loads(text)["reply"]:
+        if "called" in reply:
+            said = f"here it is called {reply['called']}"
+        elif "instead" in reply:
+            said = f"not supported; {reply['instead']}"
+        else:
+            said = reply["told"]
+        for key in reply["keys"]:
+            (patterns if "*" in key else exact)[key] = said
+    return exact, patterns

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationInfo,
+)
 
 from dreambooth.plugin_door import Called
 
@@ -40,13 +49,48 @@ def resolve_path(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def expand_variables(text: str) -> str:
+    """Fill in `$NAME` and `${NAME}` from the environment; `$$` is a dollar sign.
+
+    `ValueError` for a variable that is not set, or empty.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        name = match["plain"] or match["braced"]
+        if found := os.environ.get(name):  # an empty one would make `$OUT/runs` a folder of /
+            return found
+        raise ValueError(f'the environment variable "{name}" is not set; $$ is a plain dollar sign')
+
+    return _VARIABLE.sub(value, text)
+
+
+def escape_variables(text: str) -> str:
+    """Return a text that `expand_variables` turns back into `text`."""
+    return text.replace("$", "$$")
+
+
+_VARIABLE = re.compile(r"\$\$|\$(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\$\{(?P<braced>[^{}]*)\}")
+
+
 def _path_text(value: Any) -> Any:
     # JSON mode, in which job files are checked, takes texts only: a default that is a Path too.
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path) else _expanded(value)
 
 
-JobPath = Annotated[Path, BeforeValidator(_path_text), AfterValidator(resolve_path)]
-"""A path option: `~` is expanded, a relative path starts at the job file's folder."""
+def _expanded(value: Any) -> Any:
+    return expand_variables(value) if isinstance(value, str) else value
+
+
+JobPath = Annotated[
+    Path,
+    BeforeValidator(_path_text),
+    AfterValidator(resolve_path),
+    PlainSerializer(lambda path: escape_variables(str(path)), str, when_used="json"),
+]
+"""A path option: `~`, `$NAME` and `${NAME}` are expanded in a text (a `Path` is taken as it is), a
+relative path starts at the job file's folder."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.aliases import ALIASES
+from dreambooth.aliases import reply_to
 from dreambooth.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
 from dreambooth.jobkeys import homes, model_at, slot_of
 from dreambooth.optiondocs import option_docs
@@ -111,8 +111,8 @@ class _Explainer:
         model = model_at(self.root, self.data, at[:-1])
         own = [k for k in model.model_fields if k != "kind"] if model else []
         message = f"unknown key {quoted(key)}"
-        if str(key) in ALIASES:
-            return Fault(at, message, f"here it is called {ALIASES[str(key)]}", on_key=True)
+        if reply := reply_to(str(key)):
+            return Fault(at, message, reply, on_key=True)
         near = nearest(key, own, cutoff=0.75)
         if near is None and (elsewhere := homes(self.root, str(key))):
             return Fault(at, message, f"it belongs in {' or '.join(elsewhere)}", on_key=True)

@@ -39,7 +39,7 @@ def homes(root: Model, key: str) -> list[str]:
     from dreambooth.plugins import registry
 
     found = ["the top level"] if key in root.model_fields else []
-    found += [f'"{name}"' for name, model in _sections(root) if key in model.model_fields]
+    found += [f'"{name}"' for name, model in sections(root) if key in model.model_fields]
     for slot in SLOTS.values():
         kinds = registry().kinds(slot.name)
         taken = " or ".join(f'"{field}"' for field in slot.fields)
@@ -97,13 +97,14 @@ def _walk(root: Model, data: Any, at: Location) -> tuple[Model | None, Any]:
     return model, annotation
 
 
-def _sections(root: Model, name: str = "") -> Iterator[tuple[str, Model]]:
+def sections(root: Model, name: str = "") -> Iterator[tuple[str, Model]]:
+    """Yield the sections of a job that are no slots, by name: `train`, `train.ema`."""
     for key, field in root.model_fields.items():
         model = None if slot_of(field) else _model(field.annotation, None)
         model = model or _model(_item(field.annotation), None)
         if model is not None:
             yield f"{name}{key}", model
-            yield from _sections(model, f"{name}{key}.")
+            yield from sections(model, f"{name}{key}.")
 
 
 def _below(data: Any, step: str | int) -> Any:

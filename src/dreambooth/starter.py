@@ -31,6 +31,8 @@ class Preset:
     guidance: tuple[float, int]
     """Guidance scale; sampling steps."""
     lr: str
+    lora: tuple[str, str]
+    """Learning rate and parts of a LoRA."""
     lr_schedule: str
     batch_size: int
     samples_every: int
@@ -46,6 +48,7 @@ SMALL = Preset(
     prior=(40, 20),
     guidance=(4.0, 25),
     lr="3e-4",
+    lora=("2e-3", "[unet, text_encoder]"),
     lr_schedule="cosine",
     batch_size=2,
     samples_every=100,
@@ -63,6 +66,7 @@ LARGE = Preset(
     prior=(200, 4),
     guidance=(7.5, 30),
     lr="5e-6",
+    lora=("1e-4", "[unet]"),
     lr_schedule="constant",
     batch_size=1,
     samples_every=200,
@@ -88,6 +92,10 @@ class Starter:
     """Usable pictures in it, as far as their headers tell."""
     resolution: int
     model: str = BUILTIN
+    config: str | None = None
+    """Configuration of a single file that does not tell its own."""
+    lora: bool = False
+    """Train an adapter instead of whole parts."""
 
     @property
     def preset(self) -> Preset:
@@ -137,10 +145,12 @@ def picture_sides(folder: Path) -> list[int]:
     return sides
 
 
-def run_name(identifier: str, class_noun: str) -> str:
-    """Return a name for the run that is fit for a folder."""
-    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{identifier} {class_noun}").strip("-")
-    return words[:100] or "my-subject"
+def run_name(directory: Path, class_noun: str) -> str:
+    """Return a name for the run that is fit for a folder: its folder's, else `my-` and the noun."""
+    for text in (directory.absolute().name, f"my {class_noun}"):
+        if words := re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-"):
+            return words[:100].rstrip("-")
+    return "my-subject"
 
 
 def job_text(starter: Starter) -> str:
@@ -164,7 +174,11 @@ def job_text(starter: Starter) -> str:
         "per_prompt": preset.per_prompt,
     }
     written = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
-    written |= {"lr": preset.lr, "lr_schedule": preset.lr_schedule}
+    lr, parts = preset.lora if starter.lora else (preset.lr, "")
+    written |= {"lr": lr, "lr_schedule": preset.lr_schedule}
+    written["freezing"] = (_LORA if starter.lora else _WHOLE).format(parts=parts)
+    config = f"\n  config: {json.dumps(starter.config)} ¦ what kind of model the file holds"
+    written["config"] = config if starter.config else ""
     written["prompts"] = "\n".join(f"    - {json.dumps(p)}" for p in preset.sample_prompts)
     return "".join(map(_aligned, _TEMPLATE.substitute(written).splitlines()))
 
@@ -174,6 +188,16 @@ def _aligned(line: str) -> str:
     option, mark, comment = line.rpartition(" ¦ ")
     return f"{option:<29} # {comment}\n" if mark else f"{line}\n"
 
+
+_WHOLE = """\
+freezing:
+  kind: components ¦ `dbt plugins list` shows what else is installed
+  train: [unet, text_encoder] ¦ [unet] alone takes less memory and learns a little less"""
+_LORA = """\
+freezing:
+  kind: adapter ¦ a small file beside the model; `dbt plugins list` shows more
+  method: {{kind: lora, rank: 8}} ¦ higher: more detail, and more of the background
+  train: {parts} ¦ with text_encoder it comes closer, and keeps less of the class"""
 
 _TEMPLATE = Template("""\
 # yaml-language-server: $$schema=./job.schema.json
@@ -185,10 +209,10 @@ output: runs
 
 model:
   kind: stable_diffusion
-  source: $model ¦ or a diffusers folder, a .safetensors file, a hub id
+  source: $model ¦ or a diffusers folder, a .safetensors file, a hub id$config
 
 subject:
-  identifier: $identifier ¦ a rare token: it will mean your subject and nothing else
+  identifier: $identifier ¦ a rare word (auto: one is chosen) that will mean your subject alone
   class_noun: $class_noun ¦ what it is, in one plain noun: nothing matters more
 
 data:
@@ -206,9 +230,7 @@ prior: ¦ keeps the class: without it every other one may turn into yours
   count: $count ¦ class images; made once and kept for later runs
   batch_size: $prior_batch ¦ how many are drawn at once
 
-freezing:
-  kind: components ¦ `dbt plugins list` shows what else is installed
-  train: [unet, text_encoder] ¦ [unet] alone takes less memory and learns a little less
+$freezing
 
 loss:
   kind: prior_preservation

@@ -90,6 +90,36 @@ def test_list_is_one_line_a_plugin_without_a_terminal() -> None:
     assert "sampler: cfg" in lines["default-sampler"]
 
 
+def test_list_says_what_is_broken_and_strict_makes_it_an_error() -> None:
+    result = CliRunner().invoke(app, ["list"])
+    assert result.exit_code == 0
+    assert 'plugin "faulty" (faulty-dist 0.1) is broken' in result.stderr
+    assert "dbt plugins show faulty" in result.stderr
+    assert '"imposter"' in result.stderr
+    for more in ([], ["--json"]):
+        assert CliRunner().invoke(app, ["list", "--strict", *more]).exit_code == 3
+
+
+def test_list_strict_is_content_where_all_is_well(
+    plugins: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = [loaded for loaded in plugins._loaded if loaded.info.name.startswith("default-")]
+    monkeypatch.setattr("dreambooth.plugins._Process.current", Registry(well))
+    result = CliRunner().invoke(app, ["list", "--strict"])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["callback", "callbacks", "early_stop"])
+def test_show_a_slot_lists_its_kinds(name: str) -> None:
+    shown = dbt("show", name)
+    assert shown.startswith("slot callback\n  in a job: callbacks, early_stop\n")
+    assert "hook register_callbacks" in shown
+    for kind, cls in registry().kinds("callback").items():
+        assert f"    {kind}: {(cls.__doc__ or '').split(chr(10))[0]}" in shown
+    [slot] = json.loads(dbt("show", name, "--json"))["slots"]
+    assert set(slot["kinds"]) == set(registry().kinds("callback"))
+
+
 def test_list_json_holds_every_field(plugins: Registry) -> None:
     rows = json.loads(dbt("list", "--json"))
     assert [r["name"] for r in rows] == [i.name for i in plugins.infos]
@@ -167,7 +197,7 @@ def test_show_takes_the_key_of_a_job_as_slot() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("toi", 'no plugin or kind "toi"; did you mean "toy"?'),
+        ("toi", 'no plugin, slot or kind "toi"; did you mean "toy"?'),
         ("loss/toi", 'no loss kind "toi"; did you mean "toy"?'),
         ("los/toy", 'no slot "los"; did you mean "loss"?'),
     ],

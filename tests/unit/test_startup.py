@@ -54,10 +54,10 @@ def job(tmp_path: Path) -> None:
     [
         (["--help"], 180),
         (["--version"], 180),
-        (["schema"], 400),
-        (["plugins", "list"], 400),
-        (["validate", "job.yaml"], 460),
-        (["identifier", "job.yaml"], 460),
+        (["schema"], 415),
+        (["plugins", "list"], 415),
+        (["validate", "job.yaml"], 475),
+        (["identifier", "job.yaml"], 475),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -153,6 +153,25 @@ def test_usage_errors_exit_with_2(dbt: Any) -> None:
     assert dbt("validate", "--frob", "x").code == 2
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (("sample", "run", "a dog", "--stpes", "3"), "did you mean --steps?"),
+        (("run", "job.yaml", "--dryrun"), "did you mean --dry-run?"),
+        (("run", "job.yaml", "--stpes", "3"), "did you mean -o train.steps=...?"),
+        (("run", "job.yaml", "--steps", "3"), "set with -o: -o train.steps=..."),
+        (("run", "job.yaml", "--lr", "1"), "set with -o: -o optimizer.lr=..."),
+        (("run", "job.yaml", "--max_train_steps", "3"), "here it is called train.steps"),
+    ],
+)
+def test_a_wrong_option_is_told_which_one_was_meant(
+    dbt: Any, args: tuple[str, ...], hint: str
+) -> None:
+    done = dbt(*args)
+    assert done.code == 2
+    assert hint in done.err.partition("hint: ")[2]
+
+
 def test_help_and_version(dbt: Any) -> None:
     from dreambooth import __version__
 

@@ -7,9 +7,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from dreambooth.interfaces import Check
+from dreambooth_plugins.common.libraries import BaseTunerLayer, unquantized
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
@@ -52,7 +52,7 @@ def check_file(
     [file] = (path for path in dest.glob("*.safetensors") if path.name != WORD_FILE)
     before = model.loaded()
     # PEFT warns where a file lacks modules that it names; they are missed below.
-    with quiet(), warnings.catch_warnings(action="ignore"):
+    with quiet(), warnings.catch_warnings(action="ignore"), unquantized():
         pipe = model.pipeline()
         try:
             pipe.load_lora_weights(str(dest), weight_name=file.name, adapter_name=NAME)

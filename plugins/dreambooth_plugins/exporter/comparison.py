@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler
 
 from dreambooth.interfaces import Check
+from dreambooth_plugins.common.libraries import diffusers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,7 +77,7 @@ def prompt_of(model: LoadedModel) -> str:
 
 def solver(model: LoadedModel) -> Any:
     """Return the solver both sides draw with."""
-    return DDIMScheduler.from_config(dict(model.info.schedule), clip_sample=False)
+    return diffusers.DDIMScheduler.from_config(dict(model.info.schedule), clip_sample=False)
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 
+from dreambooth_plugins.common.libraries import BaseTunerLayer
 from dreambooth_plugins.exporter.comparison import weights_in_place
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Artifact
+from dreambooth_plugins.common.libraries import BaseTunerLayer
 from dreambooth_plugins.freezing.adapter_methods import Ranked
 from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer, inject
 from dreambooth_plugins.freezing.adapter_targets import find, matches, nothing

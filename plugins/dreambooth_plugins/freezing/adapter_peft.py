@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
-import peft
-from peft import inject_adapter_in_model
-
 from dreambooth.errors import JobError
+from dreambooth_plugins.common.libraries import peft, unquantized
 from dreambooth_plugins.freezing.adapter_methods import (
     Boft,
     Dora,
@@ -57,8 +55,8 @@ def inject(module: Module, method: Method, plan: Mapping[str, Layer], part: str)
         config.rank_pattern = {n: p.rank for n, p in plan.items() if p.rank != config.r}
         config.alpha_pattern = {n: p.alpha for n, p in plan.items() if p.alpha != alpha}
     # PEFT warns about sizes and extensions, which are checked here.
-    with warnings.catch_warnings(action="ignore"), _extension(method):
-        inject_adapter_in_model(config, module, ADAPTER)
+    with warnings.catch_warnings(action="ignore"), _extension(method), unquantized():
+        peft.inject_adapter_in_model(config, module, ADAPTER)
 
 
 def _common(values: list[Any]) -> Any:

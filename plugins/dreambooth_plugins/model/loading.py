@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dreambooth.errors import JobError, RunError, UserError
+from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.families import PREFIXES
 from dreambooth_plugins.model.headers import read_header
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
     from dreambooth_plugins.model.source import Source
 
 CLASSES: Mapping[str, Any] = {
-    "unet": UNet2DConditionModel,
+    "unet": diffusers.UNet2DConditionModel,
     "text_encoder": CLIPTextModel,
-    "vae": AutoencoderKL,
+    "vae": diffusers.AutoencoderKL,
 }
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of safetensors that weights are read in."""
@@ -39,7 +38,7 @@ STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' progress bars and advice out of a run's log."""
-    libraries = (diffusers_logging, transformers_logging)
+    libraries = (diffusers.utils.logging, transformers_logging)
     saved = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
     try:
         for log, _, _ in saved:

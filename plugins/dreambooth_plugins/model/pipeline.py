@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Embedding
 
+from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
 from dreambooth_plugins.model.loading import quiet
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ def base_pipeline(model: LoadedStableDiffusion) -> Any:
     with model.without_tokens():
         tokenizer = copy.deepcopy(model.tokenizer)
     with quiet():
-        return StableDiffusionPipeline(
+        return diffusers.StableDiffusionPipeline(
             vae=None,
             text_encoder=with_own_table(without_adapters(model.parts["text_encoder"])),
             tokenizer=tokenizer,
             unet=without_adapters(model.parts["unet"]),
-            scheduler=DDIMScheduler.from_config(dict(model.info.schedule)),
+            scheduler=diffusers.DDIMScheduler.from_config(dict(model.info.schedule)),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -6,7 +6,6 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from dreambooth.errors import RunError
 from dreambooth.files import write_json
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.model.headers import read_header
 from dreambooth_plugins.model.loading import load_part, skeleton
 from dreambooth_plugins.model.source import PARTS, STEMS

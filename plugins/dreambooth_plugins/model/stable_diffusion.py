@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_serializer, field_validator
 
-from dreambooth.component import resolve_path
+from dreambooth.component import escape_variables, expand_variables, resolve_path
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Model, ModelInfo
 from dreambooth_plugins.model import builtin, families, hub
@@ -44,12 +44,17 @@ class StableDiffusion(Model):
     def _resolve(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None or value.startswith(builtin.PREFIX):
             return value
+        value = expand_variables(value)
         path = resolve_path(Path(value), info)
         # os.path: a name the system does not take is not there, rather than an error of Path's.
         named = info.field_name == "source" and not os.path.exists(path)
         if named and hub.is_hub_id(value):
             return value
         return str(path.absolute())
+
+    @field_serializer("source", "config", "vae", when_used="json")
+    def _escape(self, value: str | None) -> str | None:
+        return value if value is None else escape_variables(value)
 
     def describe(self) -> ModelInfo:
         """Read what the model is from its JSON files, or from a single file's header.
@@ -94,7 +99,7 @@ class StableDiffusion(Model):
 
     def at(self, folder: Path) -> StableDiffusion:
         """Return this model with everything taken from the diffusers folder `folder`."""
-        return StableDiffusion(source=str(Path(folder).absolute()))
+        return StableDiffusion(source=escape_variables(str(Path(folder).absolute())))
 
     def _locate(self, *, opening: bool, fetch: bool) -> Source:
         """Find the model's files; `opening` builds a built-in's weights, `fetch` downloads."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from dreambooth import Optimizer
 from dreambooth.interfaces.optimizer import LARGE
 from dreambooth_plugins.optimizer.adamw import Beta
-from dreambooth_plugins.optimizer.installed import importing, missing
+from dreambooth_plugins.optimizer.installed import importing, missing, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class AdamW8bit(Optimizer):
         `absmax1` and `absmax2` a block and the tables `qmap1` and `qmap2`; float32 without those
         for small tensors.
         """
-        with importing("8bit"):
+        with importing("8bit"), quiet("bitsandbytes"):
             from dreambooth_plugins.optimizer.adamw8bit_states import open_adamw8bit
         return open_adamw8bit(self, groups)
 

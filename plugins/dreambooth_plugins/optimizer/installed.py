@@ -30,6 +30,23 @@ def importing(extra: str) -> Iterator[None]:
         raise RunError(f"optimizer: {error.name} is not installed", install(extra)) from error
 
 
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Keep what a library logs below an error while it is imported in the block to itself.
+
+    bitsandbytes warns on some CPUs of a kernel for 4-bit weights, which no optimizer needs.
+    """
+    import logging
+
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def install(extra: str) -> str:
     """Return the command that installs an extra."""
     return f"pip install 'dreambooth-trainer[{extra}]'"

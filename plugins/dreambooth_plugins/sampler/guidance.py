@@ -5,11 +5,11 @@ from __future__ import annotations
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import RowGeometry
+from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.sampler.steps import SCHEDULE_KEYS, SOLVERS, SolverName
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDPMScheduler
 
 from dreambooth.interfaces import Draw, NoiseSchedule
+from dreambooth_plugins.common.libraries import diffusers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def alphas_cumprod(schedule: Mapping[str, Any], zero_terminal_snr: bool) -> Tens
     With zero terminal SNR (Lin et al. 2023, algorithm 1) s = sqrt(abar) becomes
     (s - s_T) s_0 / (s_0 - s_T), so the last entry is exactly 0.
     """
-    table = DDPMScheduler(
+    table = diffusers.DDPMScheduler(
         **{key: schedule[key] for key in TABLE_KEYS}, rescale_betas_zero_snr=zero_terminal_snr
     )
     abar: Tensor = table.alphas_cumprod

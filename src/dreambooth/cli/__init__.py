@@ -150,6 +150,10 @@ def _of_no_plugin(error: Exception) -> int:
 def _unexpected(error: Exception) -> int:
     if callable(show := getattr(error, "show", None)) and hasattr(error, "exit_code"):
         show()  # a usage error of click, which typer brings in a module of its own making
+        from dreambooth.cli.usage import hint_for
+
+        if hint := hint_for(error):
+            print(f"  hint: {hint}", file=sys.stderr)
         return int(error.exit_code)
     from dreambooth import __version__
     from dreambooth.printable import printable

@@ -58,7 +58,7 @@ def export(
     embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
     """
     from dreambooth.cli.progress import reporter_for
-    from dreambooth.console import stderr, stdout
+    from dreambooth.console import say, stderr, stdout
     from dreambooth.exporting import chosen_exporter
     from dreambooth.printable import json_text, one_line
     from dreambooth.process import only_displays
@@ -80,7 +80,7 @@ def export(
         typer.echo(json_text(described(made, source)))
         return
     for line in told(made, source):
-        console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
+        say(console, one_line(line), indent=9)
 
 
 def described(made: Export, source: str) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
-    from dreambooth.cli.run import shown
+    from dreambooth.cli.wording import file_size, folder_size, shown_path
 
-    size = sum(sizes(made.folder).values())
-    lines = [f"{made.kind:8} {shown(made.folder)} ({size / 1e6:.1f} MB), from {source}"]
+    size = file_size(folder_size(made.folder))
+    lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]
     if not made.check.message:
         return [*lines, "checked  no: leave --no-check out to compare it with the live model"]
     figures = made.check.figures
@@ -122,4 +122,4 @@ def told(made: Export, source: str) -> list[str]:
         for name, label in names.items()
         if name in figures
     ]
-    return [*lines, f"card     {shown(made.folder / 'README.md')}"]
+    return [*lines, f"card     {shown_path(made.folder / 'README.md')}"]

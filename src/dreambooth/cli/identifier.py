@@ -18,7 +18,7 @@ def identifier(
     Also says how the model reads the job's own identifier, and what speaks against it.
     """
     from dreambooth import identifiers
-    from dreambooth.console import print_warning
+    from dreambooth.console import echo, print_warning
     from dreambooth.errors import JobError
     from dreambooth.jobfile import load_job
     from dreambooth.printable import json_text, one_line
@@ -51,4 +51,4 @@ def identifier(
     typer.echo(one_line(f"{said}, {one}"))
     for message in result["warnings"]:
         print_warning(message)
-    typer.echo(f"rare words of one token: {', '.join(words) or 'none'}")
+    echo(f"rare words of one token: {', '.join(words) or 'none'}", indent=2)

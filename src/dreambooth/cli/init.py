@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -35,7 +36,10 @@ def init(
     pictures: Annotated[
         Path | None, typer.Option(help="Folder with 3-5 pictures of your subject.")
     ] = None,
-    identifier: Annotated[str, typer.Option(help="Rare token that will name it.")] = "ohwx",
+    identifier: Annotated[
+        str,
+        typer.Option(help="Rare word that will name it; auto chooses one that suits the model."),
+    ] = "auto",
     class_noun: Annotated[
         str | None, typer.Option(help="What it is, in one noun: dog, backpack, ...")
     ] = None,
@@ -48,7 +52,16 @@ def init(
             help="Diffusers folder, .safetensors file or hub id; the small built-in one by default."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="For a .safetensors file that does not tell: see model.config."),
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train a LoRA, a small file, instead of the model.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; the directory's by default.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a commented job.yaml.
@@ -58,7 +71,7 @@ def init(
     from dreambooth.errors import JobError
     from dreambooth.files import write_bytes
     from dreambooth.schema import schema_text
-    from dreambooth.starter import job_text
+    from dreambooth.starter import job_text, run_name
 
     if example and pictures:
         raise JobError("--example brings its own pictures", "Leave out --pictures or --example.")
@@ -67,9 +80,10 @@ def init(
     files = _example_files(example.value) if example else {}
     folder = directory / PICTURES if pictures is None else pictures.expanduser()
     chosen, about = (model, []) if model else _default_model(example is not None)
-    starter, notes = _starter(
-        directory, folder, example is not None, identifier, noun, chosen, name
-    )
+    name = name or run_name(directory, noun)
+    _check_words(name, identifier, noun)
+    starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
+    starter = replace(starter, name=name, identifier=identifier, lora=lora)
     notes = [*about, *notes]
 
     files[SCHEMA] = schema_text().encode()
@@ -105,11 +119,12 @@ def _default_model(example: bool) -> tuple[str, list[str]]:
     return EMOJI, [] if example else [note]
 
 
-def _describe(model: str) -> ModelInfo:
+def _describe(model: str, config: str | None = None) -> ModelInfo:
     from dreambooth.plugins import registry
 
     cls = registry().kinds("model")["stable_diffusion"]
-    return cast("Model", cls.model_validate({"source": model})).describe()
+    chosen = cls.model_validate({"source": model, "config": config})
+    return cast("Model", chosen).describe()
 
 
 def _example_files(example: str) -> dict[str, bytes]:
@@ -123,38 +138,42 @@ def _example_files(example: str) -> dict[str, bytes]:
 
 
 def _starter(
-    directory: Path,
-    folder: Path,
-    example: bool,
-    identifier: str,
-    noun: str,
-    model: str,
-    name: str | None,
+    directory: Path, folder: Path, example: bool, noun: str, model: str, config: str | None
 ) -> tuple[Starter, list[str]]:
     """Choose the job's values; also return what the person should know about them."""
-    from dreambooth.starter import EXAMPLE_COUNT, Starter, pick_resolution, run_name
+    from dreambooth.starter import EXAMPLE_COUNT, Starter, pick_resolution
 
-    name = name or run_name(identifier, noun)
-    _check_words(name, identifier, noun)
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
-    native, multiple, notes = _native_resolution(model)
+    native, multiple, notes = _native_resolution(model, config)
     resolution = pick_resolution(sides, native, multiple)
     if resolution < native:
         notes.append(f"small pictures: resolution {resolution}, not the model's own {native}")
     path = PICTURES if own else _from(directory, folder)
     count = EXAMPLE_COUNT if example else len(sides)
-    source = _from(directory, Path(model)) if Path(model).exists() else model
-    return Starter(name, identifier, noun, path, count, resolution, source), notes
+    source, config = (_as_seen_from(directory, named) for named in (model, config))
+    assert source is not None
+    return Starter("", "", noun, path, count, resolution, source, config), notes
+
+
+def _as_seen_from(directory: Path, named: str | None) -> str | None:
+    """Return how the job names a file or folder; what is neither stays as it is."""
+    path = Path(named or "").expanduser()
+    return _from(directory, path) if named and path.exists() else named
 
 
 def _check_words(name: str, identifier: str, noun: str) -> None:
-    """Raise `JobError` where a job would refuse these."""
+    """Raise `JobError` where a job would refuse these, and for an identifier of several words."""
     from pydantic import ValidationError
 
     from dreambooth.errors import JobError
     from dreambooth.job import Job
 
+    if len(identifier.split()) > 1:
+        message = f"--identifier: {identifier!r} is more than one word"
+        raise JobError(
+            message, "One rare word, or auto; what the subject is goes into --class-noun."
+        )
     subject = {"identifier": identifier, "class_noun": noun}
     try:
         Job.model_validate({"name": name, "subject": subject})
@@ -168,18 +187,33 @@ def _check_words(name: str, identifier: str, noun: str) -> None:
                 raise JobError(f"--{option}: {fault['msg']}", _WORD_HINT) from None
 
 
-def _native_resolution(model: str) -> tuple[int, int, list[str]]:
-    """Return the model's own side in pixels, what sides are multiples of, and notes."""
-    from dreambooth.errors import UserError
+def _native_resolution(model: str, config: str | None) -> tuple[int, int, list[str]]:
+    """Return the model's own side in pixels, what sides are multiples of, and notes.
+
+    `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
+    reach for now.
+    """
+    from dreambooth.errors import JobError, UserError
     from dreambooth.starter import preset_for
 
     preset = preset_for(model)
     try:
-        described = _describe(model)
+        described = _describe(model, config)
     except UserError as error:
+        if _is_here(model):
+            hint = error.hint.replace("set model.config to", "add --config")
+            hint = hint.replace("in model.config", "with --config")
+            raise JobError(f"--model: {error.message}", hint) from None
         note = f"{error.message}; {preset.resolution} pixels assumed"
         return preset.resolution, preset.multiple, [note]
     return described.resolution, max(preset.multiple, described.latent.multiple), []
+
+
+def _is_here(model: str) -> bool:
+    """Say whether a model is meant to lie on this machine: not one of the hub."""
+    path = Path(model).expanduser()
+    named_as_path = path.is_absolute() or model[:1] in "~.$" or len(path.parts) != 2
+    return path.exists() or named_as_path or bool(path.suffix in {".safetensors", ".ckpt"})
 
 
 def _sides(folder: Path, must_exist: bool) -> list[int]:
@@ -193,17 +227,31 @@ def _sides(folder: Path, must_exist: bool) -> list[int]:
         raise JobError(f"--pictures: {folder} is no folder", "Name the folder that holds them.")
     sides = picture_sides(folder)
     if must_exist and not sides:
-        raise JobError(
-            f"--pictures: no picture directly in {folder}", "JPEG, PNG and WebP are read."
-        )
+        message = f"--pictures: no picture directly in {folder}"
+        raise JobError(message, _nested(folder) or "JPEG, PNG and WebP are read.")
     return sides
+
+
+def _nested(folder: Path) -> str:
+    """Say which folder inside holds pictures; nothing where none does."""
+    from dreambooth.starter import picture_sides
+
+    below = [path for path in sorted(folder.rglob("*"))[:1000] if path.is_dir()]
+    counts = {path: len(picture_sides(path)) for path in below if not path.name.startswith(".")}
+    if not any(counts.values()):
+        return ""
+    best = max(counts, key=lambda path: counts[path])
+    more = " (one subject a job)" if sum(map(bool, counts.values())) > 1 else ""
+    return f"{best} holds {counts[best]}: name that folder{more}."
 
 
 def _from(directory: Path, path: Path) -> str:
     """Write a path as seen from the job: relative while it stays near, else absolute."""
+    from dreambooth.component import escape_variables
+
     relative = os.path.relpath(path.absolute(), directory.absolute())
     far = relative.startswith(os.path.join("..", "..", ".."))
-    return path.absolute().as_posix() if far else Path(relative).as_posix()
+    return escape_variables((path.absolute() if far else Path(relative)).as_posix())
 
 
 def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool) -> None:
@@ -225,10 +273,11 @@ def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool
 
 def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> None:
     """Say what was written and what to do next."""
+    from dreambooth.console import echo
     from dreambooth.printable import one_line
 
     def say(text: str) -> None:
-        typer.echo(one_line(text))
+        echo(one_line(text), indent=9)
 
     job = directory / JOB
     say(f"wrote    {job} and {SCHEMA} beside it")

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel
 
 from dreambooth.optiondocs import option_docs
-from dreambooth.plainwords import first_sentence
 from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from pydantic.fields import FieldInfo
 
@@ -45,6 +44,38 @@ def describe_kind(reg: Registry, slot: str, kind: str) -> dict[str, Any]:
         "doc": inspect.cleandoc(cls.__doc__ or ""),
         "options": options,
     }
+
+
+def describe_slot(reg: Registry, slot: str) -> dict[str, Any]:
+    """Return what is known of a slot as plain JSON data: its base, hook, place and kinds."""
+    from dreambooth.slots import SLOTS
+
+    info = SLOTS[slot]
+    return {
+        "slot": slot,
+        "doc": inspect.cleandoc(info.base.__doc__ or ""),
+        "class": f"{info.base.__module__}.{info.base.__qualname__}",
+        "hook": info.hook,
+        "fields": list(info.fields),
+        "kinds": {
+            kind: {"doc": _first_line(cls), "plugin": reg.provider(slot, kind).name}
+            for kind, cls in reg.kinds(slot).items()
+        },
+    }
+
+
+def slot_text(slot: dict[str, Any]) -> str:
+    """Lay out a slot for reading: where it is filled, by whom, and the first line of each kind."""
+    lines = [f"slot {slot['slot']}", f"  in a job: {', '.join(slot['fields'])}"]
+    lines += [f"  base {slot['class']}, hook {slot['hook']}", ""]
+    lines += [textwrap.indent(slot["doc"], "  "), "", "  kinds:"]
+    for kind, about in slot["kinds"].items():
+        lines.append(f"    {kind}{': ' if about['doc'] else ''}{about['doc']}")
+    return "\n".join([*lines, "", f"  dbt plugins show {slot['slot']}/KIND shows options"])
+
+
+def _first_line(cls: type | None) -> str:
+    return inspect.cleandoc((cls and cls.__doc__) or "").split("\n")[0]
 
 
 def _option(name: str, option: FieldInfo, doc: str) -> dict[str, Any]:
@@ -99,14 +130,6 @@ def _bounds(metadata: Iterable[Any]) -> str:
     return f" {' and '.join(found)}" if found else ""
 
 
-def slot_text(slot: str, kinds: Sequence[dict[str, Any]]) -> str:
-    """List the kinds of a slot, each with the first sentence of what is said of it."""
-    width = max((len(kind["kind"]) for kind in kinds), default=0)
-    lines = [f"  {kind['kind']:{width}}  {first_sentence(kind['doc'])}" for kind in kinds]
-    lines = lines or ["  no installed plugin brings any"]
-    return "\n".join([slot, *lines, "", f"dbt plugins show {slot}/KIND lists the options of one"])
-
-
 def kind_text(kind: dict[str, Any]) -> str:
     """Lay out a kind for reading."""
     origin = " ".join(filter(None, (kind["distribution"], kind["version"]))) or "registered here"
@@ -133,6 +156,6 @@ def plugin_text(reg: Registry, info: PluginInfo) -> str:
     for slot, kinds in info.kinds.items():
         for kind in kinds:
             cls = reg.kinds(slot).get(kind)
-            doc = inspect.cleandoc((cls and cls.__doc__) or "").split("\n")[0]
+            doc = _first_line(cls)
             lines.append(f"  {slot}/{kind}{': ' if doc else ''}{doc if cls else ' (unusable)'}")
     return "\n".join(lines)

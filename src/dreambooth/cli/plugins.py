@@ -19,11 +19,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_plugins(as_json: Json = False) -> None:
+def list_plugins(
+    as_json: Json = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 if a plugin is broken or collides.")
+    ] = False,
+) -> None:
     """List the installed plugins.
 
-    Where each comes from, whether it works, and which kinds it brings.
+    Where each comes from, whether it works, and which kinds it brings. A plugin that does not
+    work is named on stderr too, and is an error with --strict.
     """
+    from dreambooth.console import print_warning
+    from dreambooth.errors import EXIT_PLUGIN
     from dreambooth.plugins import registry
 
     infos = registry().infos
@@ -37,6 +45,12 @@ def list_plugins(as_json: Json = False) -> None:
         for row, info in zip(rows, infos, strict=True):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             typer.echo(printable("  ".join([*cells, _brings(info)]).rstrip()))
+    if unusable := [info for info in infos if info.status != "ok"]:
+        for info in unusable if not as_json else ():
+            what = "is broken" if info.status == "broken" else "has kinds that others bring too"
+            print_warning(f"plugin {info} {what}", f"dbt plugins show {info.name}")
+        if strict:
+            raise typer.Exit(EXIT_PLUGIN)
 
 
 @app.command("show")
@@ -49,51 +63,60 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show a plugin, the kinds of a slot, or a kind with its options.
+    """Show a plugin, a slot with its kinds, or a kind with its options.
 
     Types, defaults, meaning, and where it comes from.
     """
-    from dreambooth.cli.plugin_details import describe_kind, kind_text, plugin_text, slot_text
+    from dreambooth.cli.plugin_details import (
+        describe_kind,
+        describe_slot,
+        kind_text,
+        plugin_text,
+        slot_text,
+    )
+    from dreambooth.console import echo
     from dreambooth.plugins import registry
 
     reg = registry()
+    slot = slots_by_name().get(name)
     infos, keys = find(reg, name)
     kinds = [describe_kind(reg, slot, kind) for slot, kind in keys]
+    described = [describe_slot(reg, slot)] if slot else []
     if as_json:
-        _echo_json({"plugins": [asdict(info) for info in infos], "kinds": kinds})
+        shown = {"plugins": [asdict(info) for info in infos], "kinds": kinds}
+        _echo_json({**shown, "slots": described})
         return
-    texts = [plugin_text(reg, info) for info in infos]
-    if slot := slot_names().get(name):
-        texts.append(slot_text(slot, kinds))
-    else:
-        texts += [kind_text(kind) for kind in kinds]
-    typer.echo(printable("\n\n".join(texts)))
+    texts = [plugin_text(reg, info) for info in infos] + [kind_text(kind) for kind in kinds]
+    texts += map(slot_text, described)
+    for line in "\n\n".join(texts).split("\n"):
+        echo(line, indent=len(line) - len(line.lstrip()) + 2 * (": " in line))
 
 
 def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, str]]]:
-    """Return the plugins and the (slot, kind) pairs a name means; `UserError` where none."""
+    """Return the plugins and the (slot, kind) pairs a name means.
+
+    `UserError` where there is none, and no slot of that name either.
+    """
     from dreambooth.diagnostics import did_you_mean
     from dreambooth.slots import SLOTS
 
     if "/" in name:
         return [], [_slot_and_kind(reg, *name.split("/", 1))]
     infos = [i for i in reg.infos if name in {i.name, i.distribution}]
-    if slot := slot_names().get(name):
-        return infos, [(slot, kind) for kind in sorted(reg.kinds(slot))]
     keys = [(slot, name) for slot in SLOTS if name in reg.kinds(slot)]
-    if infos or keys:
+    if infos or keys or name in slots_by_name():
         return infos, keys
     for info in reg.infos:
         for slot, kinds in info.kinds.items():
             if name in kinds:  # of a broken or colliding plugin
                 reg.provider(slot, name)
     known = {k for slot in SLOTS for k in reg.kinds(slot)}
-    known |= {n for i in reg.infos for n in (i.name, i.distribution) if n} | slot_names().keys()
-    raise _unknown("plugin or kind", name, did_you_mean(name, sorted(known)), reg.problems())
+    known |= {n for i in reg.infos for n in (i.name, i.distribution) if n} | set(SLOTS)
+    raise _unknown("plugin, slot or kind", name, did_you_mean(name, sorted(known)), reg.problems())
 
 
-def slot_names() -> dict[str, str]:
-    """Return what a slot is called, by itself and by a job's keys -> its name."""
+def slots_by_name() -> dict[str, str]:
+    """Return slots by their names and by the keys of a job that they fill."""
     from dreambooth.slots import SLOTS
 
     return {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
@@ -102,7 +125,7 @@ def slot_names() -> dict[str, str]:
 def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
     from dreambooth.diagnostics import did_you_mean
 
-    slots = slot_names()
+    slots = slots_by_name()
     if slot_name not in slots:
         raise _unknown("slot", slot_name, did_you_mean(slot_name, slots), [])
     slot = slots[slot_name]

@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from dreambooth.cli.bars import SPARKS_SHOWN, Bars, Note
 from dreambooth.cli.halfblocks import halfblocks
+from dreambooth.cli.timeleft import Pause, TimeLeft
+from dreambooth.cli.wording import duration, shown_path
+from dreambooth.console import say
 from dreambooth.printable import printable
 from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
     from rich.progress import TaskID
 
-SPARKS = "▁▂▃▄▅▆▇█"
-SHOWN_LOSSES = 24
 SECONDS_BETWEEN_LINES = 5.0
-
-
-def sparkline(values: list[float]) -> str:
-    """Draw numbers as a line of bars, lowest to highest."""
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(SPARKS[int((v - low) / span * (len(SPARKS) - 1))] for v in values)
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as `1 h 05 min`, `3 min 20 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+LINES_A_RUN = 20
+"""Logged steps that stay in a terminal's scrollback; what is logged in between only passes by."""
 
 
 def shown(message: str) -> str:
@@ -52,21 +38,20 @@ class LineReporter:
     stamped = True
     """Whether a line begins with the time of day: who reads it later wants to know."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, pauses: Sequence[Pause] = ()) -> None:
+        """`pauses` come between steps, and count in the time that is left."""
         self.console = console
-        self._began = time.monotonic()
-        self._first = self._steps = 0
+        self._pauses = pauses
+        self._steps = 0
+        self._left = TimeLeft(0, 0)
 
     def info(self, message: str) -> None:
         """Print one line."""
-        self.console.print(
-            self._stamp() + shown(message), markup=False, highlight=False, soft_wrap=True
-        )
+        say(self.console, self._stamp() + shown(message), 2)
 
     def warn(self, message: str) -> None:
         """Print one warning."""
-        text = f"{self._stamp()}warning: {shown(message)}"
-        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"{self._stamp()}warning: {shown(message)}", 2, style="yellow")
 
     def _stamp(self) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S  ") if self.stamped else ""
@@ -80,29 +65,35 @@ class LineReporter:
 
     @contextmanager
     def training(self, start: int, steps: int) -> Iterator[None]:
-        """Remember when training began, for the rate."""
-        self._began, self._first, self._steps = time.monotonic(), start, steps
+        """Remember when training began, for the speed."""
+        self._steps, self._left = steps, TimeLeft(start, steps, self._pauses)
         yield
 
     def step(self, step: int) -> None:
-        """Show nothing; logged steps are enough."""
+        """Show nothing, logged steps are enough; but take the time."""
+        self._left.ended(step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Print the numbers of a logged step."""
-        if self._steps:
-            self.info(f"step {step}/{self._steps}  {numbers(values)}  {self._rate(step)}")
-        else:  # before training
-            self.info(f"step {step}  {numbers(values)}")
+        self.info(self._logged(step, values))
 
-    def _rate(self, step: int) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        rate = (step - self._first) / seconds
-        left = duration((self._steps - step) / rate) if rate else "?"
-        return f"{rate:.2f} steps/s  {left} left"
+    def _logged(self, step: int, values: Mapping[str, float]) -> str:
+        if not self._steps:  # before training
+            return f"step {step}  {numbers(values)}"
+        parts = (f"step {step}/{self._steps}", numbers(values), self._rate(), self._left_text())
+        return "  ".join(filter(None, parts))
+
+    def _rate(self) -> str:
+        seconds = self._left.step_seconds
+        return f"{1 / seconds:.2f} steps/s" if seconds else ""
+
+    def _left_text(self) -> str:
+        seconds = self._left.seconds()
+        return "" if seconds is None else f"{duration(seconds)} left"
 
     def pictures(self, step: int, grid: Path) -> None:
         """Say where the pictures are."""
-        self.info(f"samples: {grid}")
+        self.info(f"samples at step {step}: {shown_path(grid)}")
 
 
 class LineProgress:
@@ -142,21 +133,25 @@ def numbers(values: Mapping[str, float]) -> str:
 
 
 class LiveReporter(LineReporter):
-    """A live display in a terminal: bars, the loss as a sparkline, the newest pictures."""
+    """A live display in a terminal: bars, the loss as a sparkline, the newest pictures.
+
+    What should outlive the run is printed above the bars and stays in the scrollback.
+    """
 
     stamped = False
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._live: Progress | None = None
+    def __init__(self, console: Console, pauses: Sequence[Pause] = ()) -> None:
+        super().__init__(console, pauses)
+        self._live: Bars | None = None
         self._task: TaskID | None = None
-        self._losses: list[float] = []
+        self._note = Note()
+        self._next_line = 0
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[LineProgress]:
         """Show a bar; within training it appears below the training bar."""
         with self._display() as live:
-            task = live.add_task(shown(label), total=total, note="")
+            task = live.add_task(shown(label), total=total)
             began = time.monotonic()
             try:
                 yield _LiveBar(live, task)  # type: ignore[misc]
@@ -170,25 +165,19 @@ class LiveReporter(LineReporter):
     def training(self, start: int, steps: int) -> Iterator[None]:
         """Show the training bar while the block runs."""
         with super().training(start, steps), self._display() as live:
-            self._task = live.add_task("Training", total=steps, completed=start, note="")
+            self._note, self._next_line = Note(left=self._left_text), start
+            self._task = live.add_task("Training", total=steps, completed=start, note=self._note)
             try:
                 yield
             finally:
                 self._task = None
 
     @contextmanager
-    def _display(self) -> Iterator[Progress]:
+    def _display(self) -> Iterator[Bars]:
         if self._live is not None:
             yield self._live
             return
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as live:
+        with Bars(console=self.console, transient=True) as live:
             self._live = live
             try:
                 yield live
@@ -197,28 +186,39 @@ class LiveReporter(LineReporter):
 
     def step(self, step: int) -> None:
         """Move the training bar."""
+        super().step(step)
+        self._note = replace(self._note, rate=self._rate())
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=step)
+            self._live.update(self._task, completed=step, note=self._note)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the loss as a sparkline with learning rate and speed."""
+        """Show the loss beside the bar; now and then, and at the end, print a line that stays."""
         if self._live is None or self._task is None or "train/loss" not in values:
             super().scalars(step, values)
             return
-        self._losses = [*self._losses, values["train/loss"]][-SHOWN_LOSSES:]
-        rate = self._rate(step).split("  ")[0]
-        note = f"loss {values['train/loss']:.4f} {sparkline(self._losses)}  "
-        note += f"lr {values.get('train/lr_effective', values['train/lr']):.2g}  {rate}"
-        self._live.update(self._task, note=note)
+        loss = values["train/loss"]
+        self._note = replace(
+            self._note,
+            loss=f"loss {loss:.4f}",
+            lr=f"lr {values.get('train/lr_effective', values['train/lr']):.2g}",
+            losses=(*self._note.losses, loss)[-SPARKS_SHOWN:],
+        )
+        self._live.update(self._task, note=self._note)
+        if step >= self._next_line or step == self._steps:
+            self._next_line = step + max(1, self._steps // LINES_A_RUN)
+            some = dict(values)
+            while len(self._logged(step, some)) > self.console.width and len(some) > 1:
+                some.popitem()  # one line: the loss comes first
+            self.info(self._logged(step, some))
 
     def pictures(self, step: int, grid: Path) -> None:
         """Show the newest grid as half-block characters, and where it lies."""
         self.console.print(halfblocks(grid, self.console.width, self.console.height // 2))
-        self.info(f"samples at step {step}: {grid}")
+        super().pictures(step, grid)
 
 
 class _LiveBar:
-    def __init__(self, live: Progress, task: TaskID) -> None:
+    def __init__(self, live: Bars, task: TaskID) -> None:
         self._live, self._task = live, task
 
     def advance(self, count: int = 1) -> None:
@@ -226,6 +226,6 @@ class _LiveBar:
         self._live.advance(self._task, count)
 
 
-def reporter_for(console: Console) -> LineReporter:
+def reporter_for(console: Console, pauses: Sequence[Pause] = ()) -> LineReporter:
     """Return the live display for a terminal, lines for anything else."""
-    return LiveReporter(console) if console.is_terminal else LineReporter(console)
+    return (LiveReporter if console.is_terminal else LineReporter)(console, pauses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -13,10 +14,11 @@ import typer
 from dreambooth.errors import Interrupted, JobError, ToldElsewhere, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
+    from dreambooth.cli.timeleft import Pause
     from dreambooth.job import Job
     from dreambooth.preflight import Outlook
     from dreambooth.run_result import RunResult
@@ -154,6 +156,7 @@ def _train(
     from dreambooth import launcher
     from dreambooth.cli.progress import reporter_for
     from dreambooth.cli.show_plan import show_plan
+    from dreambooth.cli.timeleft import pauses_of
     from dreambooth.console import stdout
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.manifest import hold_against
@@ -161,21 +164,24 @@ def _train(
     from dreambooth.engine.reporting import Quiet
 
     console, speaks = stdout(), launcher.rank() == 0
+    pauses: Sequence[Pause] = ()
     if speaks and outlook:
         teller = reporter_for(console) if dry_run else Quiet()
         count = max(processes, launcher.process_count())
         plan = make_plan(job, teller, resumes_at=outlook.step, processes=count)
         hold_against(job, plan.scan, outlook)
+        pauses = pauses_of(job, plan)
         for line in outlook.lines() if dry_run else ():
             teller.info(line)
         show_plan(console, job, plan)
         if dry_run:
             return
         console.print()
-    reporter = reporter_for(console) if speaks else Quiet()
+    began = time.monotonic()
+    reporter = reporter_for(console, pauses) if speaks else Quiet()
     result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     if speaks:
-        show_result(console, job, result)
+        show_result(console, job, result, time.monotonic() - began)
 
 
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
@@ -187,35 +193,37 @@ def _show_finished(job: Job, done: dict[str, Any]) -> None:
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 
 
-def show_result(console: Console, job: Job, result: RunResult) -> None:
-    """Say what was made and what to do next."""
+def show_result(console: Console, job: Job, result: RunResult, seconds: float = 0.0) -> None:
+    """Say what was made, how long that took, and what to do next."""
+    from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
+    from dreambooth.console import say
     from dreambooth.printable import one_line
 
-    def say(text: str) -> None:
-        console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+    def line(text: str) -> None:
+        say(console, one_line(text), indent=9)
 
-    folder = shown(result.folder)
-    say("")
+    folder = shown_path(result.folder)
+    line("")
     if result.already_finished:
-        say(f"this run is finished: {result.steps} steps")
+        line(f"this run is finished: {result.steps} steps")
         more = "early_stop=null" if result.for_good else f"train.steps={2 * result.steps}"
-        say(f"to go on training it: -o {more}; to start anew: --fresh")
+        line(f"to go on training it: -o {more}; to start anew: --fresh")
     else:
-        say(f"done: {result.steps} steps")
+        line(f"done: {result.steps} steps in {duration(seconds)}")
     if result.stopped:
-        say(f"stopped  {result.stopped}")
+        line(f"stopped  {result.stopped}")
     if result.kept:
-        say(f"kept     {result.kept}")
-    for line in result.checks:
-        say(f"checked  {line}")
-    say(f"result   {shown(result.final)}")
+        line(f"kept     {result.kept}")
+    for check in result.checks:
+        line(f"checked  {check}")
+    line(f"result   {shown_path(result.final)} ({file_size(folder_size(result.final))})")
     if job.samples.every:
-        say(f"samples  {folder}/samples")
-    prompt = job.subject.fill("a photo of {identifier} {class_noun} on the moon")
-    say(f"next     dbt sample {quote(folder)} {quote(prompt)}")
+        line(f"samples  {folder}/samples")
+    command = f"dbt sample {quote(folder)} {quote(next_prompt(job))}"
+    say(console, f"next     {command}", copied=True)
 
 
-def shown(path: Path) -> str:
-    """Write a path relative to the working folder where that is shorter."""
-    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return str(relative)
+def next_prompt(job: Job) -> str:
+    """Return a prompt to try: one of the job's own, which suit its model and name the subject."""
+    naming = (prompt for prompt in job.samples.prompts if "{identifier}" in prompt)
+    return job.subject.fill(next(naming, "a photo of {identifier} {class_noun}"))

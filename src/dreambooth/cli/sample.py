@@ -33,9 +33,11 @@ def sample(
 
     Writes single PNGs, with prompt, seed and settings in their metadata, and a grid.
     """
+    from dreambooth.cli.halfblocks import halfblocks
     from dreambooth.cli.options import parse_size, with_sampler_options
     from dreambooth.cli.progress import reporter_for
-    from dreambooth.console import stdout
+    from dreambooth.cli.wording import shown_path
+    from dreambooth.console import say, stdout
     from dreambooth.engine.draw import DrawRequest, draw_from_run
     from dreambooth.printable import one_line
     from dreambooth.process import only_displays
@@ -56,9 +58,8 @@ def sample(
     )
     drawn = draw_from_run(run, request, reporter)
     if console.is_terminal:
-        reporter.pictures(0, drawn.grid)
-    text = (
-        f"{drawn.count} picture{'s' if drawn.count > 1 else ''} from {drawn.source} in "
-        f"{drawn.grid.parent}, all on {drawn.grid.name}"
-    )
-    console.print(one_line(text), markup=False, soft_wrap=True)
+        console.print(halfblocks(drawn.grid, console.width, console.height // 2))
+    pictures = f"{drawn.count} picture{'s' if drawn.count > 1 else ''}"
+    source = f"final (step {drawn.step})" if drawn.source == "final" else drawn.source
+    where = f"in {shown_path(drawn.grid.parent)}, all on {drawn.grid.name}"
+    say(console, one_line(f"{pictures} from {source} {where}"), indent=2)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dreambooth.cli.wording import shown_path
+from dreambooth.console import say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,9 +28,9 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     from dreambooth.printable import one_line
 
     def line(name: str, text: str) -> None:
-        console.print(f"{name:<13} {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{name:<13} {one_line(text)}", indent=14)
 
-    line("run", f"{job.name} -> {plan.folder}")
+    line("run", f"{job.name} -> {shown_path(plan.folder)}")
     if plan.resumes_at:
         line("", f"goes on from step {plan.resumes_at}")
     line("images", images_text(plan))

@@ -122,6 +122,8 @@ class Drawn:
     grid: Path
     source: str
     """Which weights: `final`, or the name of a checkpoint."""
+    step: int
+    """How many steps they had been trained."""
 
 
 def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn:
@@ -154,11 +156,27 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
             negative=request.negative,
             label="Drawing",
         )
-        facts = {"run": job.name, "weights": source, "size": list(size), "sampler": sampler.key()}
+        step = step_of(folder, source)
+        facts = {
+            "run": job.name,
+            "weights": source,
+            "step": step,
+            "size": list(size),
+            "sampler": sampler.key(),
+        }
         if request.negative is not None:
             facts["negative"] = request.negative
         sheet = write_pictures(out, pictures, request.count, facts)
-    return Drawn(len(pictures), sheet, source)
+    return Drawn(len(pictures), sheet, source, step)
+
+
+def step_of(folder: RunFolder, source: str) -> int:
+    """Return the step of a run's weights by where they came from (see `open_trained`)."""
+    if source.startswith("step-"):
+        return int(source.removeprefix("step-"))
+    result = folder.read_manifest().get("result") or {}
+    kept = result.get("kept") or {}
+    return int(kept["step"] if kept.get("exported") else result.get("steps", 0))
 
 
 def next_folder(samples: Path) -> Path:

@@ -1,0 +1,34 @@
+"""Durations, sizes and paths, as a person reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as `1 h 05 min`, `3 min 20 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def file_size(count: int) -> str:
+    """Write the bytes of files: `872 bytes`, `579 kB`, `49.8 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def folder_size(path: Path) -> int:
+    """Return the bytes of all files in a folder, or of a file."""
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def shown_path(path: Path) -> str:
+    """Write a path relative to the working folder where that is shorter."""
+    relative = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return str(relative)
