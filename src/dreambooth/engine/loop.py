@@ -21,10 +21,10 @@ from dreambooth.engine.events import Events
 from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import check_environment, check_inputs, describe_run
 from dreambooth.engine.model_card import Facts, write_card
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.precision import Precision, resolve
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
-from dreambooth.engine.session import Session, open_session, resolve_precision
+from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import stop_requests
 from dreambooth.engine.trouble import explained
@@ -126,10 +126,11 @@ def fit(
 
     `manifest` is the run's as it was before this life of it.
     """
-    reporter.info(f"run {job.name} on {devices.describe()}, {job.train.steps} steps")
     began = time.monotonic()
     recorded = manifest.get("machine", {})
-    precision = devices.share(resolve_precision(job, devices, recorded.get("precision")).name)
+    precision = devices.share(resolve(job, devices.device, recorded.get("precision")).name)
+    where = f"{devices.describe()} ({precision})"
+    reporter.info(f"run {job.name} on {where}, {job.train.steps} steps")
     ctx = EngineContext(
         job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
     )
@@ -263,6 +264,7 @@ def write_cards(session: Session, folder: RunFolder, events: Events, exports: li
     facts = Facts(
         steps=session.state.step,
         images=len(session.scan.items),
+        precision=session.ctx.precision.name,
         scalars=dict(events.scalars),
         kept=events.best.why(),
         stopped=events.stopped,

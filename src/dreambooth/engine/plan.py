@@ -11,7 +11,7 @@ from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
-from dreambooth.engine.precision import choose
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
@@ -105,7 +105,9 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
     from dreambooth.run_folder import RunFolder
 
     device = pick_device(job.train.device) or default_device()
-    precision = choose(job.train.precision, device)
+    run = RunFolder(job.folder)
+    recorded = {} if fresh else run.read_manifest().get("machine", {})
+    precision = resolve(job, device, recorded.get("precision"))
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
     scan = job.data.scan(ctx)
     images = split(job, scan.items)
@@ -121,7 +123,7 @@ def make_plan(job: Job, reporter: Reporter, *, fresh: bool = False, processes: i
     cost = job.prior.cost(job)
     missing = 1 - cached / cost.pictures if cost.pictures else 0.0
     pictures = sample_count(job)
-    saved = [step for step, _ in list_checkpoints(RunFolder(job.folder).checkpoints)]
+    saved = [step for step, _ in list_checkpoints(run.checkpoints)]
     memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
     return Plan(
         scan=scan,

@@ -10,7 +10,6 @@ import torch
 from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
-from dreambooth.engine.precision import choose, time_matmuls
 from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.compiling import Compiled
     from dreambooth.engine.context import EngineContext
-    from dreambooth.engine.devices import Devices
-    from dreambooth.engine.precision import Precision
     from dreambooth.interfaces import (
         Chunks,
         Item,
@@ -67,12 +64,6 @@ class Session:
     def job(self) -> Job:
         """The job being run."""
         return self.ctx.job
-
-
-def resolve_precision(job: Job, devices: Devices, recorded: str | None) -> Precision:
-    """Return the compute precision; a resumed run keeps what its first life resolved."""
-    wanted = recorded if recorded and job.train.precision == "auto" else job.train.precision
-    return choose(wanted, devices.device, time_matmuls)
 
 
 def open_session(ctx: EngineContext, scan: Scan) -> Session:
