@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
+from dreambooth.engine.pictures import at_once, encode
 from dreambooth.engine.stages import Stages, notes
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import (
         Chunks,
         Item,
-        Latents,
         LoadedModel,
         NoiseSchedule,
         PriorSet,
@@ -89,12 +90,8 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     stages = Stages(ctx, model, parameters, text.run_prompts(ctx, scan.items))
     state.while_showing = stages.without_kept_texts
 
-    def encode(pixels: Tensor) -> Latents:
-        with torch.no_grad():
-            return model.encode_images(pixels)
-
     offsets = variant_offsets(job.data, scan.items) if moments is not None else {}
-    batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, encode)
+    batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, partial(encode, model))
     session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts)
     session.validation = Validation(session) if job.validation.every else None
     return session
@@ -125,7 +122,7 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
     @torch.no_grad()
     def build(indices: Sequence[int]) -> dict[str, Tensor]:
         samples = [data.load(*numbered[i], rng) for i in indices]
-        latents = model.encode_images(to_pixels(samples).to(ctx.device))
+        latents = encode(model, to_pixels(samples).to(ctx.device))
         out = {"mean": latents.mean.float()}
         out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
         if latents.std is not None:
@@ -138,6 +135,7 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
     key = {
         "images": [[*content(item), variant] for item, variant in numbered],
         "transform": data.pixels_key(),
+        "at_once": at_once(data.size),
         "encoder": [model.fingerprint(part) for part in vae_parts],
     }
     store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))
