@@ -82,7 +82,8 @@ class Train(Section):
     compile: bool | Literal["auto"] = False
     """Compile what a training step runs through with torch.compile: one to several minutes of
     waiting first. `auto` does so where the steps will take an hour or more, times both and keeps
-    the faster one; a resumed run keeps what was decided."""
+    the faster one; a resumed run keeps what was decided. Being timed, it may decide otherwise for
+    another fresh run, whose losses then agree to rounding only."""
     cache: bool = True
     """Keep VAE latents and text embeddings instead of computing them each step."""
     device: str = "auto"

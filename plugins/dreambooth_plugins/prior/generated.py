@@ -95,4 +95,5 @@ class Generated(Prior):
         pictures = self.pictures(job)
         alongside = self.when == "alongside"
         note = "a frozen copy of the base stays in memory" if alongside else ""
-        return PriorCost(pictures, round(pictures * job.sampler.forwards()), note, alongside)
+        forwards = round(pictures * job.sampler.forwards())
+        return PriorCost(pictures, forwards, note, alongside, self.batch_size)

@@ -156,7 +156,9 @@ class Events:
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
         assert self._session.validation is not None
-        self._publish(self._session.validation.losses(self._session))
+        with self._session.during("validation"):
+            losses = self._session.validation.losses(self._session)
+        self._publish(losses)
         self._tell("validate")
 
     def sample(self) -> None:
@@ -173,7 +175,7 @@ class Events:
         prompts = [job.subject.fill(p) for p in job.samples.prompts]
         each = job.samples.per_prompt
         numbered = [(i, k) for i in range(len(prompts)) for k in range(each)]
-        with session.state.showing_result():
+        with session.during("drawing"), session.state.showing_result():
             pictures = draw_pictures(
                 self._ctx,
                 session.model,

@@ -171,6 +171,8 @@ def fit(
         reporter.info(f"trained to step {state.step}; exporting")
         if ctx.is_main:
             show_best(session, events.best, folder.checkpoints)
+        session.state.end()
+        session.enter("export")
         exports = devices.share(export_all(session, folder) if ctx.is_main else [])
         return finish(session, folder, events, exports)
 

@@ -132,6 +132,11 @@ class TrainState:
         for name in self.ema:
             self.ema[name].copy_(tensors["ema"][name])
 
+    def end(self) -> None:
+        """Let go of what only further steps would need; the last checkpoint has it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+
     def _optimizer_items(self) -> Iterator[tuple[str, str, Any]]:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
