@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
@@ -58,27 +57,6 @@ def test_what_stays_in_memory(small_job):
     assert held(samples={"every": 2}) == {"unet", "vae"}
     assert held(data={"crop": "random"}) == {"unet", "vae"}
     assert held(train={"cache": False}) == {"unet", "vae", "text_encoder"}
-
-
-def test_activations_are_what_autograd_keeps(small_job, tiny_model):
-    from diffusers import UNet2DConditionModel
-
-    job = small_job(freezing={"kind": "components", "train": ["unet"]}, train={"batch_size": 2})
-    plan = plan_of(job)
-    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
-    kept, parameters = {}, {p.data_ptr() for p in unet.parameters()}
-
-    def pack(tensor):
-        if tensor.untyped_storage().data_ptr() not in parameters:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = (tensor, storage.nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        z = torch.randn(4, 4, 8, 8)
-        unet(z, torch.zeros(4, dtype=torch.int64), torch.randn(4, 77, 32)).sample.sum()
-    real = sum(size for _, size in kept.values())
-    assert plan.memory.activations == pytest.approx(real, rel=0.15)
 
 
 def test_checkpointing_keeps_less(small_job):

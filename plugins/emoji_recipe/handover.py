@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
-from dreambooth.files import new_folder, write_with
+from dreambooth.files import new_folder, write_bytes, write_with
 from emoji_recipe import loop
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def unpack(settings: RecipeSettings) -> None:
     if (packed / DENOISER).is_file() and not (work / "denoiser" / loop.STATE).is_file():
         begun = work / "denoiser" / loop.BEGUN
         begun.parent.mkdir(parents=True, exist_ok=True)
-        write_with(begun, lambda path: shutil.copyfile(packed / DENOISER, path))
+        write_bytes(begun, (packed / DENOISER).read_bytes())
 
 
 def _copy(source: Path, dest: Path, weights: str | None) -> None:

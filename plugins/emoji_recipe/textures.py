@@ -114,4 +114,5 @@ def photograph(seed: int, index: int) -> Pixels:
     # Other light: a gain a channel, and a gamma.
     gained = np.clip(pixels / 255 * rng.uniform(0.8, 1.2, 3), 0, 1)
     pixels = 255 * gained ** rng.uniform(0.75, 1.35)
-    return np.clip(pixels, 0, 255).round().astype(np.uint8)
+    made: Pixels = np.clip(pixels, 0, 255).round().astype(np.uint8)
+    return made

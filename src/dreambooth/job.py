@@ -59,9 +59,11 @@ class Train(Section):
     accumulation: Annotated[int, Field(ge=1, le=65536)] = 1
     """Forwards whose gradients are summed before an optimizer step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute precision of forward passes; what trains is float32 always. `auto` takes what the
-    hardware is good at (on a CPU with bfloat16 units it measures). fp16 leaves out updates whose
-    gradients overflow, and waits for the device once a step unless the optimizer is fused."""
+    """Compute precision of forward passes; what trains is float32 always. `auto`: bfloat16 on
+    CUDA (float16 on cards without it), and on CPUs with bfloat16 units for pictures of 1,024
+    latent cells and more (256 pixels a side for Stable Diffusion), denoisers of a few million
+    parameters left out; float32 everywhere else. fp16 leaves out updates whose gradients
+    overflow, and waits for the device once a step unless the optimizer is fused."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random draw of the run is a function of this."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
@@ -81,7 +83,8 @@ class Train(Section):
     compile: bool | Literal["auto"] = False
     """Compile what a training step runs through with torch.compile: one to several minutes of
     waiting first. `auto` does so where the steps will take an hour or more, times both and keeps
-    the faster one; a resumed run keeps what was decided."""
+    the faster one; a resumed run keeps what was decided. Being timed, it may decide otherwise for
+    another fresh run, whose losses then agree to rounding only."""
     cache: bool = True
     """Keep VAE latents and text embeddings instead of computing them each step."""
     device: str = "auto"

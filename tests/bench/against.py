@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import torch
 from harness import LORA, Bench, Row, ratio, step_seconds
 
 SKIP = 3
@@ -92,12 +93,31 @@ def whole_run(bench: Bench) -> None:
     bench.rows.append(Row("a whole short run", ours / theirs, "x", 0.65, note=note))
 
 
+def precision_rule(bench: Bench) -> None:
+    """Training steps in bfloat16 against float32, on both sides of the rule's bounds.
+
+    Where the rule takes bfloat16 it should be faster, and elsewhere not much faster than float32.
+    """
+    from dreambooth.engine.precision import Size, has_bf16_units, pays_on_a_cpu
+
+    if not has_bf16_units(torch.device("cpu")):
+        bench.rows.append(Row("precision rule", None, "x", note="this CPU has no bfloat16 units"))
+        return
+    for cells in (16, 32):
+        found = bench.measured("halves.py", bench.model, cells, bench.pairs)
+        takes = pays_on_a_cpu(Size(found["parameters"], cells * cells))
+        what = f"bf16 against fp32, {cells} x {cells} latents: auto takes {'bf' if takes else 'fp'}"
+        pairs = [a / b for a, b in zip(found["fp32"], found["bf16"], strict=True)]
+        goal = 1.0 if takes else 1.15
+        bench.rows.append(ratio(f"{what}{16 if takes else 32}", pairs, goal, at_least=takes))
+
+
 def precision(bench: Bench) -> None:
     """Our `precision: auto` against the script's float32, where the CPU has bfloat16 units."""
-    from dreambooth.engine.precision import cpu_has_bf16_units
+    from dreambooth.engine.precision import has_bf16_units
 
     what, goal = "steps a second, precision auto, against the script's fp32", 2.4
-    if not cpu_has_bf16_units():
+    if not has_bf16_units(torch.device("cpu")):
         bench.rows.append(Row(what, None, "x", goal, True, note="this CPU has no bfloat16 units"))
         return
     ours = bench.measured("steps.py", bench.job("auto", train={"precision": "auto"}), bench.pairs)

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import models
 import typer
-from against import against_peer, lora, precision, whole_run
+from against import against_peer, lora, precision, precision_rule, whole_run
 from harness import LORA, Bench, Row, ratio
 from rich.console import Console
 from rich.table import Table
@@ -194,7 +194,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     model = models.builtin() if size == "small" else models.sd15(folder)
     bench = Bench(models.SIZES[size], model, folder.absolute(), pairs, peer_script)
-    parts = [overhead, drawing, around, many_pictures, memory]
+    parts = [overhead, drawing, around, many_pictures, memory, precision_rule]
     parts += [first_step, long_run] if size == "small" else []
     if peer_script is not None:
         parts += [against_peer, lora, precision, *([whole_run] if size == "small" else [])]

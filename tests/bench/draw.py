@@ -17,8 +17,8 @@ from steps import timed
 
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.session import resolve_precision
 from dreambooth.jobfile import load_job
 
 SCRIPT_ROWS = 4
@@ -34,7 +34,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).with_suffix(".drawn")
     folder.mkdir(exist_ok=True)
     with open_devices(job.train) as devices:
-        precision = resolve_precision(job, devices, None)
+        precision = resolve(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         model = job.model.open(ctx)
         schedule = job.scheduler.open(model.info)

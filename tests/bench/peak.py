@@ -16,8 +16,9 @@ from costs import resident
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.plan import make_plan
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.session import open_session, resolve_precision
+from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
 from dreambooth.jobfile import load_job
 
@@ -29,7 +30,7 @@ def main() -> None:
     planned = make_plan(job, Quiet()).memory.total
     alone = resident()
     with open_devices(job.train) as devices:
-        precision = resolve_precision(job, devices, None)
+        precision = resolve(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         session = open_session(ctx, job.data.scan(ctx))
         for _ in range(STEPS):

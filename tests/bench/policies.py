@@ -29,9 +29,10 @@ from dreambooth import Job
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.export import export_all
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.samples import evaluating
-from dreambooth.engine.session import Session, open_session, resolve_precision
+from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import train_step
 from dreambooth.run_folder import RunFolder
 from emoji_recipe import autoencoder, clip
@@ -192,7 +193,7 @@ class Seen:
 def opened(job: Job) -> Iterator[Session]:
     """Set a job up on this machine."""
     with open_devices(job.train) as devices:
-        precision = resolve_precision(job, devices, None)
+        precision = resolve(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         yield open_session(ctx, job.data.scan(ctx))
 

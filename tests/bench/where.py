@@ -13,8 +13,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.session import open_session, resolve_precision
+from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
 from dreambooth.jobfile import load_job
 
@@ -25,7 +26,7 @@ ROWS = 18
 def main() -> None:
     job, steps = load_job(Path(sys.argv[1])), int(sys.argv[2])
     with open_devices(job.train) as devices:
-        precision = resolve_precision(job, devices, None)
+        precision = resolve(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         session = open_session(ctx, job.data.scan(ctx))
         for _ in range(WARM_UP):

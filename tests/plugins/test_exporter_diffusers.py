@@ -120,6 +120,28 @@ def test_a_partly_trained_half_precision_model_exports(tiny_model, tmp_path, mak
     exporter.write(artifact, model, tmp_path, ctx, model.info.schedule)
     check = exporter.verify(artifact, model, tmp_path, ctx)
     assert check.ok, check.message
+    assert max(check.figures[n] for n in ("text", "denoiser")) < 1e-5
+    assert model.parts["unet"].conv_in.weight.dtype == torch.bfloat16  # as the run holds it
+
+
+def test_a_frozen_weight_that_is_a_little_off_is_seen_in_a_half_precision_run(
+    tiny_model, tmp_path, make_ctx
+):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    ctx = make_ctx(dtype=torch.bfloat16)
+    model = StableDiffusion(source=str(tiny_model)).open(ctx)
+    [(name, trained)] = [(n, p) for n, p in model.named_parameters("unet") if "conv_in.w" in n]
+    trained.data = trained.data.float() * 1.1
+    artifact = Artifact("weights", {name: trained.detach()})
+    exporter = Diffusers()
+    exporter.write(artifact, model, tmp_path, ctx, model.info.schedule)
+    file = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    content = load_file(file)
+    content["conv_out.weight"] *= 1.002  # bfloat16 rounds by more than that
+    save_file(content, file)
+    assert not exporter.verify(artifact, model, tmp_path, ctx).ok
 
 
 def test_only_whole_weights_are_accepted():

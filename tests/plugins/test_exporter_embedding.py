@@ -83,6 +83,7 @@ def test_the_word_of_a_half_precision_base_is_written_whole(trained, tmp_path):
     made = trained(Token(vectors=2), dtype=torch.bfloat16)
     check = export(Embedding(), made, tmp_path / "out")
     assert check.ok, check.message
+    assert max(check.figures[n] for n in ("text", "denoiser")) < 1e-5
     assert torch.equal(load_file(tmp_path / "out" / FILE)[WORD], made[1].tensors[ROWS])
 
 

@@ -103,6 +103,7 @@ def test_a_half_precision_base_is_written_whole(trained, tmp_path):
     made = trained(policy=Adapter(), dtype=torch.bfloat16)
     check = export(made, tmp_path / "out")
     assert check.ok, check.message
+    assert max(check.figures[n] for n in ("text", "denoiser")) < 1e-5
     file = load_file(tmp_path / "out/small.safetensors")
     base = load_file(made[0].source.weight_files("unet")[0])
     assert torch.equal(file[f"{UNET}.out.2.weight"], base["conv_out.weight"])

@@ -177,18 +177,6 @@ def test_show_a_plugin_and_a_distribution() -> None:
     assert dbt("show", "dreambooth-trainer").count("plugin ") >= 12
 
 
-@pytest.mark.parametrize("name", ["tracker", "trackers"])
-def test_show_a_slot_lists_its_kinds(name: str) -> None:
-    [head, *lines] = dbt("show", name).splitlines()
-    assert head == "tracker"
-    kinds, hint = [line.split() for line in lines[:-2]], lines[-1]
-    assert [words[0] for words in kinds] == sorted(registry().kinds("tracker"))
-    assert all(len(words) > 2 for words in kinds)
-    assert "tracker/KIND" in hint
-    found = json.loads(dbt("show", name, "--json"))
-    assert [kind["slot"] for kind in found["kinds"]] == ["tracker"] * len(kinds)
-
-
 def test_show_takes_the_key_of_a_job_as_slot() -> None:
     kind = next(iter(registry().kinds("tracker")))
     assert dbt("show", f"trackers/{kind}") == dbt("show", f"tracker/{kind}")

@@ -108,6 +108,15 @@ def test_showing_the_result_puts_the_weights_back_to_the_bit():
     assert all(torch.equal(p, before[n]) for n, p in state.parameters.items())
 
 
+def test_showing_the_result_copies_nothing():
+    state = make(ema=0.5)
+    train(state, 2)
+    own = {n: p.data_ptr() for n, p in state.parameters.items()}
+    with state.showing_result():
+        assert all(p.data_ptr() == state.ema[n].data_ptr() for n, p in state.parameters.items())
+    assert {n: p.data_ptr() for n, p in state.parameters.items()} == own
+
+
 def test_other_names_are_refused():
     with pytest.raises(RunError, match="other parameters"):
         make().load(make(names=("unet.a", "unet.c")).tensors(), make().numbers())

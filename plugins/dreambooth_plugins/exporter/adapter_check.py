@@ -13,6 +13,7 @@ from dreambooth_plugins.common.libraries import BaseTunerLayer, unquantized
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
+    in_float32,
     live_outputs,
     verdict,
 )
@@ -45,27 +46,28 @@ def check_file(
     """Open the file in `dest` with `load_lora_weights` and compare it with the live model.
 
     `adapters` is what was written into it. Every factor must be equal to the bit (after the
-    casts: the file's, and diffusers' to the base's precision) and every scale as it was; text
-    embeddings, predictions and drawn latents must agree. A learned word is loaded from its files.
+    file's cast) and every scale as it was; text embeddings, predictions and drawn latents must
+    agree. A learned word is loaded from its files. The base has the values that were trained
+    against, and both sides compute with them in float32.
     """
-    here, exact = live_outputs(model, artifact.tensors, ctx)
     [file] = (path for path in dest.glob("*.safetensors") if path.name != WORD_FILE)
-    before = model.loaded()
     # PEFT warns where a file lacks modules that it names; they are missed below.
-    with quiet(), warnings.catch_warnings(action="ignore"), unquantized():
+    with (
+        in_float32(model, "held"),
+        quiet(),
+        warnings.catch_warnings(action="ignore"),
+        unquantized(),
+    ):
+        here = live_outputs(model, artifact.tensors, ctx)
         pipe = model.pipeline()
         try:
             pipe.load_lora_weights(str(dest), weight_name=file.name, adapter_name=NAME)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return Check(False, f"diffusers cannot open {file.name}: {error}")
-    wrong = [a for a in adapters if not _equal(a, pipe, DTYPES[dtype])]
-    word = "" if wrong else load_word(pipe, artifact, dest, dtype)
-    if exact:
-        with quiet():  # adapters of a half-precision file; the base is float32 already
-            pipe.to(torch.float32)
-    there = None if wrong or word else file_outputs(pipe, model, ctx)
-    for part in set(model.loaded()) - set(before):
-        model.release(part)
+        wrong = [a for a in adapters if not _equal(a, pipe, DTYPES[dtype])]
+        word = "" if wrong else load_word(pipe, artifact, dest, dtype)
+        pipe.to(torch.float32)  # adapters of a half-precision file; the base is float32 already
+        there = None if wrong or word else file_outputs(pipe, model, ctx)
     if word:
         return Check(False, word)
     if there is None:
@@ -78,7 +80,7 @@ def check_file(
     return verdict(
         here,
         there,
-        exact=exact and dtype == "fp32",
+        exact=dtype == "fp32",
         tolerance=SAME_WEIGHTS,
         what=f"opened with diffusers: {len(adapters)} adapters equal",
         count=len(adapters),

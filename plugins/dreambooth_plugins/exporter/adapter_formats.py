@@ -133,6 +133,7 @@ class Merged(Exporter):
 
     kind: Literal["merged"] = "merged"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
+    reads_whole_model: ClassVar[bool] = True
     dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -28,8 +28,12 @@ STEPS, GUIDANCE = 8, 7.5
 MAX_SIDE = 32
 """Latent cells a side, so that the check of a large model takes seconds."""
 LOOSE = 0.25
-"""Bound on text and predictions where either side is rounded to half precision: enough to see a
-wrong file. Drawn latents are only reported then."""
+"""Bound on text and predictions of a file in half precision: enough to see a wrong one. Drawn
+latents are only reported then."""
+
+Base = Literal["held", "source"]
+"""Which values frozen weights have in a comparison, where the run holds them in half precision:
+those that were trained against, or the source's own, which files of whole models hold."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +86,21 @@ def solver(model: LoadedModel) -> Any:
 
 @torch.no_grad()
 def live_outputs(
-    model: LoadedModel, tensors: Mapping[str, Tensor], ctx: Context
-) -> tuple[Outputs, bool]:
-    """Return the outputs of the live model with `tensors`, and whether all of it is float32."""
+    model: LoadedModel, tensors: Mapping[str, Tensor], ctx: Context, base: Base = "held"
+) -> Outputs:
+    """Return the outputs of the live model with `tensors`, computed in float32 throughout."""
     latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
-    with weights_in_place(model, tensors) as exact:
-        half = torch.autocast(ctx.device.type, enabled=False) if exact else ctx.autocast()
-        with half:
-            empty, prompt = model.encode_prompts(["", prompt_of(model)])
-            cond = model.collate([prompt] * len(t))
-            predictions = model.denoise(latents, t, cond)
-            both, z, steps = model.collate([empty, prompt]), latents[:1], solver(model)
-            steps.set_timesteps(STEPS)
-            for step in steps.timesteps:
-                e_u, e_c = model.denoise(torch.cat([z, z]), step.expand(2), both).chunk(2)
-                z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
-    return Outputs(cond.tensors["embeds"][:1], predictions, z), exact
+    exactly = torch.autocast(ctx.device.type, enabled=False)
+    with in_float32(model, base), weights_in_place(model, tensors), exactly:
+        empty, prompt = model.encode_prompts(["", prompt_of(model)])
+        cond = model.collate([prompt] * len(t))
+        predictions = model.denoise(latents, t, cond)
+        both, z, steps = model.collate([empty, prompt]), latents[:1], solver(model)
+        steps.set_timesteps(STEPS)
+        for step in steps.timesteps:
+            e_u, e_c = model.denoise(torch.cat([z, z]), step.expand(2), both).chunk(2)
+            z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
+    return Outputs(cond.tensors["embeds"][:1], predictions, z)
 
 
 @torch.no_grad()
@@ -155,11 +158,42 @@ def verdict(
 
 
 @contextmanager
-def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Iterator[bool]:
+def in_float32(model: LoadedModel, base: Base) -> Iterator[None]:
+    """Hold denoiser and text encoders in float32 for the block, then as they were.
+
+    Rounding to half precision hides what a file does wrong, and there is none of it in what is
+    written. Parts that were not in memory leave it again.
+    """
+    before = model.loaded()
+    parameters = dict(model.named_parameters("denoiser", "text_encoders"))
+    saved = {n: p.data for n, p in parameters.items() if p.dtype != torch.float32}
+    try:
+        for part in sorted({name.split(".", 1)[0] for name in saved}):
+            stored = model.stored_weights(part) if base == "source" else {}
+            for name, held in saved.items():
+                if name.split(".", 1)[0] == part:
+                    exact = unrounded(held, stored.get(name.replace(".base_layer.", ".")))
+                    parameters[name].data = exact.to(held.device, torch.float32)
+        yield
+    finally:
+        for name, held in saved.items():
+            parameters[name].data = held
+        for part in set(model.loaded()) - set(before):
+            model.release(part)
+
+
+def unrounded(held: Tensor, stored: Tensor | None) -> Tensor:
+    """Return the source's weight where a held one is no more than that, rounded."""
+    if stored is None or stored.shape != held.shape:
+        return held
+    return stored if torch.equal(stored.to(held.device, held.dtype), held) else held
+
+
+@contextmanager
+def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the live model compute with `tensors` (EMA weights may differ from its own).
 
-    Yields whether everything it computes with is float32. Names that it does not have are left
-    out. Parts that were not in memory leave it again.
+    Names that it does not have are left out. Parts that were not in memory leave it again.
     """
     before = model.loaded()
     parameters = dict(model.named_parameters("denoiser", "text_encoders"))
@@ -171,7 +205,7 @@ def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Itera
             module.eval()
         for name, value in saved.items():
             parameters[name].data = tensors[name].detach().to(value.device, value.dtype)
-        yield all(p.dtype == torch.float32 for p in parameters.values())
+        yield
     finally:
         for name, value in saved.items():
             parameters[name].data = value

@@ -22,6 +22,7 @@ class Diffusers(Exporter):
 
     kind: Literal["diffusers"] = "diffusers"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
+    reads_whole_model: ClassVar[bool] = True
     dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
 

@@ -14,6 +14,7 @@ from dreambooth_plugins.exporter.adapter_files import save
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
+    in_float32,
     live_outputs,
     verdict,
 )
@@ -106,20 +107,18 @@ def check_word(
     artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context, dtype: str
 ) -> Check:
     """Load the files into the base with diffusers and compare it with the live model."""
-    here, exact = live_outputs(model, artifact.tensors, ctx)
-    before = model.loaded()
-    with quiet():
-        pipe = model.pipeline()
-    wrong = load_word(pipe, artifact, dest, dtype)
-    there = None if wrong else file_outputs(pipe, model, ctx)
-    for part in set(model.loaded()) - set(before):
-        model.release(part)
+    with in_float32(model, "held"):
+        here = live_outputs(model, artifact.tensors, ctx)
+        with quiet():
+            pipe = model.pipeline()
+        wrong = load_word(pipe, artifact, dest, dtype)
+        there = None if wrong else file_outputs(pipe, model, ctx)
     if there is None:
         return Check(False, wrong, {"tensors": 1, "different": 1})
     return verdict(
         here,
         there,
-        exact=exact and dtype == "fp32",
+        exact=dtype == "fp32",
         tolerance=SAME_WEIGHTS,
         what="opened with load_textual_inversion: rows equal",
         count=1,

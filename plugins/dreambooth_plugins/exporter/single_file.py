@@ -30,6 +30,7 @@ class SingleFile(Exporter):
 
     kind: Literal["single_file"] = "single_file"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
+    reads_whole_model: ClassVar[bool] = True
     dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
 

@@ -75,7 +75,7 @@ def check_single_file(
     Every weight of every part must be the trained one, or else the source's (equal to the bit,
     after the cast in half precision); text embeddings, predictions and drawn latents must agree.
     """
-    here = live_outputs(model, artifact.tensors, ctx)
+    here = live_outputs(model, artifact.tensors, ctx, base="source")
     [file] = dest.glob("*.safetensors")
     with quiet():  # the import gives advice as well
         from diffusers import StableDiffusionPipeline

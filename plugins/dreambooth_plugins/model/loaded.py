@@ -6,7 +6,7 @@ import copy
 import gc
 import hashlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from dreambooth_plugins.model.tokens import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor
@@ -125,9 +126,10 @@ class LoadedStableDiffusion(LoadedModel):
             pixels: Tensor = vae.decode(unscaled).sample
         return pixels.clamp(-1.0, 1.0)
 
-    def _float32(self) -> torch.autocast:
+    def _float32(self) -> AbstractContextManager[object]:
         # The VAE overflows in float16, and latents are kept: they should not depend on precision.
-        return torch.autocast(self._ctx.device.type, enabled=False)
+        kind = self._ctx.device.type
+        return torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
 
     def _shift_and_scale(self) -> tuple[float, float]:
         config: Any = self.parts["vae"].config

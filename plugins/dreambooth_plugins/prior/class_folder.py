@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.batches import to_pixels
+from dreambooth.engine.pictures import at_once, encode
 from dreambooth.interfaces import PriorRow, PriorSet
 from dreambooth_plugins.data.folder import Folder
 
@@ -34,6 +35,7 @@ class OwnImages(PriorSet):
         key = {
             "images": [item.sha256 for item in self._items],
             "transform": self._source.pixels_key(),
+            "at_once": at_once(self._source.size),
             "encoder": [model.fingerprint(p) for p in model.info.part_names("vae")],
         }
         total = len(self._items)
@@ -44,7 +46,7 @@ class OwnImages(PriorSet):
     def _encode(self, indices: Sequence[int]) -> dict[str, Tensor]:
         rng = self._ctx.numpy_random("unused")
         samples = [self._source.load(self._items[i], 0, rng) for i in indices]
-        latents = self._model.encode_images(to_pixels(samples).to(self._ctx.device))
+        latents = encode(self._model, to_pixels(samples).to(self._ctx.device))
         out = {"mean": latents.mean.float()}
         if latents.std is not None:
             out["std"] = latents.std.float()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.pictures import save_picture, to_images
+from dreambooth.engine.pictures import decode, save_picture, to_images
 from dreambooth.engine.random import derive
 from dreambooth.files import write_json
 from dreambooth.interfaces import PriorRow, PriorSet
@@ -78,7 +78,7 @@ class ClassImages(PriorSet):
     @torch.no_grad()
     def _decode(self, indices: Sequence[int]) -> dict[str, Tensor]:
         latents = torch.stack([self.latents.row(i)["latents"] for i in indices])
-        pixels = self._source.decode(latents.to(self._ctx.device))
+        pixels = decode(self._source, latents.to(self._ctx.device))
         return {"pixels": pixels.add(1).mul(127.5).round().to(torch.uint8)}
 
     def prepare(self) -> None:

@@ -98,4 +98,5 @@ class Generated(Prior):
         solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
         alongside = self.when == "alongside"
         note = "a frozen copy of the base stays in memory" if alongside else ""
-        return PriorCost(pictures, round(pictures * job.sampler.forwards(solver)), note, alongside)
+        forwards = round(pictures * job.sampler.forwards(solver))
+        return PriorCost(pictures, forwards, note, alongside, self.batch_size)

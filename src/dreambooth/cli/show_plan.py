@@ -8,12 +8,26 @@ from dreambooth.cli.wording import shown_path
 from dreambooth.console import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
+    from dreambooth.engine.cost.residency import Phase
     from dreambooth.engine.plan import Plan
     from dreambooth.job import Job
 
 SHOWN_PROMPTS = 3
+PHASES: Mapping[Phase, str] = {
+    "encoding": "encoding images",
+    "class images": "drawing class images",
+    "class pictures": "decoding class images",
+    "texts": "encoding prompts",
+    "training": "training",
+    "validation": "validation",
+    "drawing": "drawing samples",
+    "export": "export",
+}
+"""What a person is told of the phases of a run."""
 
 
 def gigabytes(count: int) -> str:
@@ -77,6 +91,10 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     )
     if m.copy:
         line("", f"a frozen copy of the base {gigabytes(m.copy)}")
+    most = plan.largest
+    line("", f"at most {gigabytes(most.total)}: {PHASES[most.phase]}")
+    others = (p for p in plan.phases if p.phase not in ("training", most.phase))
+    line("", ", ".join(f"{PHASES[p.phase]} {gigabytes(p.total)}" for p in others))
 
 
 def images_text(plan: Plan) -> str:

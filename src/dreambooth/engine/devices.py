@@ -19,7 +19,7 @@ from dreambooth.engine.allocator import keep_memory
 from dreambooth.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
     from torch.nn import Parameter
@@ -44,6 +44,8 @@ class Devices:
     device: torch.device
     rank: int
     world_size: int
+    host: Any = None
+    """The processes' group for numbers in host memory: a card's work has no part in it."""
 
     @property
     def is_main(self) -> bool:
@@ -87,6 +89,14 @@ class Devices:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def largest(self, numbers: Sequence[int]) -> list[int]:
+        """Return the largest of all processes' numbers, place by place; all of them wait for it."""
+        if self.world_size == 1:
+            return list(numbers)
+        highest, largest = torch.tensor(numbers), torch.distributed.ReduceOp.MAX
+        torch.distributed.all_reduce(highest, largest, self.host)
+        return [int(number) for number in highest]
+
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
         """Add the gradients of all processes up, in place, some megabytes a call.
 
@@ -115,7 +125,7 @@ class Agreement:
         self._asked: tuple[Tensor, torch.distributed.Work] | None = None
         self._group: Any = None
         if devices.world_size > 1:
-            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+            self._group = host_group()
 
     def largest(self, mine: int) -> int:
         """Return the largest number of any process, the same in all of them.
@@ -305,7 +315,14 @@ def _open(wanted: torch.device | None) -> Devices:
         )
     if device.type == "cpu":
         keep_memory()
-    return Devices(accelerator, device, accelerator.process_index, accelerator.num_processes)
+    count = accelerator.num_processes
+    host = host_group() if count > 1 else None
+    return Devices(accelerator, device, accelerator.process_index, count, host)
+
+
+def host_group() -> Any:
+    """Return a new group of all processes in host memory; all of them make it at the same place."""
+    return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:

@@ -13,7 +13,7 @@ from dreambooth.engine import checkpoint
 from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import choose
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.random import derive
 from dreambooth.engine.restoring import check_shapes, taking_back
 from dreambooth.engine.samples import draw_pictures, write_pictures
@@ -136,7 +136,7 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
         stack.enter_context(explained(job, folder))
         devices = stack.enter_context(open_devices(job.train))
         recorded = folder.read_manifest().get("machine", {}).get("precision")
-        precision = choose(recorded or job.train.precision, devices.device)
+        precision = resolve(job, devices.device, recorded)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
         model, source = open_trained(ctx, folder)
         sampler, size = request.sampler or job.sampler, request.size or job.data.size

@@ -189,9 +189,10 @@ class Events:
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
         assert self._session.validation is not None
-        values = self._session.validation.losses(self._session, self._stop.look)
+        with self._session.during("validation"):
+            losses = self._session.validation.losses(self._session, self._stop.look)
         self._validated_at = self._session.state.step
-        self._publish(values)
+        self._publish(losses)
         self._tell("validate")
 
     def sample(self) -> None:
@@ -216,7 +217,7 @@ class Events:
         prompts = [job.subject.fill(p) for p in job.samples.prompts]
         each = job.samples.per_prompt
         numbered = [(i, k) for i in range(len(prompts)) for k in range(each)]
-        with session.state.showing_result():
+        with session.during("drawing"), session.state.showing_result():
             pictures = draw_pictures(
                 self._ctx,
                 session.model,

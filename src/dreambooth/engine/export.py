@@ -52,12 +52,17 @@ def automatic_exporters(job: Job) -> list[Exporter]:
     ]
 
 
+def chosen_exporters(job: Job) -> Sequence[Exporter]:
+    """Return the job's exporters, those that `auto` can come to written out."""
+    return automatic_exporters(job) if job.exports == "auto" else job.exports
+
+
 def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
     """Return the job's exporters that take this kind of artifact; `RunError` if none does."""
-    exports = session.job.exports
-    chosen = automatic_exporters(session.job) if exports == "auto" else exports
     fitting = [
-        e for e in chosen if artifact_kind in e.accepts and not e.refusal(session.job.freezing)
+        e
+        for e in chosen_exporters(session.job)
+        if artifact_kind in e.accepts and not e.refusal(session.job.freezing)
     ]
     if not fitting:
         raise RunError(

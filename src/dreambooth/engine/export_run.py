@@ -10,7 +10,7 @@ from dreambooth.engine.devices import open_devices
 from dreambooth.engine.draw import open_weights
 from dreambooth.engine.export import export_one, with_facts
 from dreambooth.engine.model_card import CARD_FILES, Facts, write_card
-from dreambooth.engine.precision import choose
+from dreambooth.engine.precision import Precision
 from dreambooth.engine.session import trainable
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import JobError, RunError
@@ -54,7 +54,7 @@ def export_run(
         if inside:
             stack.enter_context(folder.lock(reporter.warn))
         devices = stack.enter_context(open_devices(job.train))
-        precision = choose("fp32", devices.device)
+        precision = Precision("fp32", devices.device)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
         model, weights, source = open_result(ctx, folder)
         manifest = folder.read_manifest()
@@ -99,6 +99,7 @@ def facts_of(manifest: Mapping[str, Any], source: str) -> Facts:
     return Facts(
         steps=steps or result.get("steps", 0),
         images=len(manifest.get("images", ())),
+        precision=manifest.get("machine", {}).get("precision", ""),
         scalars=result.get("scalars", {}) if ended else {},
         kept=(result.get("kept") or {}).get("why", ""),
         stopped=result.get("stop", "") if ended else "",

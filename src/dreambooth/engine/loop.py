@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,11 +24,11 @@ from dreambooth.engine.manifest import (
     describe_run,
 )
 from dreambooth.engine.model_card import Facts, write_card
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.precision import Precision, resolve
 from dreambooth.engine.random import kept_generators
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
-from dreambooth.engine.session import Session, open_session, resolve_precision
+from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import Asked, stop_requests
 from dreambooth.engine.trouble import explained
@@ -42,6 +42,8 @@ from dreambooth.run_folder import RunFolder
 from dreambooth.run_result import RunResult, result_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.export import Export
     from dreambooth.engine.reporting import Reporter
@@ -102,15 +104,8 @@ def fit(
     `outlook` tells of the run as it was before this life of it.
     """
     manifest = outlook.manifest
-    reporter.info(f"run {job.name} on {devices.describe()}, {job.train.steps} steps")
     began = time.monotonic()
-    recorded = manifest.get("machine", {})
-    precision = devices.share(resolve_precision(job, devices, recorded.get("precision")).name)
-    ctx = EngineContext(
-        job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
-    )
-    ctx.pins = checked_pins(manifest)
-    check_environment(ctx, recorded)
+    ctx = context_of(job, folder, devices, reporter, manifest)
     found = newest_of_all(devices, folder, ctx.warn)
     scan = job.data.scan(ctx)
     check_content(ctx, scan, outlook)
@@ -151,8 +146,26 @@ def fit(
         reporter.info(f"trained to step {state.step}; exporting")
         if ctx.is_main:
             show_best(session, events.best, folder.checkpoints)
+        session.state.end()
+        session.enter("export")
         exports = devices.share(export_all(session, folder) if ctx.is_main else [])
         return finish(session, folder, events, exports)
+
+
+def context_of(
+    job: Job, folder: RunFolder, devices: Devices, reporter: Reporter, manifest: Mapping[str, Any]
+) -> EngineContext:
+    """Return the run's context, in the precision it began with, and say where it runs."""
+    recorded = manifest.get("machine", {})
+    precision = devices.share(resolve(job, devices.device, recorded.get("precision")).name)
+    where = f"{devices.describe()} ({precision})"
+    reporter.info(f"run {job.name} on {where}, {job.train.steps} steps")
+    ctx = EngineContext(
+        job, devices.device, Precision(precision, devices.device), folder.path, reporter, devices
+    )
+    ctx.pins = checked_pins(manifest)
+    check_environment(ctx, recorded)
+    return ctx
 
 
 def record(meter: Meter, result: StepResult) -> None:
@@ -255,6 +268,7 @@ def write_cards(session: Session, folder: RunFolder, events: Events, exports: li
     facts = Facts(
         steps=session.state.step,
         images=len(session.scan.items),
+        precision=session.ctx.precision.name,
         scalars=dict(events.scalars),
         kept=events.best.why(),
         stopped=events.stopped,

@@ -39,6 +39,8 @@ class Facts:
 
     steps: int
     images: int
+    precision: str = ""
+    """What forward passes were computed in."""
     scalars: Mapping[str, float] = field(default_factory=dict)
     """The last logged numbers."""
     kept: str = ""
@@ -162,6 +164,8 @@ def _settings(job: Job, facts: Facts) -> Iterator[tuple[str, str]]:
         yield "kept", in_markdown(facts.kept)
     yield "rows a step", f"{train.batch_size * train.accumulation}"
     yield "seed", f"{train.seed}"
+    if facts.precision:
+        yield "precision", facts.precision
     rate = getattr(job.optimizer, "lr", None)
     if rate is not None:
         yield "learning rate", f"{rate:g}"

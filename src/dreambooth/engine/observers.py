@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dreambooth.errors import RunError
 from dreambooth.plugin_faults import is_ours, plugin_fault
 
@@ -62,7 +60,7 @@ class Observers:
         if devices is None or devices.world_size == 1 or not self._opened:
             return answers
         mine = [int(bool(answers) and self._ctx.is_main), int(self.failure is not None)]
-        some, failed = devices.largest(torch.tensor(mine, device=devices.device)).tolist()
+        some, failed = devices.largest(mine)
         if failed and self.failure is None:
             self.failure = RunError(
                 "a callback failed in another process of this run", "see what that process said"

@@ -5,16 +5,45 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreambooth.files import write_with
+from dreambooth.interfaces import Latents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
+
+    from dreambooth.interfaces import LoadedModel
+
+PIXELS_AT_ONCE = 512 * 512
+"""Pixels that go through the VAE together: its memory grows with them alone, three quarters of a
+GiB for as many in Stable Diffusion's decoder, and a batch of large pictures saves no time."""
+
+
+def at_once(size: tuple[int, int]) -> int:
+    """Return how many pictures of (height, width) pixels go through the VAE together."""
+    return max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+
+
+def decode(model: LoadedModel, latents: Tensor) -> Tensor:
+    """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], some pictures at a time."""
+    factor = model.info.latent.factor
+    count = at_once((latents.shape[-2] * factor, latents.shape[-1] * factor))
+    return torch.cat([model.decode(some) for some in latents.split(count)])
+
+
+def encode(model: LoadedModel, pixels_BCHW: Tensor) -> Latents:
+    """Encode float32 pixels in [-1, 1], some pictures at a time, without gradients."""
+    height, width = pixels_BCHW.shape[-2:]
+    with torch.no_grad():
+        parts = [model.encode_images(some) for some in pixels_BCHW.split(at_once((height, width)))]
+    stds = [part.std for part in parts if part.std is not None]
+    return Latents(torch.cat([part.mean for part in parts]), torch.cat(stds) if stds else None)
 
 
 def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:

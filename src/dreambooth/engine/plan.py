@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.activations import activation_bytes
 from dreambooth.engine.context import EngineContext
+from dreambooth.engine.cost import memory as cost
+from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.devices import default_device, pick_device
 from dreambooth.engine.pacing import checkpoint_bytes
-from dreambooth.engine.precision import choose
+from dreambooth.engine.precision import resolve
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch.nn import Parameter
 
+    from dreambooth.engine.cost.memory import Counter, PhaseMemory
+    from dreambooth.engine.cost.residency import Phase, Residency
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Scan
     from dreambooth.job import Job
@@ -70,6 +73,9 @@ class Plan:
     notes: tuple[str, ...]
     """What the freezing policy says of itself: counts, ranks, stages."""
     memory: Memory
+    """While training."""
+    phases: tuple[PhaseMemory, ...]
+    """Memory of every phase the run has, in their order."""
     device: str
     precision: str
     rows: int
@@ -95,6 +101,11 @@ class Plan:
     resumes_at: int
     """Step at which the run goes on; 0 for a fresh run."""
 
+    @property
+    def largest(self) -> PhaseMemory:
+        """The phase that takes the most memory."""
+        return max(self.phases, key=lambda phase: phase.total)
+
 
 def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: int = 1) -> Plan:
     """Count with the real model's shapes on the `meta` device: no weights are read.
@@ -102,39 +113,69 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     `resumes_at`: the step at which the run will begin (see `preflight`). `processes` share each
     optimizer step; memory is one process's, prices are in steps all of them take part in.
     """
+    from dreambooth.run_folder import RunFolder
+
     device = pick_device(job.train.device) or default_device()
-    precision = choose(job.train.precision, device)
+    recorded = RunFolder(job.folder).read_manifest().get("machine", {}) if resumes_at else {}
+    precision = resolve(job, device, recorded.get("precision"))
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
     scan = job.data.scan(ctx)
     images = split(job, scan.items)
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
     cached = job.prior.cached(ctx, model, job.sampler, schedule)
+    residency = residency_of(job, model.info, scan.items)
+    counter = cost.Counter(job, ctx, model, device.type)
+    working = before_training(job, counter, residency)
     job.freezing.prepare(model, ctx)
     trainable = trained(model, job.freezing)
-    parts = count_parts(job, ctx, model, trainable, scan)
+    residency = residency_of(job, model.info, scan.items, parts_of(trainable))
+    prepare_shapes(job, model, trainable)
+    parts = count_parts(job, ctx, model, trainable, residency)
     per_step = job.train.batch_size * job.train.accumulation * processes
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
-    cost = job.prior.cost(job)
-    missing = 1 - cached / cost.pictures if cost.pictures else 0.0
+    price = job.prior.cost(job)
+    missing = 1 - cached / price.pictures if price.pictures else 0.0
     pictures = sample_count(job)
     solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
-    memory = estimate_memory(job, ctx, model, trainable, parts, job.train.batch_size * share)
+    working |= while_training(job, counter, residency, trainable)
+    weights = {
+        part.name: cost.Weights(
+            part.parameters, part.trainable, residency.dtype(part.name, ctx.dtype).itemsize
+        )
+        for part in parts
+    }
+    working["export"] = cost.export_bytes(job, residency, weights, counter.forward(cost.CHECK_ROWS))
+    optimizer = sum(optimizer_bytes(job, p.numel()) for p in trainable.values())
+    count = sum(part.trainable for part in parts)
+    average = 4 * count if job.train.ema else 0
+    phases = cost.phases(
+        job, residency, weights, optimizer=optimizer, average=average, working=working
+    )
+    [training] = (phase for phase in phases if phase.phase == "training")
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
         notes=tuple(notes(ctx, model, list(trainable))),
-        memory=memory,
+        memory=Memory(
+            weights=training.weights,
+            gradients=4 * count,
+            optimizer=optimizer,
+            average=average,
+            activations=max(0, training.working - 4 * count),
+            copy=training.copy,
+        ),
+        phases=phases,
         device=str(device),
         precision=precision.name,
         rows=job.train.batch_size * share,
         epochs=job.train.steps * per_step / len(images.training),
-        class_pictures=cost.pictures,
+        class_pictures=price.pictures,
         class_cached=cached,
-        class_note=cost.note,
-        class_steps=cost.forwards * missing / step_forwards,
+        class_note=price.note,
+        class_steps=price.forwards * missing / step_forwards,
         sample_pictures=pictures,
         sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
@@ -156,36 +197,76 @@ def sample_count(job: Job) -> int:
     )
 
 
-def staying_parts(job: Job, model: LoadedModel, trained: set[str], scan: Scan) -> set[str]:
-    """Return the parts that are in memory while training: the others are cached and released."""
-    stay = trained | set(model.info.part_names("denoiser"))
-    countable = all(job.data.variants(item) is not None for item in scan.items)
-    if job.samples.every or not job.train.cache or not countable:
-        stay |= set(model.info.part_names("vae"))
-    if not job.train.cache:
-        stay |= set(model.info.part_names("text_encoders"))
-    return stay
+def parts_of(trainable: Mapping[str, Parameter]) -> set[str]:
+    """Return the parts in which something trains."""
+    return {name.split(".", 1)[0] for name in trainable}
+
+
+def prepare_shapes(job: Job, model: LoadedModel, trainable: Mapping[str, Parameter]) -> None:
+    """Bring a model of shapes alone into the state that `session.prepare_training` makes."""
+    cost.raise_masters(model, trainable)
+    if job.train.gradient_checkpointing:
+        passed = parts_of(trainable) | set(model.info.part_names("denoiser"))
+        model.enable_gradient_checkpointing(sorted(passed))
+    for part in sorted(parts_of(trainable)):
+        model.parts[part].train()
+
+
+def before_training(job: Job, counter: Counter, residency: Residency) -> dict[Phase, int]:
+    """Count what comes and goes in the phases in which nothing trains yet."""
+    working: dict[Phase, int] = {"texts": counter.texts()}
+    if "encoding" in residency.parts:
+        working["encoding"] = counter.encoding()
+    if "class images" in residency.parts:
+        drawn = job.prior.cost(job).at_once
+        working["class images"] = counter.drawing(drawn)
+        working["class pictures"] = counter.decoding(drawn)
+    return working
+
+
+def while_training(
+    job: Job, counter: Counter, residency: Residency, trainable: Mapping[str, Parameter]
+) -> dict[Phase, int]:
+    """Count what comes and goes in training and between its steps."""
+    share = 2 if job.prior.has_rows() else 1
+    rows = job.train.batch_size * share
+    prompts = 0 if residency.keeps_texts else job.train.batch_size + share - 1
+    working: dict[Phase, int] = {"training": counter.training(rows, prompts, trainable)}
+    if not residency.keeps_latents:
+        working["training"] = max(working["training"], counter.encoding())
+    price = job.prior.cost(job)
+    if price.keeps_base and price.pictures:  # class images are drawn between steps
+        working["training"] = max(working["training"], counter.drawing(price.at_once))
+    trained = sum(p.numel() for p in trainable.values())
+    if job.validation.every:
+        rows = min(job.validation.batch_size, job.validation.rows * share)
+        working["validation"] = counter.forward(rows, trained)
+    if job.samples.every:
+        pictures = len(job.samples.prompts) * job.samples.per_prompt
+        drawn = min(job.samples.batch_size, pictures)
+        working["drawing"] = max(counter.drawing(drawn, trained), counter.decoding(drawn))
+    return working
 
 
 def count_parts(
     job: Job,
     ctx: EngineContext,
     model: LoadedModel,
-    trainable: dict[str, Parameter],
-    scan: Scan,
+    trainable: Mapping[str, Parameter],
+    residency: Residency,
 ) -> tuple[PartPlan, ...]:
     """Count parameters and bytes a part: what trains in float32, the rest in the run's dtype."""
     by_part: dict[str, list[Parameter]] = {}
     for name, parameter in trainable.items():
         by_part.setdefault(name.split(".", 1)[0], []).append(parameter)
-    stay = staying_parts(job, model, set(by_part), scan)
     counts = []
     for part in model.info.parts:
         total = sum(p.numel() for p in model.parts[part].parameters())
         trained = by_part.get(part, [])
         train = sum(p.numel() for p in trained)
-        wide = 4 if part in model.info.part_names("vae") else ctx.dtype.itemsize
-        held = wide * (total - train) + trained_bytes(job, trained) if part in stay else 0
+        wide = residency.dtype(part, ctx.dtype).itemsize
+        stays = part in residency.parts["training"]
+        held = wide * (total - train) + trained_bytes(job, trained) if stays else 0
         counts.append(PartPlan(part, total, train, held))
     return tuple(counts)
 
@@ -199,41 +280,3 @@ def trained_bytes(job: Job, trained: Iterable[Parameter]) -> int:
 def optimizer_bytes(job: Job, size: int) -> int:
     """Return the bytes of optimizer state of a tensor of `size` numbers."""
     return round(job.optimizer.state_bytes(size) * size)
-
-
-def copied_bytes(
-    job: Job, ctx: EngineContext, model: LoadedModel, parts: tuple[PartPlan, ...]
-) -> int:
-    """Return the bytes of a frozen copy of the base, where the prior or the policy keeps one.
-
-    Where no text encoder trains, that of the copy leaves memory like the trained model's own.
-    """
-    if not (job.prior.cost(job).keeps_base or job.freezing.keeps_base()):
-        return 0
-    texts = set(model.info.part_names("text_encoders"))
-    text_stays = not job.train.cache or any(p.trainable for p in parts if p.name in texts)
-    names = set(model.info.part_names("denoiser")) | (texts if text_stays else set())
-    return sum(ctx.dtype.itemsize * p.parameters for p in parts if p.name in names)
-
-
-def estimate_memory(
-    job: Job,
-    ctx: EngineContext,
-    model: LoadedModel,
-    trainable: dict[str, Parameter],
-    parts: tuple[PartPlan, ...],
-    rows: int,
-) -> Memory:
-    """Estimate bytes while training: exact for weights and states, counted for activations."""
-    count = sum(part.trainable for part in parts)
-    optimizer = sum(optimizer_bytes(job, p.numel()) for p in trainable.values())
-    average = 4 * count if job.train.ema else 0
-    saved = activation_bytes(job, model, trainable, rows)
-    return Memory(
-        weights=sum(part.bytes for part in parts) - 4 * count - optimizer - average,
-        gradients=4 * count,
-        optimizer=optimizer,
-        average=average,
-        activations=saved * ctx.dtype.itemsize // 4,
-        copy=copied_bytes(job, ctx, model, parts),
-    )

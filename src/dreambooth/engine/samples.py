@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.pictures import grid, save_picture, to_images
+from dreambooth.engine.pictures import decode, grid, save_picture, to_images
 from dreambooth.engine.random import derive
 from dreambooth.files import write_json
 
@@ -83,7 +83,7 @@ def draw_pictures(
                 progress=_Looking(progress, look),
             )
             look()
-            images = to_images(model.decode(latents))
+            images = to_images(decode(model, latents))
             made = zip(images, prompts[some], seeds[some], strict=True)
             pictures += [Picture(*each) for each in made]
     return pictures

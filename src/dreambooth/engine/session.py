@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
+from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
-from dreambooth.engine.precision import choose, time_matmuls
+from dreambooth.engine.pictures import at_once, encode
 from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
@@ -19,20 +22,18 @@ from dreambooth.files import store_trouble
 from dreambooth.plugin_faults import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
     from torch.nn import Parameter
 
     from dreambooth.engine.compiling import Compiled
     from dreambooth.engine.context import EngineContext
-    from dreambooth.engine.devices import Devices
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.cost.residency import Phase, Residency
     from dreambooth.interfaces import (
         Chunks,
         FreezingPolicy,
         Item,
-        Latents,
         LoadedModel,
         NoiseSchedule,
         PriorSet,
@@ -57,6 +58,8 @@ class Session:
     stages: Stages
     split: Split
     """Which of the scan's items train, and which are held out."""
+    residency: Residency
+    """Which part of the model is in memory in which phase."""
     validation: Validation | None = None
     compiled: Compiled | None = None
     """The parts a training step runs through, compiled, where `train.compile` says so."""
@@ -73,11 +76,18 @@ class Session:
         """The job being run."""
         return self.ctx.job
 
+    def enter(self, phase: Phase) -> None:
+        """Let the parts leave memory that have no place in a phase."""
+        self.residency.enter(phase, self.model)
 
-def resolve_precision(job: Job, devices: Devices, recorded: str | None) -> Precision:
-    """Return the compute precision; a resumed run keeps what its first life resolved."""
-    wanted = recorded if recorded and job.train.precision == "auto" else job.train.precision
-    return choose(wanted, devices.device, time_matmuls)
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Be in a phase between steps for the block."""
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter("training")
 
 
 def open_session(ctx: EngineContext, scan: Scan) -> Session:
@@ -91,57 +101,43 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     parts = split(job, scan.items)
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
-    moments = open_moments(ctx, model, scan.items)
-    if moments is not None:
-        release(model, "vae")
+    residency = residency_of(job, model.info, scan.items)
+    residency.enter("encoding", model)
+    moments = open_moments(ctx, model, scan.items) if residency.keeps_latents else None
+    residency.enter("class images", model)
     prior = job.prior.open(ctx, model, job.sampler, schedule)
     parameters = prepare_training(ctx, model)
-    text.settle(ctx, model, scan.items, parameters)
-    if moments is not None and not job.samples.every:
-        release(model, "vae")
+    trained = {name.split(".", 1)[0] for name in parameters}
+    residency = residency_of(job, model.info, scan.items, trained)
+    residency.enter("texts", model)
+    text.settle(ctx, model, scan.items, residency)
+    residency.enter("training", model)
     state = open_state(ctx, parameters)
     for note in notes(ctx, model, list(parameters)):
         ctx.reporter.info(note)
     stages = Stages(ctx, model, parameters, text.run_prompts(ctx, scan.items))
     state.while_showing = stages.without_kept_texts
 
-    def encode(pixels: Tensor) -> Latents:
-        with torch.no_grad():
-            return model.encode_images(pixels)
-
     offsets = variant_offsets(job.data, scan.items) if moments is not None else {}
-    batches = Batches(ctx, job.data, parts.training, prior, schedule, moments, offsets, encode)
-    session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts)
+    batches = Batches(
+        ctx, job.data, parts.training, prior, schedule, moments, offsets, partial(encode, model)
+    )
+    session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts, residency)
     session.validation = Validation(session) if job.validation.every else None
     return session
 
 
-def release(model: LoadedModel, *parts_or_roles: str) -> None:
-    """Let parts leave memory."""
-    for part in model.info.part_names(*parts_or_roles):
-        if part in model.loaded():
-            model.release(part)
-
-
-def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) -> Chunks | None:
-    """Cache the latent moments (mean and std) of every variant of every image.
-
-    None where that would freeze an augmentation or the VAE trains: latents are then encoded
-    anew each step.
-    """
+def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) -> Chunks:
+    """Cache the latent moments (mean and std) of every variant of every image."""
     data = ctx.job.data
-    countable = all(data.variants(item) is not None for item in items)
     vae_parts = model.info.part_names("vae")
-    trained = ctx.job.freezing.trained_parts(model.info)
-    if not ctx.job.train.cache or not countable or set(vae_parts) & set(trained):
-        return None
     numbered = [(item, variant) for item in items for variant in range(data.variants(item) or 1)]
     rng = ctx.numpy_random("unused")
 
     @torch.no_grad()
     def build(indices: Sequence[int]) -> dict[str, Tensor]:
         samples = [data.load(*numbered[i], rng) for i in indices]
-        latents = model.encode_images(to_pixels(samples).to(ctx.device))
+        latents = encode(model, to_pixels(samples).to(ctx.device))
         out = {"mean": latents.mean.float()}
         out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
         if latents.std is not None:
@@ -154,6 +150,7 @@ def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) 
     key = {
         "images": [[*content(item), variant] for item, variant in numbered],
         "transform": data.pixels_key(),
+        "at_once": at_once(data.size),
         "encoder": [model.fingerprint(part) for part in vae_parts],
     }
     store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))

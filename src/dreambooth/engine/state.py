@@ -73,17 +73,22 @@ class TrainState:
 
     @contextmanager
     def showing_result(self) -> Iterator[None]:
-        """Put the averaged weights into the model for the block, then the trained ones back."""
+        """Let the model compute with the averaged weights for the block, then with its own again.
+
+        The tensors change places and none is copied: previews take no more memory than training.
+        """
         if not self.ema:
             yield
             return
-        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._copy_in(self.ema)
+        kept = {name: p.data for name, p in self.parameters.items()}
         try:
+            for name, parameter in self.parameters.items():
+                parameter.data = self.ema[name]
             with self.while_showing():
                 yield
         finally:
-            self._copy_in(kept)
+            for name, parameter in self.parameters.items():
+                parameter.data = kept[name]
 
     @torch.no_grad()
     def _copy_in(self, tensors: Mapping[str, Tensor]) -> None:
@@ -136,6 +141,11 @@ class TrainState:
         self._copy_in(tensors["trainable"])
         for name in self.ema:
             self.ema[name].copy_(tensors["ema"][name])
+
+    def end(self) -> None:
+        """Let go of what only further steps would need; the last checkpoint has it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
 
     def _optimizer_items(self) -> Iterator[tuple[str, str, Any]]:
         for name, parameter in self.parameters.items():

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from dreambooth import process
 from dreambooth.engine.devices import Agreement
 
@@ -59,8 +57,7 @@ class StopRequest:
     def settle(self) -> int:
         """Return the signal that asked any process for the end, as of now; all must call it."""
         if not self._settled:
-            mine = torch.tensor(self._signals.stop, device=self._devices.device)
-            self._settled = int(self._devices.largest(mine))
+            [self._settled] = self._devices.largest([self._signals.stop])
         return self._settled
 
     def before_leisure(self) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from dreambooth.engine.context import EngineContext
+    from dreambooth.engine.cost.residency import Residency
     from dreambooth.interfaces import Item, LoadedModel
 
 
@@ -61,10 +62,10 @@ def settle(
     ctx: EngineContext,
     model: LoadedModel,
     items: Sequence[Item],
-    parameters: Mapping[str, Parameter],
+    residency: Residency,
 ) -> None:
-    """Fill the model's embeddings and release its text encoders, or let them train."""
-    if trains_text(model, parameters) or not ctx.job.train.cache:
+    """Fill the model's embeddings where texts are kept, or have them encoded in each forward."""
+    if not residency.keeps_texts:
         model.text_is_frozen = False
         model.embeddings.clear()
         return
@@ -89,10 +90,6 @@ def settle(
         )
     if model.base is not None:
         model.base.embeddings |= model.embeddings
-    for part in parts:
-        for one in (model, model.base):
-            if one is not None and part in one.loaded():
-                one.release(part)
 
 
 def pack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

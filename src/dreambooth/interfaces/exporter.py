@@ -44,6 +44,8 @@ class Exporter(Component):
 
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
     """Kinds of artifact this format can hold."""
+    reads_whole_model: ClassVar[bool] = False
+    """Whether `verify` opens a whole model beside the live one: memory that the plan counts."""
 
     def refusal(self, policy: FreezingPolicy) -> str:
         """Return why this format cannot express what a policy makes; empty where it can.

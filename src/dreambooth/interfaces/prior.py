@@ -47,6 +47,8 @@ class PriorCost:
     note: str = ""
     keeps_base: bool = False
     """A frozen copy of denoiser and text encoders stays in memory while training."""
+    at_once: int = 1
+    """Pictures drawn together, which decides the memory."""
 
 
 class PriorSet(Called, ABC):
