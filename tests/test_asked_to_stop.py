@@ -88,30 +88,26 @@ def pixels(path):
         return image.tobytes()
 
 
-def test_a_checkpoint_on_request_and_the_run_goes_on(small_job, monkeypatch):
+def test_a_checkpoint_on_request_and_what_is_ignored_and_the_run_goes_on(small_job, monkeypatch):
     job = small_job(train={"steps": 4}, checkpoints={"keep_last": 9})
     step = Listening.step
 
     def ask(self, number):
         step(self, number)
+        os.kill(os.getpid(), signal.SIGHUP)
         if number == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
 
     monkeypatch.setattr(Listening, "step", ask)
     listening = Listening()
-    result = run(job, reporter=listening)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        result = run(job, reporter=listening)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert result.steps == 4
     assert steps_on_disk(job) == [2, 4]
     assert "step 2 is saved, as a signal asked for" in listening.lines
-
-
-def test_a_signal_that_is_ignored_at_the_start_changes_nothing(small_job, monkeypatch):
-    monkeypatch.setattr(Listening, "step", lambda self, number: os.kill(os.getpid(), signal.SIGHUP))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert run(small_job(), reporter=Listening()).steps == 4
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_last_step_of_several_processes_is_heard():

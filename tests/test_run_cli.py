@@ -120,7 +120,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(dbt, job_file, tmp_path,
     assert rest.returncode == 0
 
 
-@pytest.mark.parametrize("reader", ["tee log", "head -n 3"])
+@pytest.mark.parametrize("reader", ["tee log", pytest.param("head -n 3", marks=pytest.mark.slow)])
 def test_ctrl_c_saves_where_the_reader_of_the_output_has_gone(job_file, tmp_path, reader):
     path = job_file(train={"steps": 5000})
     line = f"{sys.executable} -m dreambooth run {path} 2>&1 | {reader}; exit ${{PIPESTATUS[0]}}"
