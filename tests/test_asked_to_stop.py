@@ -110,16 +110,32 @@ def test_a_checkpoint_on_request_and_what_is_ignored_and_the_run_goes_on(small_j
     assert "step 2 is saved, as a signal asked for" in listening.lines
 
 
-def test_a_signal_in_the_last_step_of_several_processes_is_heard():
+class Late:
+    """Two processes that agree as `Agreement` does: on the call before. The other one asks `other`."""
+
+    other = 0
+
+    def __init__(self, devices):
+        self._before = 0
+
+    def largest(self, mine):
+        answer, self._before = self._before, max(mine, self.other)
+        return answer
+
+
+class Two:
+    """Two processes, of which the other one was asked for nothing."""
+
+    world_size, device, is_main = 2, torch.device("cpu"), True
+
+    def largest(self, numbers):
+        return list(numbers)
+
+
+def test_a_signal_in_the_last_step_of_several_processes_is_heard(monkeypatch):
+    monkeypatch.setattr("dreambooth.engine.stopping.Agreement", Late)
     noted = process.Signals()
-
-    class Devices:
-        world_size, device, is_main = 2, torch.device("cpu"), True
-
-        def largest(self, tensor):
-            return tensor.clone()  # as if the other process had been asked for nothing
-
-    stop = StopRequest(Devices(), noted)
+    stop = StopRequest(Two(), noted)
     assert stop.agreed().stop == 0
     noted.stop = signal.SIGTERM  # in the last step
     assert stop.agreed().stop == 0  # the answer to the call before
@@ -129,18 +145,13 @@ def test_a_signal_in_the_last_step_of_several_processes_is_heard():
         stop.before_leisure()
 
 
-def test_what_any_process_is_asked_reaches_all_and_a_stop_outweighs_a_checkpoint():
-    class Devices:
-        world_size, device, is_main = 2, torch.device("cpu"), True
-
-        def largest(self, tensor):
-            return torch.maximum(tensor, torch.tensor(other))
-
-    other = 1  # the other one is asked for a checkpoint
-    stop = StopRequest(Devices(), process.Signals())
+def test_what_any_process_is_asked_reaches_all_and_a_stop_outweighs_a_checkpoint(monkeypatch):
+    monkeypatch.setattr("dreambooth.engine.stopping.Agreement", Late)
+    monkeypatch.setattr(Late, "other", 1)  # the other one is asked for a checkpoint
+    stop = StopRequest(Two(), process.Signals())
     stop.agreed()
     assert stop.agreed().save
-    other = 2 * signal.SIGHUP
+    monkeypatch.setattr(Late, "other", 2 * signal.SIGHUP)
     stop.agreed()
     found = stop.agreed()
     assert (found.stop, found.save) == (signal.SIGHUP, False)
