@@ -111,7 +111,7 @@ def test_a_checkpoint_on_request_and_what_is_ignored_and_the_run_goes_on(small_j
 
 
 class Late:
-    """Two processes that agree as `Agreement` does: on the call before. The other one asks `other`."""
+    """Two processes that agree on the call before, as `Agreement` does; one asks for `other`."""
 
     other = 0
 
