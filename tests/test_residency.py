@@ -88,13 +88,13 @@ def test_the_session_obeys_the_table(small_job, monkeypatch, sections):
     assert {"training", "export"} <= {phase for phase, _ in seen}
 
 
-def measured(values, tmp_path):
+def measured(values, tmp_path, **env):
     """Run a job in a process of its own and return planned and measured bytes by phase."""
     file = tmp_path / "job.json"
     file.write_text(json.dumps(values, default=str))
     done = subprocess.run(
         [sys.executable, Path(__file__).parent / "phases.py", file],
-        env={**os.environ, "DREAMBOOTH_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "DREAMBOOTH_CACHE": str(tmp_path / "cache"), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -124,10 +124,10 @@ def test_the_plan_is_what_each_phase_takes_on_the_embedded_base(small_job, tmp_p
         prior={"count": 10, "batch_size": 10},
         freezing={"kind": "components", "train": ["unet", "text_encoder"]},
         train={"steps": 2, "precision": precision, "batch_size": 2, "ema": {"decay": 0.9}},
-        samples={"every": 1, "per_prompt": 4},
-        validation={"every": 1},
+        samples={"every": 2, "per_prompt": 3},
+        validation={"every": 2},
     )
-    found = measured(job.resolved(), tmp_path)
+    found = measured(job.resolved(), tmp_path, OMP_NUM_THREADS="1")
     assert set(found["measured"]) | {"class pictures"} == set(found["planned"])
     assert not off(found), found
 

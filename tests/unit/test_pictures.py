@@ -36,10 +36,11 @@ def test_pictures_at_once_by_their_size(size, count):
     assert at_once(size) == count
 
 
-def test_large_pictures_are_decoded_one_by_one():
-    vae, latents = Vae(), torch.randn(3, 4, 64, 64)
+@pytest.mark.parametrize(("side", "seen"), [(64, [1, 1, 1]), (32, [2, 1]), (8, [2, 1])])
+def test_pictures_are_decoded_one_or_two_at_a_time(side, seen):
+    vae, latents = Vae(), torch.randn(3, 4, side, side)
     assert torch.equal(decode(vae, latents), 2 * latents)
-    assert vae.seen == [1, 1, 1]
+    assert vae.seen == seen
 
 
 @pytest.mark.parametrize("std", [True, False])

@@ -31,9 +31,9 @@ def at_once(size: tuple[int, int]) -> int:
 
 
 def decode(model: LoadedModel, latents: Tensor) -> Tensor:
-    """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], some pictures at a time."""
+    """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], one or two at a time."""
     factor = model.info.latent.factor
-    count = at_once((latents.shape[-2] * factor, latents.shape[-1] * factor))
+    count = min(2, at_once((latents.shape[-2] * factor, latents.shape[-1] * factor)))
     return torch.cat([model.decode(some) for some in latents.split(count)])
 
 

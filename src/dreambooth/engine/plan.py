@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.context import EngineContext
+from dreambooth.engine.cost import counting
 from dreambooth.engine.cost import memory as cost
 from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.devices import default_device, pick_device
@@ -18,12 +19,12 @@ from dreambooth.engine.stages import notes
 from dreambooth.engine.validation import evaluations, split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch.nn import Parameter
 
-    from dreambooth.engine.cost.memory import Counter, PhaseMemory
+    from dreambooth.engine.cost.memory import PhaseMemory
     from dreambooth.engine.cost.residency import Phase, Residency
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Scan
@@ -42,6 +43,8 @@ class PartPlan:
     trainable: int
     bytes: int
     """Weights, gradients, optimizer state and average while training; 0 once it has left memory."""
+    optimizer: int = 0
+    """Optimizer state alone."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,7 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
     cached = job.prior.cached(ctx, model, job.sampler, schedule)
-    residency = residency_of(job, model.info, scan.items)
-    counter = cost.Counter(job, ctx, model, device.type)
-    working = before_training(job, counter, residency)
-    job.freezing.prepare(model, ctx)
-    trainable = trained(model, job.freezing)
-    residency = residency_of(job, model.info, scan.items, parts_of(trainable))
-    prepare_shapes(job, model, trainable)
-    parts = count_parts(job, ctx, model, trainable, residency)
+    trainable, parts, phases = count_model(job, ctx, model, scan, device.type)
     per_step = job.train.batch_size * job.train.accumulation * processes
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
@@ -139,34 +135,12 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     missing = 1 - cached / price.pictures if price.pictures else 0.0
     pictures = sample_count(job)
     solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
-    working |= while_training(job, counter, residency, trainable)
-    weights = {
-        part.name: cost.Weights(
-            part.parameters, part.trainable, residency.dtype(part.name, ctx.dtype).itemsize
-        )
-        for part in parts
-    }
-    working["export"] = cost.export_bytes(job, residency, weights, counter.forward(cost.CHECK_ROWS))
-    optimizer = sum(optimizer_bytes(job, p.numel()) for p in trainable.values())
-    count = sum(part.trainable for part in parts)
-    average = 4 * count if job.train.ema else 0
-    phases = cost.phases(
-        job, residency, weights, optimizer=optimizer, average=average, working=working
-    )
-    [training] = (phase for phase in phases if phase.phase == "training")
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
         notes=tuple(notes(ctx, model, list(trainable))),
-        memory=Memory(
-            weights=training.weights,
-            gradients=4 * count,
-            optimizer=optimizer,
-            average=average,
-            activations=max(0, training.working - 4 * count),
-            copy=training.copy,
-        ),
+        memory=while_steps(phases, parts),
         phases=phases,
         device=str(device),
         precision=precision.name,
@@ -188,6 +162,25 @@ def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: i
     )
 
 
+def count_model(
+    job: Job, ctx: EngineContext, model: LoadedModel, scan: Scan, device: str
+) -> tuple[dict[str, Parameter], tuple[PartPlan, ...], tuple[PhaseMemory, ...]]:
+    """Take the model of shapes through a run's phases, in the session's order.
+
+    Returns what trains, by qualified name, the parts, and the memory of each phase.
+    """
+    residency = residency_of(job, model.info, scan.items)
+    counter = counting.Counter(job, ctx, model, device)
+    working = counting.before_training(job, counter, residency)
+    job.freezing.prepare(model, ctx)
+    trainable = trained(model, job.freezing)
+    residency = residency_of(job, model.info, scan.items, counting.parts_of(trainable))
+    counting.prepare_shapes(job, model, trainable)
+    working |= counting.while_training(job, counter, residency, trainable)
+    parts = count_parts(job, ctx, model, trainable, residency)
+    return trainable, parts, memory_by_phase(job, ctx, residency, parts, working)
+
+
 def sample_count(job: Job) -> int:
     """Return how many preview pictures a whole run draws."""
     if not job.samples.every:
@@ -197,55 +190,39 @@ def sample_count(job: Job) -> int:
     )
 
 
-def parts_of(trainable: Mapping[str, Parameter]) -> set[str]:
-    """Return the parts in which something trains."""
-    return {name.split(".", 1)[0] for name in trainable}
+def memory_by_phase(
+    job: Job,
+    ctx: EngineContext,
+    residency: Residency,
+    parts: Sequence[PartPlan],
+    working: dict[Phase, int],
+) -> tuple[PhaseMemory, ...]:
+    """Put what is in memory and what comes and goes together, phase by phase."""
+    weights = {
+        part.name: cost.Weights(
+            part.parameters, part.trainable, residency.dtype(part.name, ctx.dtype).itemsize
+        )
+        for part in parts
+    }
+    optimizer = sum(part.optimizer for part in parts)
+    average = sum(part.trainable for part in parts) * 4 if job.train.ema else 0
+    working["export"] += cost.opened_bytes(job, residency, weights)
+    return cost.phases(residency, weights, optimizer=optimizer, average=average, working=working)
 
 
-def prepare_shapes(job: Job, model: LoadedModel, trainable: Mapping[str, Parameter]) -> None:
-    """Bring a model of shapes alone into the state that `session.prepare_training` makes."""
-    cost.raise_masters(model, trainable)
-    if job.train.gradient_checkpointing:
-        passed = parts_of(trainable) | set(model.info.part_names("denoiser"))
-        model.enable_gradient_checkpointing(sorted(passed))
-    for part in sorted(parts_of(trainable)):
-        model.parts[part].train()
-
-
-def before_training(job: Job, counter: Counter, residency: Residency) -> dict[Phase, int]:
-    """Count what comes and goes in the phases in which nothing trains yet."""
-    working: dict[Phase, int] = {"texts": counter.texts()}
-    if "encoding" in residency.parts:
-        working["encoding"] = counter.encoding()
-    if "class images" in residency.parts:
-        drawn = job.prior.cost(job).at_once
-        working["class images"] = counter.drawing(drawn)
-        working["class pictures"] = counter.decoding(drawn)
-    return working
-
-
-def while_training(
-    job: Job, counter: Counter, residency: Residency, trainable: Mapping[str, Parameter]
-) -> dict[Phase, int]:
-    """Count what comes and goes in training and between its steps."""
-    share = 2 if job.prior.has_rows() else 1
-    rows = job.train.batch_size * share
-    prompts = 0 if residency.keeps_texts else job.train.batch_size + share - 1
-    working: dict[Phase, int] = {"training": counter.training(rows, prompts, trainable)}
-    if not residency.keeps_latents:
-        working["training"] = max(working["training"], counter.encoding())
-    price = job.prior.cost(job)
-    if price.keeps_base and price.pictures:  # class images are drawn between steps
-        working["training"] = max(working["training"], counter.drawing(price.at_once))
-    trained = sum(p.numel() for p in trainable.values())
-    if job.validation.every:
-        rows = min(job.validation.batch_size, job.validation.rows * share)
-        working["validation"] = counter.forward(rows, trained)
-    if job.samples.every:
-        pictures = len(job.samples.prompts) * job.samples.per_prompt
-        drawn = min(job.samples.batch_size, pictures)
-        working["drawing"] = max(counter.drawing(drawn, trained), counter.decoding(drawn))
-    return working
+def while_steps(phases: Sequence[PhaseMemory], parts: Sequence[PartPlan]) -> Memory:
+    """Split what training takes by what it is for."""
+    [training] = (phase for phase in phases if phase.phase == "training")
+    optimizer = sum(part.optimizer for part in parts)
+    gradients = 4 * sum(part.trainable for part in parts)
+    return Memory(
+        weights=training.weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        average=training.states - optimizer,
+        activations=max(0, training.working - gradients),
+        copy=training.copy,
+    )
 
 
 def count_parts(
@@ -267,7 +244,8 @@ def count_parts(
         wide = residency.dtype(part, ctx.dtype).itemsize
         stays = part in residency.parts["training"]
         held = wide * (total - train) + trained_bytes(job, trained) if stays else 0
-        counts.append(PartPlan(part, total, train, held))
+        state = sum(optimizer_bytes(job, p.numel()) for p in trained)
+        counts.append(PartPlan(part, total, train, held, state))
     return tuple(counts)
 
 
