@@ -72,6 +72,9 @@ class Faults:
 def live(args, env, windows=False, **faults):
     """Run the command line once; never returns."""
     os.environ.update(env)
+    # Whoever runs the tests in the background, or under nohup, ignores them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if windows:
         from fake_windows import become_windows
 
@@ -79,9 +82,6 @@ def live(args, env, windows=False, **faults):
     Faults(**faults).install()
     from dreambooth.cli import main
 
-    # Whoever runs the tests in the background, or under nohup, ignores them.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["dbt", *args]
     sys.stdout = open(env["OUTPUT"], "w")
     sys.stderr = sys.stdout

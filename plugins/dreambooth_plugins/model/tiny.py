@@ -42,9 +42,8 @@ def tiny_folder(*, build: bool) -> Path:
 def _digest(config: Path) -> str:
     digest = hashlib.sha256(str(RECIPE).encode())
     for file in sorted(config.rglob("*.json")):
-        digest.update(
-            json.dumps(json.loads(file.read_text(encoding="utf-8")), sort_keys=True).encode()
-        )
+        data = json.loads(file.read_text(encoding="utf-8"))
+        digest.update(json.dumps(data, sort_keys=True).encode())
     return digest.hexdigest()[:12]
 
 
