@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,11 @@ import pytest
 
 # One thread: tiny networks gain nothing from more, and lose much where the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the tests' parent ignores (nohup, a shell in the background) a program would go on ignoring;
+# the tests are about programs in the foreground.
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ HEAVY = {
     "torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "safetensors", "PIL",
     "bitsandbytes", "prodigyopt",
 }  # fmt: skip
-MAX_FILE, MAX_FUNCTION = 300, 60
+MAX_FILE, MAX_FUNCTION = 350, 65
 
 
 def name_of(path: Path) -> str:

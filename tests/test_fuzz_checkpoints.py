@@ -312,7 +312,7 @@ def test_a_spoilt_manifest_is_refused_in_words_or_taken(
                 words(error)
                 seen["refused"] += 1
             else:
-                seen["finished" if begun.done else "goes on"] += 1
+                seen["finished" if begun.finished else "goes on"] += 1
 
         fuzz(examples, edits, check=check)
     assert min(seen["refused"], seen["finished"]) > examples // 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -254,7 +255,8 @@ def told(text: str) -> list[str]:
     """Return what was said of the run that lies there; done things are told as things to do."""
     text = text.replace("was moved to", "will be moved to")
     marks = ("changed since the last time", "beginning at", "earlier run", "going back", "damaged")
-    lines = [line.removeprefix("warning: ") for line in text.splitlines()]
+    stamp = r"^[\d-]{10} [\d:]{8}  "  # where a terminal is not there to read it
+    lines = [re.sub(stamp, "", line).removeprefix("warning: ") for line in text.splitlines()]
     return [line.split(";")[0] for line in lines if any(mark in line for mark in marks)]
 
 

@@ -8,7 +8,7 @@ from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
 from dreambooth_plugins.model.families import ONE_FAMILY
 from dreambooth_plugins.model.layouts import original_refusal
-from dreambooth_plugins.model.plausible import SCHEDULE, check_keys, check_network
+from dreambooth_plugins.model.plausible import SCHEDULE, TOKENIZER, check_keys, check_network
 from dreambooth_plugins.model.source import PARTS, read_json
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _read(source: Source) -> ModelInfo:
         check_network(part, source.config_folder(part) / "config.json", configs[part])
     unet, text, vae = (configs[part] for part in PARTS)
     schedule = _schedule(source.config)
+    _check_tokenizer(source.config)
     _check_fit(source, unet, text, vae)
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     sample = unet["sample_size"]
@@ -100,6 +101,13 @@ def _schedule(folder: Path) -> dict[str, Any]:
         schedule = {**schedule, "_class_name": named} if isinstance(named, str) else schedule
     check_keys(file, schedule, SCHEDULE, ("_class_name",))
     return schedule
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse options of a tokenizer that no tokenizer can have; the file may be left out."""
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    if file.is_file():
+        check_keys(file, read_json(file), TOKENIZER)
 
 
 def _blocks(unet: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -199,6 +199,16 @@ SCHEDULE: Mapping[str, Kind] = {
     "use_lu_lambdas": none_or(FLAG),
 }
 """Keys that a training run or a sampler goes by."""
+TOKENIZER: Mapping[str, Kind] = {
+    "model_max_length": none_or(real(2, 1e31)),
+    **{
+        name: none_or(
+            Kind("a text, or what describes a token", lambda v: isinstance(v, str | dict))
+        )
+        for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+    },
+}
+"""A length of 1e30 is how transformers writes that there is none."""
 CONFIGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "vae": VAE}
 NEEDED = {
     "unet": (
