@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import UserError
+from dreambooth.checkpoint_files import copy
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import go_back
 from dreambooth.engine.checkpoint import CHECKSUMS, Damaged, file_hash
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import Subject
+from dreambooth.preflight import Outlook
 from dreambooth.run_folder import RunFolder
 from dreambooth_plugins.data import Folder
 from dreambooth_plugins.model.loading import load_part
@@ -185,7 +187,7 @@ def test_a_strangers_checkpoint_is_copied_without_links(tmp_path: Path, what: st
     (folder / "more/x.json").write_text("{}")
     (folder / "waits").symlink_to("/dev/zero")
     (tmp_path / "copy").mkdir()
-    checkpoint.copy(folder, tmp_path / "copy")
+    copy(folder, tmp_path / "copy")
     names = ["checksums.json", "state.json", "trainable.safetensors"]
     assert sorted(f.name for f in (tmp_path / "copy").iterdir()) == names
     assert torch.equal(checkpoint.load(folder).tensors["trainable"]["w"], torch.ones(3))
@@ -193,22 +195,26 @@ def test_a_strangers_checkpoint_is_copied_without_links(tmp_path: Path, what: st
     (folder / what).symlink_to(tmp_path / what)
     (tmp_path / "again").mkdir()
     with pytest.raises(Damaged, match=r"cannot be copied|is a link"):
-        checkpoint.copy(folder, tmp_path / "again")
+        copy(folder, tmp_path / "again")
     assert not (tmp_path / "again" / what).exists()
+
+
+def begun_at(folder: Path) -> Outlook:
+    return Outlook({}, start=folder, foreign=True)
 
 
 def test_going_back_to_a_strangers_checkpoint_takes_what_is_named_alone(tmp_path: Path) -> None:
     folder = saved(tmp_path / "theirs")
     (folder / "link").symlink_to(tmp_path)
     run = RunFolder(tmp_path / "run")
-    go_back(run, str(folder), Quiet())
+    go_back(run, begun_at(folder), Quiet())
     copied = run.checkpoints / folder.name
     assert sorted(f.name for f in copied.iterdir()) == sorted(
         f.name for f in folder.iterdir() if not f.is_symlink()
     )
     (folder / "state.json").write_text("{}")
     with pytest.raises(RunError, match="is damaged"):
-        go_back(RunFolder(tmp_path / "other"), str(folder), Quiet())
+        go_back(RunFolder(tmp_path / "other"), begun_at(folder), Quiet())
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "final/../../outside.txt", "{}/outside.txt"])

@@ -35,6 +35,7 @@ def test_a_device_that_several_processes_cannot_share_is_refused(monkeypatch, wa
 
 def test_several_processes_take_the_cards_of_a_kind(monkeypatch):
     pretend(monkeypatch, 2, "cuda:1")
+    monkeypatch.setattr(devices, "host_group", lambda: None)
     assert devices._open(torch.device("cuda")).device == torch.device("cuda:1")
 
 

@@ -44,7 +44,7 @@ def settle(make_ctx, monkeypatch, tmp_path):
         ctx = make_ctx(job=SimpleNamespace(train=SimpleNamespace(cache=True)))
         ctx.precision = SimpleNamespace(name="fp32")
         monkeypatch.setattr(text, "run_prompts", lambda *_: prompts)
-        text.settle(ctx, model, [], {})
+        text.settle(ctx, model, [], SimpleNamespace(keeps_texts=True))
 
     return call
 

@@ -168,7 +168,7 @@ def _train(
     if speaks and outlook:
         teller = reporter_for(console) if dry_run else Quiet()
         count = max(processes, launcher.process_count())
-        plan = make_plan(job, teller, resumes_at=outlook.step, processes=count)
+        plan = make_plan(job, teller, resumes_at=outlook.step, fresh=fresh, processes=count)
         hold_against(job, plan.scan, outlook)
         pauses = pauses_of(job, plan)
         for line in outlook.lines() if dry_run else ():

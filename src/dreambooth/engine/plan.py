@@ -110,16 +110,24 @@ class Plan:
         return max(self.phases, key=lambda phase: phase.total)
 
 
-def make_plan(job: Job, reporter: Reporter, *, resumes_at: int = 0, processes: int = 1) -> Plan:
+def make_plan(
+    job: Job,
+    reporter: Reporter,
+    *,
+    resumes_at: int = 0,
+    fresh: bool = False,
+    processes: int = 1,
+) -> Plan:
     """Count with the real model's shapes on the `meta` device: no weights are read.
 
-    `resumes_at`: the step at which the run will begin (see `preflight`). `processes` share each
-    optimizer step; memory is one process's, prices are in steps all of them take part in.
+    `resumes_at`: the step at which the run will begin (see `preflight`); `fresh`: no run that is
+    there has a say. `processes` share each optimizer step; memory is one process's, prices are in
+    steps all of them take part in.
     """
     from dreambooth.run_folder import RunFolder
 
     device = pick_device(job.train.device) or default_device()
-    recorded = RunFolder(job.folder).read_manifest().get("machine", {}) if resumes_at else {}
+    recorded = {} if fresh else RunFolder(job.folder).read_manifest().get("machine", {})
     precision = resolve(job, device, recorded.get("precision"))
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
     scan = job.data.scan(ctx)
