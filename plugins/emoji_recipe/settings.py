@@ -39,7 +39,7 @@ class Training(Section):
 class AutoencoderSettings(Training):
     """The autoencoder: 128 x 128 pixels to 16 x 16 latents."""
 
-    steps: int = Field(7_000, ge=1)
+    steps: int = Field(6_500, ge=1)
     batch: int = Field(12, ge=1)
     lr: float = Field(8e-4, gt=0)
     matrix_lr: float = Field(2e-3, ge=0)
@@ -62,7 +62,7 @@ class AutoencoderSettings(Training):
 class CLIPSettings(Training):
     """The text encoder's first teacher, and the judge of the figures."""
 
-    steps: int = Field(4_000, ge=1)
+    steps: int = Field(1_500, ge=1)
     batch: int = Field(48, ge=2)
     lr: float = Field(1e-3, gt=0)
     matrix_lr: float = Field(2e-3, ge=0)
@@ -85,7 +85,7 @@ class DenoiserSettings(Training):
     decay_share: float = Field(0.3, gt=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
     network: Literal["unet", "dit"] = "unet"
-    objective: Literal["epsilon", "v_prediction", "flow"] = "epsilon"
+    objective: Literal["epsilon", "v_prediction", "flow"] = "v_prediction"
     widths: tuple[int, ...] = (64, 128, 192)
     """Channels at 16 x 16, 8 x 8 and 4 x 4; the first ones are what sampling costs."""
     layers: int = Field(1, ge=1)
