@@ -310,6 +310,10 @@ SLOT_OF = {name: slot.name for slot in SLOTS.values() for name in slot.fields}
 @pytest.mark.parametrize("name", CASES)
 def test_a_plugin_that_misbehaves_is_named(small_job, name):
     field, kind, methods, words, options = CASES[name]
+    if (
+        field == "data" and name != "data: key"
+    ):  # kept latents of an earlier test would stand in for its pictures
+        options = {**options, "train": {**options.get("train", {}), "cache": False}}
     job = job_with(small_job, field, kind, methods, options)
     with pytest.raises(PluginError) as caught:
         run(job)

@@ -215,7 +215,7 @@ def both(dbt, place, monkeypatch, plans):
     started = []
     newest, make_plan = loop.newest_of_all, plan.make_plan
 
-    def make_once(job, reporter, *, resumes_at, processes):
+    def make_once(job, reporter, *, resumes_at, fresh, processes):
         if not plans:
             plans["one"] = make_plan(job, reporter)
         scan = job.data.scan(place.make_ctx(job=job, device="meta"))
