@@ -34,8 +34,9 @@ def run(settings: RecipeSettings) -> None:
         save_tokenizer(tokenizer, beside)
     write_with(folder / "drawings.png", drawing_sheet(drawings).save)
     sheet = Image.new("RGB", (EDGE * 12, EDGE * 10))
-    leaves = [textures.dead_leaves(settings.seed, i) for i in range(12)]
-    photographs = [textures.photograph(settings.seed, i) for i in range(12)]
+    seen = settings.autoencoder
+    leaves = [textures.dead_leaves(settings.seed, i) for i in range(min(12, seen.leaves))]
+    photographs = [textures.photograph(settings.seed, i) for i in range(min(12, seen.photographs))]
     for index, pixels in enumerate([*(i.pixels for i in items[:96]), *leaves, *photographs]):
         sheet.paste(Image.fromarray(pixels), (index % 12 * EDGE, index // 12 * EDGE))
     write_with(folder / "pictures.png", sheet.save)
