@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
 
 from dreambooth.engine.random import generator
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
-from dreambooth_plugins.model.saving import file_key, save_tokenizer, save_weights
+from dreambooth_plugins.model.saving import (
+    file_key,
+    model_index,
+    save_tokenizer,
+    save_weights,
+)
 from emoji_recipe import autoencoder, clip, denoiser
 from emoji_recipe.grounds import EDGE
 from emoji_recipe.objectives import Diffusion, objective
@@ -89,7 +93,7 @@ def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any, schedu
             write_json(beside / part / "config.json", plain_config(module))
         save_tokenizer(tokenizer, beside / "tokenizer")
         scheduler.save_pretrained(beside / "scheduler")
-        write_json(beside / "model_index.json", model_index())
+        write_json(beside / "model_index.json", model_index(type(scheduler).__name__))
     write_judge(settings.out / JUDGE, clip.open_trained(settings.work), tokenizer)
     print(f"wrote {settings.out / PIPELINE} and {settings.out / JUDGE}", flush=True)
 
@@ -120,22 +124,6 @@ def plain_config(module: Any) -> dict[str, Any]:
     if not hasattr(module, "to_json_string"):
         values |= {"dtype": "float32", "architectures": [type(module).__name__]}
     return values
-
-
-def model_index() -> dict[str, Any]:
-    """Return `model_index.json` of the pipeline."""
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
 
 
 def preprocessor() -> dict[str, Any]:

@@ -8,11 +8,9 @@ with the average as its weights, fresh moments and a warm-up: not to the bit, as
 
 from __future__ import annotations
 
-import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,8 +20,6 @@ from emoji_recipe import loop
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import Tensor
 
     from emoji_recipe.settings import RecipeSettings
 
@@ -83,16 +79,3 @@ def _copy(source: Path, dest: Path, weights: str | None) -> None:
             save_file(half, beside / weights, metadata={"format": "pt"})
     if weights and (source / "figures.json").is_file():
         shutil.copyfile(source / "figures.json", dest / "figures.json")
-
-
-def begin(stage: Any, path: Path) -> dict[str, Any]:
-    """Put packed weights into a stage and its average; return the numbers they were packed with."""
-    with safe_open(path, "pt") as file:
-        numbers: dict[str, Any] = json.loads(file.metadata()["numbers"])
-    tensors: dict[str, Tensor] = load_file(path)
-    with torch.no_grad():
-        for name, param in loop.named_parameters(stage.modules):
-            param.copy_(tensors[name])
-            if stage.ema:
-                stage.ema.shadow[name].copy_(tensors[name])
-    return numbers

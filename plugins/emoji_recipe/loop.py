@@ -151,12 +151,19 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
             "Use another --work folder, or the settings it was begun with.",
         )
     if path == begun:
-        from emoji_recipe import handover
-
-        handover.begin(stage, path)
+        begin(stage, load_file(path))
         return numbers | {"begun": numbers["step"]}
     restore(stage, load_file(path))
     return numbers
+
+
+@torch.no_grad()
+def begin(stage: Stage, average: Mapping[str, Tensor]) -> None:
+    """Put packed weights into a stage and its average; the moments begin anew."""
+    for name, param in named_parameters(stage.modules):
+        param.copy_(average[name])
+        if stage.ema:
+            stage.ema.shadow[name].copy_(average[name])
 
 
 def fixed_settings(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:

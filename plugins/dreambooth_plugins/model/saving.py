@@ -71,10 +71,11 @@ def save_folder(
     save_tokenizer(model.tokenizer, dest / "tokenizer")
     (dest / "scheduler").mkdir(parents=True, exist_ok=True)
     write_json(dest / "scheduler" / "scheduler_config.json", dict(solver_config))
-    write_json(dest / "model_index.json", _index(str(solver_config["_class_name"])))
+    write_json(dest / "model_index.json", model_index(str(solver_config["_class_name"])))
 
 
-def _index(scheduler: str) -> dict[str, Any]:
+def model_index(scheduler: str) -> dict[str, Any]:
+    """Return `model_index.json` of a pipeline with a scheduler of that class."""
     return {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
