@@ -99,6 +99,20 @@ def test_the_average_follows_the_formula():
             torch.testing.assert_close(state.ema[n], expected[n])
 
 
+def test_the_average_stays_where_the_scaler_left_the_update_out():
+    masked, plain = make(ema=0.5), make(ema=0.5)
+    for state in (masked, plain):
+        train(state, 3)  # the average is behind the weights now
+    kept = {n: average.clone() for n, average in masked.ema.items()}
+    masked.update_ema(torch.tensor(True))
+    assert all(torch.equal(average, kept[n]) for n, average in masked.ema.items())
+    masked.update_ema(torch.tensor(False))
+    plain.update_ema()
+    for n, average in plain.ema.items():
+        assert not torch.equal(average, kept[n])
+        torch.testing.assert_close(masked.ema[n], average)
+
+
 def test_showing_the_result_puts_the_weights_back_to_the_bit():
     state = make(ema=0.5)
     train(state, 2)
