@@ -76,7 +76,7 @@ class Replayed:
         graph = torch.cuda.CUDAGraph()
         self.forget()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 scalars = self.update(there)
         except RuntimeError as error:  # an operator that waits for the host
             print(f"steps are not captured: {error}", flush=True)

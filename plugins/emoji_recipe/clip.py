@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from dreambooth.engine.random import generator
 from dreambooth.files import write_json
 from emoji_recipe import card, loop, optim
-from emoji_recipe.autoencoder import stacked, to_float
+from emoji_recipe.ahead import ahead
+from emoji_recipe.autoencoder import spans, stacked, to_float
 from emoji_recipe.compose import HELD_OUT, Composition, compose, compose_of
 from emoji_recipe.drawings import read_drawings
 from emoji_recipe.grounds import EDGE
@@ -119,14 +120,28 @@ def stage(settings: RecipeSettings) -> loop.Stage:
     pad = tokenizer.pad_token_id
     prompts = trimmed(token_ids(tokenizer, noun_prompts()), pad).to(settings.device)
 
-    def rows(step: int, progress: float) -> dict[str, Tensor]:
-        first = step * options.batch
-        items = [compose(drawings, settings.seed, first + i) for i in range(options.batch)]
+    def describe(items: Sequence[Composition]) -> dict[str, Tensor]:
         ids = token_ids(tokenizer, [item.caption for item in items])
-        if settings.device == "cpu":  # a captured step has one shape
-            ids = trimmed(ids, pad)
         pixels = stacked([item.pixels for item in items])
         return {"pixels": pixels, "ids": ids, "target": noun_targets(items)}
+
+    def made(first: int, count: int) -> dict[str, Tensor]:
+        return describe([compose(drawings, settings.seed, first + i) for i in range(count)])
+
+    pieces = spans(0, options.pictures, 1_000)
+    parts = list(ahead(lambda at: made(*pieces[at]), range(len(pieces)), settings.workers))
+    kept = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def rows(step: int, progress: float) -> dict[str, Tensor]:
+        if not kept:
+            found = made(step * options.batch, options.batch)
+        else:
+            draw = generator(settings.seed, "clip", step)
+            take = torch.randint(options.pictures, (options.batch,), generator=draw)
+            found = {name: value[take] for name, value in kept.items()}
+        if settings.device == "cpu":  # a captured step has one shape
+            found["ids"] = trimmed(found["ids"], pad)
+        return found
 
     def loss(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ids, target = rows["ids"], rows["target"]

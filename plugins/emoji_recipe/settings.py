@@ -71,6 +71,9 @@ class CLIPSettings(Training):
     text_layers: int = 3
     vision_layers: int = 4
     patch: int = 16
+    pictures: int = Field(0, ge=0)
+    """Compositions drawn beforehand, of which steps take random ones; 0: fresh ones every step,
+    which cost a card more than its step."""
     vocabulary: int = Field(1600, ge=600)
     max_length: int = 24
 

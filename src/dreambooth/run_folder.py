@@ -44,6 +44,7 @@ HARMLESS_OPTIONS = (
     "train.device",
     "train.threads",
     "train.deterministic",
+    "train.tf32",
     "train.cache",
     "train.gradient_checkpointing",
     "validation.every",

@@ -197,7 +197,7 @@ def open_devices(train: Train) -> Iterator[Devices]:
         torch.set_num_threads(train.threads)
     _reset()
     try:
-        with deterministic(train.deterministic):
+        with deterministic(train.deterministic), float32_products(tf32=train.tf32):
             devices = _found(wanted)
             with current(devices.device):
                 yield devices
@@ -286,6 +286,22 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=only_warn)
         cudnn.deterministic, cudnn.benchmark = before[1:]
         fill.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Say in the block whether CUDA may multiply float32 with a mantissa of ten bits (TF32).
+
+    cuDNN does so by default since Ampere, so that `fp32` would be float32 in name alone: results
+    of equal weights differ by 1e-3 between two layouts of the same convolution.
+    """
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    cudnn.allow_tf32, cublas.allow_tf32 = tf32, tf32
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
 def _open(wanted: torch.device | None) -> Devices:
