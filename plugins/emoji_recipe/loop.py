@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_with
+from dreambooth_plugins.model.saving import file_key
 from emoji_recipe import card
 from emoji_recipe.ahead import ahead
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 WARM_UP = 40
 STATE = "state.safetensors"
 BEGUN = "begun.safetensors"
-"""Packed weights of a training that began elsewhere; used where there is no state."""
+"""Weights of a base that ships, by their names in files; used where there is no state."""
+BUILD = ("network", "objective", "widths", "layers")
+"""Settings that such weights must agree with: what they are, not how they were trained."""
 
 
 class EMA:
@@ -89,7 +92,7 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn
 def rate_factor(step: int, total: int, decay_share: float, begun: int = 0) -> float:
     """Return the learning rate's factor: linear warm-up, constant, linear decay to 1 %.
 
-    `begun` is the step the moments are fresh at: 0, or where a packed training went on.
+    `begun` is the step the moments are fresh at: 0, or where a shipped base went on.
     """
     warm = min(1.0, (step - begun + 1) / WARM_UP)
     left = (total - step) / max(1.0, decay_share * total)
@@ -151,7 +154,8 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         numbers: dict[str, Any] = json.loads(file.metadata()["numbers"])
     now, then = fixed_settings(stage, settings), numbers.pop("settings")
-    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    asked = BUILD if path == begun else now.keys() | then.keys()
+    changed = sorted(key for key in asked if now.get(key) != then.get(key))
     if changed:
         told = ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in changed)
         raise RunError(
@@ -167,11 +171,12 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
 
 @torch.no_grad()
 def begin(stage: Stage, average: Mapping[str, Tensor]) -> None:
-    """Put packed weights into a stage and its average; the moments begin anew."""
+    """Put a shipped base's weights into a stage and its average; the moments begin anew."""
     for name, param in named_parameters(stage.modules):
-        param.copy_(average[name])
+        prefix, own = name.split(".", 1)
+        param.copy_(average[f"{prefix}.{file_key(prefix, own)}"])
         if stage.ema:
-            stage.ema.shadow[name].copy_(average[name])
+            stage.ema.shadow[name].copy_(param)
 
 
 def fixed_settings(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from emoji_recipe.nouns import SUBJECTS
 
 BASES = Path(__file__).parents[1] / "dreambooth_plugins" / "base_emoji"
 STAGES = ("data", "autoencoder", "clip", "denoiser", "export", "check")
-HANDOVER = ("pack", "unpack")
+HANDOVER = ("unpack",)
 
 
 class Section(BaseModel):
@@ -131,9 +131,7 @@ class RecipeSettings(Section):
     npm: Path | None = None
     """Folder with the package's `.tgz` file; it is fetched with `npm pack` if missing."""
     out: Path = BASES
-    """Where `emoji-128/` and `emoji-128-clip/` are written."""
-    packed: Path = Path(__file__).parent / "trained"
-    """Where `pack` keeps what a training needs to go on elsewhere."""
+    """Where `emoji-128/` and `emoji-128-clip/` are written, and where `unpack` finds them."""
     seed: int = 0
     threads: int = Field(1, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
