@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PIPELINE, JUDGE = "emoji-128", "emoji-128-clip"
 TRAINING = "training.json"
-"""What the pipeline's folder says of its training: step, processor seconds, settings."""
+"""What the pipeline's folder says of its training: the step, and the settings."""
 
 
 def run(settings: RecipeSettings) -> None:
@@ -50,7 +50,8 @@ def run(settings: RecipeSettings) -> None:
         )
     network, text = denoiser.averaged(settings)
     with safe_open(settings.work / "denoiser" / loop.STATE, "pt") as state:
-        training = json.loads(state.metadata()["numbers"])
+        numbers = json.loads(state.metadata()["numbers"])
+    training = {name: numbers[name] for name in ("step", "settings")}
     write(settings, network, text, open_tokenizer(settings), aim.solver(), training)
 
 

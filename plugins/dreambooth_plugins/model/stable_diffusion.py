@@ -26,7 +26,8 @@ class StableDiffusion(Model):
     kind: Literal["stable_diffusion"] = "stable_diffusion"
     source: str = "builtin:emoji-64"
     """The model: a diffusers folder, a single .safetensors file, a hub id (`org/name`), or
-    `builtin:emoji-64` (small, comes with the trainer). A relative path starts at the job file."""
+    `builtin:emoji-64` or `builtin:emoji-128` (small, come with the trainer). A relative path
+    starts at the job file."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     variant: str | None = None
