@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dreambooth.errors import RunError
+from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.model import StableDiffusion, saving
-from dreambooth_plugins.model.headers import read_header
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -193,7 +193,7 @@ def test_without_the_library_the_job_is_told_the_command(small_job, monkeypatch)
     assert preflight(job) == []
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "dreambooth_plugins.optimizer.installed.find_spec",
+        "dreambooth_plugins.common.extras.find_spec",
         lambda name: None if name == "bitsandbytes" else find(name),
     )
     [problem] = preflight(job)
@@ -204,7 +204,7 @@ def test_without_the_library_the_job_is_told_the_command(small_job, monkeypatch)
 
 def test_a_folder_of_that_name_is_no_library(small_job, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "dreambooth_plugins.optimizer.installed.find_spec",
+        "dreambooth_plugins.common.extras.find_spec",
         lambda name: importlib.machinery.ModuleSpec(name, None, is_package=True),
     )
     [problem] = preflight(small_job(optimizer={"kind": "adamw8bit"}))

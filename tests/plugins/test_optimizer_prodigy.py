@@ -265,7 +265,7 @@ def test_a_run_logs_the_rate_in_effect(small_job):
 def test_without_the_library_the_job_is_told_the_command(small_job, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "dreambooth_plugins.optimizer.installed.find_spec",
+        "dreambooth_plugins.common.extras.find_spec",
         lambda name: None if name == "prodigyopt" else find(name),
     )
     [problem] = preflight(small_job(optimizer={"kind": "prodigy"}))

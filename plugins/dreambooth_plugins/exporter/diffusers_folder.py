@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
-from dreambooth_plugins.exporter.options import Dtype
+from dreambooth_plugins.common.dtypes import Dtype
 from dreambooth_plugins.exporter.usage import folder_usage
 
 if TYPE_CHECKING:

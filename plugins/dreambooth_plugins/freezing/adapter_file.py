@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import Problem
 from dreambooth.errors import JobError
 from dreambooth.files import read_object
+from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.freezing.adapter_plausible import DAMAGED, Alphas, alpha_of, check_pair
 from dreambooth_plugins.freezing.word_file import EMBEDDING_FILE
-from dreambooth_plugins.model.headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

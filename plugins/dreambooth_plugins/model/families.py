@@ -9,7 +9,7 @@ from dreambooth.errors import JobError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreambooth_plugins.model.headers import Header
+    from dreambooth_plugins.common.headers import Header
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 """Prefixes of the original Stable Diffusion layout."""

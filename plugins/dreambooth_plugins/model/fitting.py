@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError
-from dreambooth_plugins.model.headers import read_header
+from dreambooth_plugins.common.headers import read_header
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -125,7 +125,7 @@ class Source:
 
         `weights=False` where they are still to be downloaded.
         """
-        from dreambooth_plugins.model.headers import read_header
+        from dreambooth_plugins.common.headers import read_header
 
         for folder in (self.config, *map(self.config_folder, PARTS)):
             check_entries(folder)

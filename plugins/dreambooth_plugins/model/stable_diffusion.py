@@ -142,8 +142,8 @@ class StableDiffusion(Model):
         if not path.is_file():
             raise JobError(f"there is no model file {path}", "check model.source")
         check_file(path, self.allow_pickle)
+        from dreambooth_plugins.common.headers import read_header
         from dreambooth_plugins.model.describe import check_index
-        from dreambooth_plugins.model.headers import read_header
 
         header = read_header(path)
         families.check_layout(path, header, own_vae=vae is not None)

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from dreambooth import Optimizer
 from dreambooth.interfaces.optimizer import LARGE
+from dreambooth_plugins.common.extras import importing, missing, quiet
 from dreambooth_plugins.optimizer.adamw import Beta
-from dreambooth_plugins.optimizer.installed import importing, missing, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from pydantic import Field
 from dreambooth import Optimizer, Problem
 from dreambooth.errors import UserError
 from dreambooth.interfaces.optimizer import LARGE
+from dreambooth_plugins.common.extras import importing, missing
 from dreambooth_plugins.optimizer.adamw import Beta
-from dreambooth_plugins.optimizer.installed import importing, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
