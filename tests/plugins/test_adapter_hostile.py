@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
-from dreambooth_plugins.freezing.adapter_file import read_contents
-from dreambooth_plugins.freezing.word_file import read_shape
+from dreambooth_plugins.formats.embedding import read_shape
+from dreambooth_plugins.formats.lora.file import read_contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,10 @@ from diffusers.loaders.single_file_utils import (
 
 import dreambooth_plugins
 from dreambooth.errors import RunError
+from dreambooth_plugins.formats.original.limits import original_refusal
+from dreambooth_plugins.formats.original.names import to_original
 from dreambooth_plugins.model.describe import model_info
-from dreambooth_plugins.model.layouts import original_refusal
 from dreambooth_plugins.model.loading import skeleton
-from dreambooth_plugins.model.original_layout import to_original
 from dreambooth_plugins.model.saving import file_key
 from dreambooth_plugins.model.source import PARTS, Source
 

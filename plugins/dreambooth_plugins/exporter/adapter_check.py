@@ -17,7 +17,7 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.exporter.embedding_files import load_word
+from dreambooth_plugins.exporter.embedding_check import load_word
 from dreambooth_plugins.exporter.usage import WORD_FILE
 from dreambooth_plugins.model.loading import quiet
 from dreambooth_plugins.model.saving import DTYPES
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
-    from dreambooth_plugins.exporter.adapter_files import LowRank
+    from dreambooth_plugins.formats.lora.diffusers import LowRank
 
 NAME = "file"
 """What the loaded adapter is called in the pipeline."""

@@ -64,8 +64,8 @@ class Lora(AdapterFile):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write the adapters into `dest`."""
-        from dreambooth_plugins.exporter.adapter_files import write_lora
-        from dreambooth_plugins.exporter.embedding_files import write_word
+        from dreambooth_plugins.exporter.embedding_check import write_word
+        from dreambooth_plugins.formats.lora.diffusers import write_lora
 
         write_lora(artifact, model, dest, self.dtype)
         write_word(artifact, dest, self.dtype)
@@ -73,7 +73,7 @@ class Lora(AdapterFile):
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the file into a plain pipeline with diffusers and compare what it draws."""
         from dreambooth_plugins.exporter.adapter_check import check_file
-        from dreambooth_plugins.exporter.adapter_files import low_rank
+        from dreambooth_plugins.formats.lora.diffusers import low_rank
 
         return check_file(artifact, low_rank(artifact), model, dest, ctx, self.dtype)
 
@@ -105,8 +105,8 @@ class Kohya(AdapterFile):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write the adapters and what the run was into `dest`."""
-        from dreambooth_plugins.exporter.embedding_files import write_word
-        from dreambooth_plugins.exporter.kohya_file import write_kohya
+        from dreambooth_plugins.exporter.embedding_check import write_word
+        from dreambooth_plugins.formats.lora.kohya import write_kohya
 
         write_kohya(artifact, model, dest, ctx, self.dtype)
         write_word(artifact, dest, self.dtype)
@@ -114,8 +114,8 @@ class Kohya(AdapterFile):
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the file into a plain pipeline with diffusers and compare what it draws."""
         from dreambooth_plugins.exporter.adapter_check import check_file
-        from dreambooth_plugins.exporter.adapter_files import low_rank
-        from dreambooth_plugins.exporter.kohya_file import with_one_alpha
+        from dreambooth_plugins.formats.lora.diffusers import low_rank
+        from dreambooth_plugins.formats.lora.kohya import with_one_alpha
 
         adapters = with_one_alpha(low_rank(artifact))
         return check_file(artifact, adapters, model, dest, ctx, self.dtype)

@@ -38,13 +38,13 @@ class Embedding(Exporter):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write both layouts into `dest`."""
-        from dreambooth_plugins.exporter.embedding_files import write_word
+        from dreambooth_plugins.exporter.embedding_check import write_word
 
         write_word(artifact, dest, self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the files into a plain pipeline with diffusers; compare rows and what it draws."""
-        from dreambooth_plugins.exporter.embedding_files import check_word
+        from dreambooth_plugins.exporter.embedding_check import check_word
 
         return check_word(artifact, model, dest, ctx, self.dtype)
 

@@ -10,7 +10,7 @@ from dreambooth.interfaces import Check
 from dreambooth_plugins.exporter.comparison import FOLDED, SAME_WEIGHTS, live_outputs
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
 from dreambooth_plugins.exporter.merging import merged_weights
-from dreambooth_plugins.exporter.metadata import model_spec, run_name, write_tensors
+from dreambooth_plugins.formats.model_spec import model_spec, run_name, write_tensors
 from dreambooth_plugins.model.loading import quiet
 
 if TYPE_CHECKING:

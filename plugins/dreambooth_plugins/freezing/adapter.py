@@ -82,7 +82,7 @@ class Adapter(NamedParts):
         for part in trained:
             yield from self._preset_problems(part, info)
         if self.init is not None:
-            from dreambooth_plugins.freezing.adapter_file import problems
+            from dreambooth_plugins.formats.lora.file import problems
 
             yield from problems(self, self.init, trained)
 

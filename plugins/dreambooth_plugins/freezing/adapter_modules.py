@@ -54,7 +54,7 @@ def attach(policy: Adapter, model: LoadedModel, ctx: Context) -> None:
     trained = policy.named_parts(model.info)
     given: Mapping[str, Mapping[str, Any]] = {}
     if policy.init is not None:
-        from dreambooth_plugins.freezing.adapter_file import read_adapter
+        from dreambooth_plugins.formats.lora.file import read_adapter
 
         given = read_adapter(policy.init, model)
     fresh = [part for part in trained if part not in given]

@@ -70,7 +70,7 @@ class LearnsWord(FreezingPolicy):
             )
 
     def _file_problems(self, path: Path) -> Iterator[Problem]:
-        from dreambooth_plugins.freezing.word_file import read_shape
+        from dreambooth_plugins.formats.embedding import read_shape
 
         at = ("freezing", "embedding")
         try:
@@ -90,7 +90,7 @@ class LearnsWord(FreezingPolicy):
         subject = ctx.job.subject
         rows = model.add_tokens(subject.identifier, self.vectors, self.words or subject.class_noun)
         if self.embedding is not None:
-            from dreambooth_plugins.freezing.word_file import read_rows
+            from dreambooth_plugins.formats.embedding import read_rows
 
             read_rows(self.embedding, rows)
 
@@ -115,7 +115,7 @@ class LearnsWord(FreezingPolicy):
 
     def with_file(self, folder: Path) -> Mapping[str, Path]:
         """Return the options that begin with the embedding of a folder, where it has one."""
-        from dreambooth_plugins.freezing.word_file import EMBEDDING_FILE
+        from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 
         return {"embedding": folder} if (folder / EMBEDDING_FILE).is_file() else {}
 

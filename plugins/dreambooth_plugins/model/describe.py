@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
-from dreambooth_plugins.model.families import ONE_FAMILY
-from dreambooth_plugins.model.layouts import original_refusal
+from dreambooth_plugins.formats.original.families import ONE_FAMILY
+from dreambooth_plugins.formats.original.limits import original_refusal
 from dreambooth_plugins.model.plausible import SCHEDULE, TOKENIZER, check_keys, check_network
 from dreambooth_plugins.model.source import PARTS, read_json
 

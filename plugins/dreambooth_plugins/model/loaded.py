@@ -17,6 +17,7 @@ from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth.transfer import upload
+from dreambooth_plugins.formats.original.names import LAYOUT, to_original
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.fitting import check_weights
 from dreambooth_plugins.model.loading import (
@@ -25,7 +26,6 @@ from dreambooth_plugins.model.loading import (
     load_tokenizer,
     skeleton,
 )
-from dreambooth_plugins.model.original_layout import LAYOUT, to_original
 from dreambooth_plugins.model.parts import Parts
 from dreambooth_plugins.model.saving import module_name, save_folder
 from dreambooth_plugins.model.tokens import (

@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
+from dreambooth_plugins.formats.original.families import PREFIXES
 from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-from dreambooth_plugins.model.families import PREFIXES
 from dreambooth_plugins.model.memory_map import own_memory
 from dreambooth_plugins.model.source import read_json
 

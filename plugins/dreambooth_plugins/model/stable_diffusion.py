@@ -11,7 +11,8 @@ from pydantic import ValidationInfo, field_serializer, field_validator
 from dreambooth.component import escape_variables, expand_variables, resolve_path
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Model, ModelInfo
-from dreambooth_plugins.model import builtin, families, hub
+from dreambooth_plugins.formats.original import families
+from dreambooth_plugins.model import builtin, hub
 from dreambooth_plugins.model.source import PICKLES, Source, check_file
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import RunError
-from dreambooth_plugins.model.families import PREFIXES
-from dreambooth_plugins.model.open_clip import to_open_clip
+from dreambooth_plugins.formats.original.families import PREFIXES
+from dreambooth_plugins.formats.original.open_clip import to_open_clip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

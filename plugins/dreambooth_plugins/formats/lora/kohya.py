@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.naming import base_name
-from dreambooth_plugins.exporter.adapter_files import low_rank, save
-from dreambooth_plugins.exporter.metadata import VERSIONS, model_spec, run_name
+from dreambooth_plugins.formats.lora.diffusers import low_rank, save
+from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec, run_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
-    from dreambooth_plugins.exporter.adapter_files import LowRank
+    from dreambooth_plugins.formats.lora.diffusers import LowRank
 
 
 def write_kohya(

@@ -20,8 +20,8 @@ from dreambooth import Problem
 from dreambooth.errors import JobError
 from dreambooth.files import read_object
 from dreambooth_plugins.common.headers import read_header
-from dreambooth_plugins.freezing.adapter_plausible import DAMAGED, Alphas, alpha_of, check_pair
-from dreambooth_plugins.freezing.word_file import EMBEDDING_FILE
+from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
+from dreambooth_plugins.formats.lora.plausible import DAMAGED, Alphas, alpha_of, check_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -214,6 +214,6 @@ def read_adapter(path: Path, model: LoadedModel) -> dict[str, dict[str, Any]]:
 
     `JobError` where the file is for another architecture, or scales like nothing we know.
     """
-    from dreambooth_plugins.freezing.adapter_reading import read
+    from dreambooth_plugins.formats.lora.reading import read
 
     return read(read_contents(path), model)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth_plugins.exporter.metadata import write_tensors
+from dreambooth_plugins.formats.model_spec import write_tensors
 from dreambooth_plugins.model.saving import DTYPES
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dreambooth.errors import JobError
+from dreambooth_plugins.formats.lora.plausible import DAMAGED
 from dreambooth_plugins.freezing.adapter_methods import LowRank
 from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer
-from dreambooth_plugins.freezing.adapter_plausible import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import LoadedModel
-    from dreambooth_plugins.freezing.adapter_file import Contents
+    from dreambooth_plugins.formats.lora.file import Contents
     from dreambooth_plugins.freezing.adapter_methods import Method
 
 

@@ -10,7 +10,6 @@ import torch
 from dreambooth.errors import RunError
 from dreambooth.interfaces import Check
 from dreambooth.interfaces.model import NEW_ROWS
-from dreambooth_plugins.exporter.adapter_files import save
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
@@ -19,6 +18,7 @@ from dreambooth_plugins.exporter.comparison import (
     verdict,
 )
 from dreambooth_plugins.exporter.usage import WORD_FILE
+from dreambooth_plugins.formats.lora.diffusers import save
 from dreambooth_plugins.model.loading import quiet
 from dreambooth_plugins.model.saving import DTYPES
 
