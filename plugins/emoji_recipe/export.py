@@ -10,7 +10,7 @@ import torch
 from dreambooth.engine.random import generator
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
-from dreambooth_plugins.model.saving import (
+from dreambooth_plugins.model.folder.saving import (
     file_key,
     model_index,
     save_tokenizer,

@@ -19,7 +19,8 @@ ADAPTER = """
 import sys, torch
 from dreambooth_plugins.freezing.adapter_methods import Lora
 from dreambooth_plugins.freezing.adapter_peft import Layer, inject
-from dreambooth_plugins.model import loading, pipeline
+from dreambooth_plugins.model.folder import loading
+from dreambooth_plugins.model.folder import pipeline
 from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit
 
 layers = torch.nn.ModuleDict({"to_q": torch.nn.Linear(8, 8)})

@@ -168,7 +168,7 @@ def test_blocks_of_content_and_style_get_adapters_on_their_attention(ctx, block,
 
 
 def test_blocks_of_stable_diffusion_1_and_2():
-    from dreambooth_plugins.model.describe import _blocks
+    from dreambooth_plugins.model.stable_diffusion_info import _blocks
 
     unet = {"down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
             "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3}  # fmt: skip

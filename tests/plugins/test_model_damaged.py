@@ -13,8 +13,8 @@ import torch
 
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.headers import read_header
-from dreambooth_plugins.model.loading import load_part, load_tokenizer, skeleton
-from dreambooth_plugins.model.source import PARTS, STEMS, Source
+from dreambooth_plugins.model.folder.loading import load_part, load_tokenizer, skeleton
+from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.model import StableDiffusion
-from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-from dreambooth_plugins.model.fingerprint import file_hash
+from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+from dreambooth_plugins.model.folder.fingerprint import file_hash
 
 PROMPTS = ["a photo of a dog", "a cat on the moon", ""]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreambooth_plugins.model import memory_map
-from dreambooth_plugins.model.loading import load_part, stored_dtype
-from dreambooth_plugins.model.source import Source
+from dreambooth_plugins.model.folder import memory_map
+from dreambooth_plugins.model.folder.loading import load_part, stored_dtype
+from dreambooth_plugins.model.folder.source import Source
 
 
 def resident(path: Path) -> int:

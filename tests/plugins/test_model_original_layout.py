@@ -18,10 +18,10 @@ import dreambooth_plugins
 from dreambooth.errors import RunError
 from dreambooth_plugins.formats.original.limits import original_refusal
 from dreambooth_plugins.formats.original.names import to_original
-from dreambooth_plugins.model.describe import model_info
-from dreambooth_plugins.model.loading import skeleton
-from dreambooth_plugins.model.saving import file_key
-from dreambooth_plugins.model.source import PARTS, Source
+from dreambooth_plugins.model.folder.loading import skeleton
+from dreambooth_plugins.model.folder.saving import file_key
+from dreambooth_plugins.model.folder.source import PARTS, Source
+from dreambooth_plugins.model.stable_diffusion_info import model_info
 
 PLUGINS = Path(dreambooth_plugins.__file__).parent
 CONFIGS = PLUGINS / "model" / "configs"

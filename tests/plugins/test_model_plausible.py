@@ -17,8 +17,8 @@ from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth_plugins.model.builtin import BASES, CONFIGS
-from dreambooth_plugins.model.plausible import SCHEDULERS
-from dreambooth_plugins.model.source import PARTS, STEMS
+from dreambooth_plugins.model.folder.plausible import SCHEDULERS
+from dreambooth_plugins.model.folder.source import PARTS, STEMS
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 
@@ -98,8 +98,8 @@ def test_the_name_of_a_scheduler_comes_from_the_index_or_is_asked_for(folder: Pa
 
 @pytest.mark.parametrize("known", [*CONFIGS.iterdir(), BASES / "emoji-64"], ids=lambda p: p.name)
 def test_real_configurations_are_plausible(known: Path) -> None:
-    from dreambooth_plugins.model.describe import model_info
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
+    from dreambooth_plugins.model.stable_diffusion_info import model_info
 
     assert model_info(Source(known)).schedule["_class_name"]
 

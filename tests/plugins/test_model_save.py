@@ -10,7 +10,8 @@ import pytest
 
 from dreambooth.errors import RunError
 from dreambooth_plugins.common.headers import read_header
-from dreambooth_plugins.model import StableDiffusion, saving
+from dreambooth_plugins.model import StableDiffusion
+from dreambooth_plugins.model.folder import saving
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.model import StableDiffusion
-from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-from dreambooth_plugins.model.vocabulary import read_vocabulary, shipped_vocabulary
+from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+from dreambooth_plugins.model.folder.vocabulary import read_vocabulary, shipped_vocabulary
 
 TEXTS = [
     "a photo of sks dog", "ohwx", "zwx", "xxy5syt00", "<my-dog>", "don't we'll it's 'tis",

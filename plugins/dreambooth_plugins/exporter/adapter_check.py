@@ -19,8 +19,8 @@ from dreambooth_plugins.exporter.comparison import (
 )
 from dreambooth_plugins.exporter.embedding_check import load_word
 from dreambooth_plugins.exporter.usage import WORD_FILE
-from dreambooth_plugins.model.loading import quiet
-from dreambooth_plugins.model.saving import DTYPES
+from dreambooth_plugins.model.folder.loading import quiet
+from dreambooth_plugins.model.folder.saving import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

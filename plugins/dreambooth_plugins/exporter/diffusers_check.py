@@ -15,8 +15,8 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.model.loading import quiet
-from dreambooth_plugins.model.saving import DTYPES
+from dreambooth_plugins.model.folder.loading import quiet
+from dreambooth_plugins.model.folder.saving import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

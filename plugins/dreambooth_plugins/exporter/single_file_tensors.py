@@ -11,7 +11,7 @@ from dreambooth_plugins.exporter.comparison import FOLDED, SAME_WEIGHTS, live_ou
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
 from dreambooth_plugins.exporter.merging import merged_weights
 from dreambooth_plugins.formats.model_spec import model_spec, run_name, write_tensors
-from dreambooth_plugins.model.loading import quiet
+from dreambooth_plugins.model.folder.loading import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

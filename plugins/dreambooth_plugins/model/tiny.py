@@ -11,7 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from dreambooth.files import new_folder
-from dreambooth_plugins.model.source import PARTS, Source
+from dreambooth_plugins.model.folder.source import PARTS, Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +49,9 @@ def _digest(config: Path) -> str:
 
 def build_tiny(config: Path, dest: Path) -> None:
     """Write the model into the existing folder `dest`."""
-    from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-    from dreambooth_plugins.model.loading import make_tokenizer, skeleton
-    from dreambooth_plugins.model.saving import file_key, save_tokenizer, save_weights
+    from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+    from dreambooth_plugins.model.folder.loading import make_tokenizer, skeleton
+    from dreambooth_plugins.model.folder.saving import file_key, save_tokenizer, save_weights
 
     shutil.copytree(config, dest, dirs_exist_ok=True)
     for part in PARTS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth_plugins.formats.model_spec import write_tensors
-from dreambooth_plugins.model.saving import DTYPES
+from dreambooth_plugins.model.folder.saving import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

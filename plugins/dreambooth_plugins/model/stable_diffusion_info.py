@@ -8,14 +8,14 @@ from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
 from dreambooth_plugins.formats.original.families import ONE_FAMILY
 from dreambooth_plugins.formats.original.limits import original_refusal
-from dreambooth_plugins.model.plausible import SCHEDULE, TOKENIZER, check_keys, check_network
-from dreambooth_plugins.model.source import PARTS, read_json
+from dreambooth_plugins.model.folder.plausible import SCHEDULE, TOKENIZER, check_keys, check_network
+from dreambooth_plugins.model.folder.source import PARTS, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.interfaces.model import Prediction
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
 ADAPTER_TARGETS = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),

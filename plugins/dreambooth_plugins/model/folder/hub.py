@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth.errors import JobError
-from dreambooth_plugins.model.source import PARTS, PICKLES, STEMS, Source
+from dreambooth_plugins.model.folder.source import PARTS, PICKLES, STEMS, Source
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_](?:[\w.-]*\w)?", re.ASCII)
 """What the hub takes for a name; it allows 96 characters."""

@@ -18,17 +18,17 @@ from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth.transfer import upload
 from dreambooth_plugins.formats.original.names import LAYOUT, to_original
-from dreambooth_plugins.model.fingerprint import part_fingerprint
-from dreambooth_plugins.model.fitting import check_weights
-from dreambooth_plugins.model.loading import (
+from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
+from dreambooth_plugins.model.folder.fitting import check_weights
+from dreambooth_plugins.model.folder.loading import (
     frozen,
     load_part,
     load_tokenizer,
     skeleton,
 )
-from dreambooth_plugins.model.parts import Parts
-from dreambooth_plugins.model.saving import module_name, save_folder
-from dreambooth_plugins.model.tokens import (
+from dreambooth_plugins.model.folder.parts import Parts
+from dreambooth_plugins.model.folder.saving import module_name, save_folder
+from dreambooth_plugins.model.folder.tokens import (
     extend_table,
     extended_tokenizer,
     first_rows,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
     from dreambooth.interfaces import Context, ModelInfo
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
 
 def _adaptable(module: Module) -> bool:
@@ -276,7 +276,7 @@ class LoadedStableDiffusion(LoadedModel):
 
     def pipeline(self) -> Any:
         """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""
-        from dreambooth_plugins.model.pipeline import base_pipeline
+        from dreambooth_plugins.model.folder.pipeline import base_pipeline
 
         return base_pipeline(self)
 

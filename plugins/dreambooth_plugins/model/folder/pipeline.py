@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Embedding
 
 from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
-from dreambooth_plugins.model.loading import quiet
+from dreambooth_plugins.model.folder.loading import quiet
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
 
 
 def base_pipeline(model: LoadedStableDiffusion) -> Any:

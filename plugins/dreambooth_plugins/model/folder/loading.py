@@ -14,9 +14,9 @@ from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.formats.original.families import PREFIXES
-from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-from dreambooth_plugins.model.memory_map import own_memory
-from dreambooth_plugins.model.source import read_json
+from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+from dreambooth_plugins.model.folder.memory_map import own_memory
+from dreambooth_plugins.model.folder.source import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch.nn import Module
 
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
 CLASSES: Mapping[str, Any] = {
     "unet": diffusers.UNet2DConditionModel,

@@ -12,14 +12,18 @@ from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
 from dreambooth.files import MAX_JSON, read_limited
 from dreambooth.interfaces import Vocabulary
-from dreambooth_plugins.model.clip_vocabulary import byte_alphabet, byte_order, clip_vocabulary
-from dreambooth_plugins.model.source import read_json
+from dreambooth_plugins.model.folder.clip_vocabulary import (
+    byte_alphabet,
+    byte_order,
+    clip_vocabulary,
+)
+from dreambooth_plugins.model.folder.source import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
 WORD_END = "</w>"
 FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json")

@@ -14,7 +14,7 @@ from dreambooth_plugins.common.headers import read_header
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
 _OLD_ATTENTION = {
     ".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0.",

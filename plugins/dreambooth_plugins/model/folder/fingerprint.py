@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import write_json
-from dreambooth_plugins.model.clip_vocabulary import MERGES_FILE
+from dreambooth_plugins.model.folder.clip_vocabulary import MERGES_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from dreambooth.interfaces import Progress
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.source import Source
 
     ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
 

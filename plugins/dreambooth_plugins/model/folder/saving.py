@@ -15,9 +15,9 @@ from dreambooth.files import write_json
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
-from dreambooth_plugins.model.loading import load_part, skeleton
-from dreambooth_plugins.model.source import PARTS, STEMS
-from dreambooth_plugins.model.tokens import new_rows
+from dreambooth_plugins.model.folder.loading import load_part, skeleton
+from dreambooth_plugins.model.folder.source import PARTS, STEMS
+from dreambooth_plugins.model.folder.tokens import new_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import CLIPTokenizer
 
-    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
-    from dreambooth_plugins.model.source import Source
+    from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.folder.source import Source
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TABLE = "text_model.embeddings.token_embedding.weight"
