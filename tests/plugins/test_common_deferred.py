@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ADAPTER = """
 import sys, torch
-from dreambooth_plugins.freezing.adapter_methods import Lora
-from dreambooth_plugins.freezing.adapter_peft import Layer, inject
+from dreambooth_plugins.freezing.adapter.methods import Lora
+from dreambooth_plugins.freezing.adapter.peft_layers import Layer, inject
 from dreambooth_plugins.model.folder import loading
 from dreambooth_plugins.model.folder import pipeline
 from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit

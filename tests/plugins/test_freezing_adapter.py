@@ -15,7 +15,7 @@ from dreambooth.interfaces import ParameterGroup
 from dreambooth.schema import job_schema
 from dreambooth_plugins.exporter import Kohya, Lora
 from dreambooth_plugins.freezing import Adapter
-from dreambooth_plugins.freezing.adapter_methods import METHODS
+from dreambooth_plugins.freezing.adapter.methods import METHODS
 from dreambooth_plugins.model import StableDiffusion
 from learning import digest, shake, tensors
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import LoadedModel
     from dreambooth.tensorfile import Header
-    from dreambooth_plugins.freezing.adapter import Adapter
+    from dreambooth_plugins.freezing.adapter.policy import Adapter
 
 KOHYA = re.compile(
     r"^(?P<module>lora_(?P<part>unet|te|te1)_.+)\.(?P<role>lora_down|lora_up|alpha|dora_scale)"

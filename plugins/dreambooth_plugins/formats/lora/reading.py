@@ -13,8 +13,8 @@ from torch import nn
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.formats.lora.plausible import DAMAGED
-from dreambooth_plugins.freezing.adapter_methods import LowRank
-from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer
+from dreambooth_plugins.freezing.adapter.methods import LowRank
+from dreambooth_plugins.freezing.adapter.peft_layers import ADAPTER, Layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import LoadedModel
     from dreambooth_plugins.formats.lora.file import Contents
-    from dreambooth_plugins.freezing.adapter_methods import Method
+    from dreambooth_plugins.freezing.adapter.methods import Method
 
 
 @dataclass(frozen=True)

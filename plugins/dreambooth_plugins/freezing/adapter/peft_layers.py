@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.common.libraries import peft, unquantized
-from dreambooth_plugins.freezing.adapter_methods import (
+from dreambooth_plugins.freezing.adapter.methods import (
     Boft,
     Dora,
     Loha,

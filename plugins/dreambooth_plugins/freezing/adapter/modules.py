@@ -12,9 +12,9 @@ from torch import nn
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Artifact
 from dreambooth_plugins.common.libraries import BaseTunerLayer
-from dreambooth_plugins.freezing.adapter_methods import Ranked
-from dreambooth_plugins.freezing.adapter_peft import ADAPTER, Layer, inject
-from dreambooth_plugins.freezing.adapter_targets import find, matches, nothing
+from dreambooth_plugins.freezing.adapter.methods import Ranked
+from dreambooth_plugins.freezing.adapter.peft_layers import ADAPTER, Layer, inject
+from dreambooth_plugins.freezing.adapter.targets import find, matches, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from dreambooth.interfaces import Context, LoadedModel
-    from dreambooth_plugins.freezing.adapter import Adapter
-    from dreambooth_plugins.freezing.adapter_methods import Method
+    from dreambooth_plugins.freezing.adapter.methods import Method
+    from dreambooth_plugins.freezing.adapter.policy import Adapter
 
 RANDOM = (
     "lora_A",

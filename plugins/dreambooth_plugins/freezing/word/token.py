@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth.interfaces import ParameterGroup
 from dreambooth.interfaces.freezing import ArtifactKind
-from dreambooth_plugins.freezing.word import LearnsWord, base_reading
+from dreambooth_plugins.freezing.word.policy import LearnsWord, base_reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

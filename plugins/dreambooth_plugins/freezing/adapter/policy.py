@@ -9,8 +9,8 @@ from pydantic import Field
 from dreambooth import Problem
 from dreambooth.component import JobPath, Section
 from dreambooth.interfaces.freezing import ArtifactKind
-from dreambooth_plugins.freezing.adapter_methods import METHODS, Glob, Method
-from dreambooth_plugins.freezing.adapter_targets import BY_TYPE, Preset, choices
+from dreambooth_plugins.freezing.adapter.methods import METHODS, Glob, Method
+from dreambooth_plugins.freezing.adapter.targets import BY_TYPE, Preset, choices
 from dreambooth_plugins.freezing.per_part import Name, NamedParts, without_effect
 
 if TYPE_CHECKING:
@@ -102,19 +102,19 @@ class Adapter(NamedParts):
 
     def prepare(self, model: LoadedModel, ctx: Context) -> None:
         """Put the adapters onto the model: zero updates, or those of `init`."""
-        from dreambooth_plugins.freezing.adapter_modules import attach
+        from dreambooth_plugins.freezing.adapter.modules import attach
 
         attach(self, model, ctx)
 
     def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
         """Return the parameters of the adapters."""
-        from dreambooth_plugins.freezing.adapter_modules import adapter_parameters
+        from dreambooth_plugins.freezing.adapter.modules import adapter_parameters
 
         return adapter_parameters(model, self.named_parts(model.info))
 
     def notes(self, model: LoadedModel, ctx: Context) -> list[str]:
         """Return method, rank and number of modules of each part, and a rate that is too low."""
-        from dreambooth_plugins.freezing.adapter_modules import describe
+        from dreambooth_plugins.freezing.adapter.modules import describe
 
         lines = [describe(self, model, part) for part in self.named_parts(model.info)]
         rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.named_parts(model.info)}
@@ -124,13 +124,13 @@ class Adapter(NamedParts):
 
     def showing_base(self, model: LoadedModel) -> AbstractContextManager[None]:
         """Show the base: adapters off, its own text embeddings, no second model in memory."""
-        from dreambooth_plugins.freezing.adapter_modules import disabled
+        from dreambooth_plugins.freezing.adapter.modules import disabled
 
         return disabled(model, self.named_parts(model.info))
 
     def artifact(self, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
         """Return the adapters, and each module's rank, alpha and scale as metadata."""
-        from dreambooth_plugins.freezing.adapter_modules import artifact
+        from dreambooth_plugins.freezing.adapter.modules import artifact
 
         return artifact(self, model, weights)
 
