@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dreambooth_plugins.data import images
-from dreambooth_plugins.data.formats import sniff
+from dreambooth_plugins.data.file_types import sniff
 from dreambooth_plugins.data.images import ImageRejected, decode
 
 

@@ -36,12 +36,12 @@ class FolderPrior(Prior):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """The folder must be there and hold pictures."""
-        from dreambooth_plugins.data import formats, scanning
+        from dreambooth_plugins.data import file_types, scanning
 
         yield from unknown_in_prompt(self.prompt)
         if self.path.is_dir():
             names = scanning.list_files(self.path, False)
-            if not any(formats.looks_like_image(self.path / name) for name in names):
+            if not any(file_types.looks_like_image(self.path / name) for name in names):
                 yield Problem(
                     ("prior", "path"),
                     f"there are no class images in {self.path}",
