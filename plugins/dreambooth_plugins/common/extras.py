@@ -12,39 +12,24 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dreambooth.diagnostics import Location
 
-def missing(library: str, extra: str) -> Iterator[Problem]:
-    """Report an optimizer's library that is not installed, without importing it."""
+
+def missing(library: str, extra: str, at: Location) -> Iterator[Problem]:
+    """Report a library that is not installed, without importing it; `at` is what asks for it."""
     spec = find_spec(library)
-    # A folder of that name in the working directory passes for a package.
+    # A folder of that name in the working directory (wandb makes one) passes for a package.
     if spec is None or spec.origin is None:
-        yield Problem(("optimizer", "kind"), f"{library} is not installed", install(extra))
+        yield Problem(at, f"{library} is not installed", install(extra))
 
 
 @contextmanager
-def importing(extra: str) -> Iterator[None]:
+def importing(extra: str, slot: str) -> Iterator[None]:
     """Turn a missing library, imported in the block, into a `RunError` with the command."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RunError(f"optimizer: {error.name} is not installed", install(extra)) from error
-
-
-@contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """Keep what a library logs below an error while it is imported in the block to itself.
-
-    bitsandbytes warns on some CPUs of a kernel for 4-bit weights, which no optimizer needs.
-    """
-    import logging
-
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+        raise RunError(f"{slot}: {error.name} is not installed", install(extra)) from error
 
 
 def install(extra: str) -> str:

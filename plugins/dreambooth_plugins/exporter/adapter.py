@@ -1,4 +1,4 @@
-"""What the default adapter formats can and cannot hold."""
+"""Adapters as files of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.common.dtypes import Dtype
-from dreambooth_plugins.exporter.usage import folder_usage, lora_usage
+from dreambooth_plugins.exporter.usage import lora_usage
+from dreambooth_plugins.formats.lora import diffusers, kohya
+from dreambooth_plugins.formats.lora.low_rank import low_rank
+from dreambooth_plugins.formats.model_spec import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from dreambooth import FreezingPolicy, Job
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
 
 NO_PLACE = {
     "loha": "LoHa's factors are multiplied elementwise",
@@ -35,11 +39,41 @@ def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
 
 
 class AdapterFile(Exporter):
-    """A file with adapters alone."""
+    """A file with adapters alone; a learned word lies beside it."""
 
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
     dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
+
+    def write(
+        self,
+        artifact: Artifact,
+        model: LoadedModel,
+        dest: Path,
+        ctx: Context,
+        solver_config: Mapping[str, Any],
+    ) -> None:
+        """Write the adapters, and a learned word where there is one, into `dest`."""
+        from dreambooth_plugins.formats.embedding import write_word
+
+        self.write_adapters(artifact, model, dest, ctx)
+        write_word(artifact, dest, self.dtype)
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write the adapters into `dest`."""
+        raise NotImplementedError  # abstract
+
+    def stored(self, artifact: Artifact) -> list[LowRank]:
+        """Return the adapters as they are in the file."""
+        return low_rank(artifact)
+
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Load the file into a plain pipeline with diffusers and compare what it draws."""
+        from dreambooth_plugins.exporter.adapter_check import check_file
+
+        return check_file(artifact, self.stored(artifact), model, dest, ctx, self.dtype)
 
 
 class Lora(AdapterFile):
@@ -55,31 +89,15 @@ class Lora(AdapterFile):
         """Refuse what is neither LoRA nor DoRA."""
         return reason(policy, ("lora", "dora"))
 
-    def write(
-        self,
-        artifact: Artifact,
-        model: LoadedModel,
-        dest: Path,
-        ctx: Context,
-        solver_config: Mapping[str, Any],
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
     ) -> None:
         """Write the adapters into `dest`."""
-        from dreambooth_plugins.exporter.embedding_check import write_word
-        from dreambooth_plugins.formats.lora.diffusers import write_lora
-
-        write_lora(artifact, model, dest, self.dtype)
-        write_word(artifact, dest, self.dtype)
-
-    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
-        """Load the file into a plain pipeline with diffusers and compare what it draws."""
-        from dreambooth_plugins.exporter.adapter_check import check_file
-        from dreambooth_plugins.formats.lora.diffusers import low_rank
-
-        return check_file(artifact, low_rank(artifact), model, dest, ctx, self.dtype)
+        diffusers.write(artifact, model, dest, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
-        return lora_usage(job, info, files, "pytorch_lora_weights.safetensors")
+        return lora_usage(job, info, files, diffusers.LORA_FILE)
 
 
 class Kohya(AdapterFile):
@@ -96,77 +114,16 @@ class Kohya(AdapterFile):
         dora = "the programs that read it disagree about the axis of DoRA's magnitudes"
         return reason(policy, ("lora",), dora=dora)
 
-    def write(
-        self,
-        artifact: Artifact,
-        model: LoadedModel,
-        dest: Path,
-        ctx: Context,
-        solver_config: Mapping[str, Any],
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
     ) -> None:
         """Write the adapters and what the run was into `dest`."""
-        from dreambooth_plugins.exporter.embedding_check import write_word
-        from dreambooth_plugins.formats.lora.kohya import write_kohya
+        kohya.write(artifact, model, dest / file_name(ctx.job, "adapter"), ctx.job, self.dtype)
 
-        write_kohya(artifact, model, dest, ctx, self.dtype)
-        write_word(artifact, dest, self.dtype)
-
-    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
-        """Load the file into a plain pipeline with diffusers and compare what it draws."""
-        from dreambooth_plugins.exporter.adapter_check import check_file
-        from dreambooth_plugins.formats.lora.diffusers import low_rank
-        from dreambooth_plugins.formats.lora.kohya import with_one_alpha
-
-        adapters = with_one_alpha(low_rank(artifact))
-        return check_file(artifact, adapters, model, dest, ctx, self.dtype)
+    def stored(self, artifact: Artifact) -> list[LowRank]:
+        """Return the adapters with one alpha a part."""
+        return kohya.with_one_alpha(low_rank(artifact))
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
-        return lora_usage(job, info, files, f"{job.name}.safetensors")
-
-
-class Merged(Exporter):
-    """The adapter folded into the base: a diffusers folder like that of full tuning.
-
-    Opens everywhere, and is as large as the base.
-    """
-
-    kind: Literal["merged"] = "merged"
-    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
-    reads_whole_model: ClassVar[bool] = True
-    dtype: Dtype = "fp32"
-    """Precision of the stored weights; fp16 and bf16 halve the size."""
-
-    def write(
-        self,
-        artifact: Artifact,
-        model: LoadedModel,
-        dest: Path,
-        ctx: Context,
-        solver_config: Mapping[str, Any],
-    ) -> None:
-        """Write the whole model into `dest`."""
-        from dreambooth_plugins.exporter.merging import merged_weights
-
-        weights = merged_weights(artifact, model)
-        model.save(dest, solver_config, weights, self.dtype)
-
-    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
-        """Open the folder with diffusers and compare weights and what it draws."""
-        from dreambooth_plugins.exporter.comparison import FOLDED
-        from dreambooth_plugins.exporter.diffusers_check import check_folder
-        from dreambooth_plugins.exporter.merging import merged_weights
-
-        return check_folder(
-            merged_weights(artifact, model),
-            model,
-            dest,
-            ctx,
-            self.dtype,
-            live=artifact.tensors,
-            tolerance=FOLDED,
-        )
-
-    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
-        """Return how the folder is opened."""
-        return folder_usage(job)
+        return lora_usage(job, info, files, file_name(job, "adapter"))

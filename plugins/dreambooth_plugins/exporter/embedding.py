@@ -38,7 +38,7 @@ class Embedding(Exporter):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write both layouts into `dest`."""
-        from dreambooth_plugins.exporter.embedding_check import write_word
+        from dreambooth_plugins.formats.embedding import write_word
 
         write_word(artifact, dest, self.dtype)
 

@@ -1,15 +1,14 @@
-"""The rows of a learned word as files, and reading them back with `load_textual_inversion`."""
+"""Load the files of a learned word with `load_textual_inversion`, and compare."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.errors import RunError
 from dreambooth.interfaces import Check
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.common.dtypes import torch_dtype
+from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
@@ -17,10 +16,7 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.exporter.usage import WORD_FILE
-from dreambooth_plugins.formats.lora.diffusers import save
-from dreambooth_plugins.model.folder.loading import quiet
-from dreambooth_plugins.model.folder.saving import DTYPES
+from dreambooth_plugins.formats.embedding import EMBEDDING_FILE, a1111_file, token_names, word_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,43 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
-
-A1111_FOLDER, A1111_KEY = "embeddings", "emb_params"
-
-
-def word_of(artifact: Artifact) -> tuple[str, list[str], Tensor] | None:
-    """Return the word an artifact has rows for, its tokens' names, and the rows [n, dim] float32.
-
-    None without a word; `RunError` for what these layouts cannot hold.
-    """
-    words = artifact.metadata.get("tokens") or {}
-    rows = [t for name, t in artifact.tensors.items() if name.endswith(NEW_ROWS)]
-    if not words and not rows:
-        return None
-    if len(words) != 1 or len(rows) != 1:
-        raise RunError(
-            f"a textual inversion file holds one word of one text encoder, not {len(words)} "
-            f"words of {len(rows)}",
-            "export the whole model (merged, or a diffusers folder)",
-        )
-    [(word, names)] = words.items()
-    return word, list(names), rows[0].detach().float().cpu()
-
-
-def a1111_name(word: str) -> str:
-    """Return the file name that AUTOMATIC1111 and ComfyUI take for the word: `<my-dog>`, my-dog."""
-    return re.sub(r"[^\w.-]+", "-", word).strip("-.") or "word"
-
-
-def write_word(artifact: Artifact, dest: Path, dtype: str) -> None:
-    """Write diffusers' layout (word -> rows) and A1111's (`emb_params`), where there is a word."""
-    if (found := word_of(artifact)) is None:
-        return
-    word, _, rows = found
-    save({word: rows}, dest / WORD_FILE, dtype, {})
-    folder = dest / A1111_FOLDER
-    folder.mkdir(exist_ok=True)
-    save({A1111_KEY: rows}, folder / f"{a1111_name(word)}.safetensors", dtype, {})
 
 
 def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
@@ -78,18 +37,17 @@ def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
     word, names, rows = found
     # What is read from A1111's file gets names that the tokenizer does not have.
     again = f"{word[:-1]}-again{word[-1:]}"
-    others = [again, *(f"{again}_{i}" for i in range(1, len(names)))]
-    a1111 = dest / A1111_FOLDER / f"{a1111_name(word)}.safetensors"
+    others = token_names(again, len(names))
     # transformers draws numbers for new rows before diffusers puts its own in.
     with torch.random.fork_rng(devices=[]), quiet():
-        for file, tokens in ((dest / WORD_FILE, names), (a1111, others)):
+        for file, tokens in ((dest / EMBEDDING_FILE, names), (dest / a1111_file(word), others)):
             given = None if tokens is names else tokens[0]
             try:
                 pipe.load_textual_inversion(str(file), token=given)
             except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
                 said = (str(error) or type(error).__name__).splitlines()[0]
                 return f"diffusers cannot open {file.name}: {said}"
-            if not _equal(pipe, tokens, rows.to(DTYPES[dtype])):
+            if not _equal(pipe, tokens, rows.to(torch_dtype(dtype))):
                 return f"the rows of {word} differ in {file.name}"
     return ""
 

@@ -9,6 +9,7 @@ from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.common.dtypes import Dtype
 from dreambooth_plugins.exporter.usage import single_file_usage
+from dreambooth_plugins.formats.original.names import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from dreambooth import FreezingPolicy, Job
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
-
-LAYOUT = "original"
 
 
 class SingleFile(Exporter):

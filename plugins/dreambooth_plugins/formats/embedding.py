@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from dreambooth.errors import JobError
+from dreambooth.errors import JobError, RunError
+from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.common.headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from torch import Tensor
     from torch.nn import Parameter
+
+    from dreambooth.interfaces import Artifact
 
 MAX_ROWS = 64
 """What the option `vectors` allows."""
 EMBEDDING_FILE = "learned_embeds.safetensors"
+"""Where a learned word lies, in diffusers' layout."""
+A1111_FOLDER = "embeddings"
+"""Where it lies for AUTOMATIC1111, Forge and ComfyUI, in a file that is called by the word."""
+_A1111_KEY = "emb_params"
 
 
 def embedding_file(path: Path) -> Path:
@@ -59,8 +68,8 @@ def read_rows(path: Path, rows: Mapping[str, Parameter]) -> None:
     Rows on the `meta` device are checked in the same way, and stay without values.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from dreambooth_plugins.common.tensors import opened
 
     file = embedding_file(path)
     count, width = read_shape(path)
@@ -71,13 +80,52 @@ def read_rows(path: Path, rows: Mapping[str, Parameter]) -> None:
                 f"{row.shape[1]}",
                 "it is for another kind of model, or freezing.vectors says another number",
             )
-    try:
-        [values] = load_file(file).values()
-    except (SafetensorError, OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise JobError(f"{file} cannot be read: {said}", "download it again") from error
+    with opened(file, "download it again") as tensors:
+        [values] = map(tensors.get_tensor, tensors.keys())
     if not values.isfinite().all():
         raise JobError(f"{file} holds NaN or infinity", "the file is damaged: download it again")
     for row in rows.values():
         with torch.no_grad():
             row.copy_(values.reshape(count, width))
+
+
+def word_of(artifact: Artifact) -> tuple[str, list[str], Tensor] | None:
+    """Return the word an artifact has rows for, its tokens' names, and the rows [n, dim] float32.
+
+    None without a word; `RunError` for what these layouts cannot hold.
+    """
+    words = artifact.metadata.get("tokens") or {}
+    rows = [t for name, t in artifact.tensors.items() if name.endswith(NEW_ROWS)]
+    if not words and not rows:
+        return None
+    if len(words) != 1 or len(rows) != 1:
+        raise RunError(
+            f"a textual inversion file holds one word of one text encoder, not {len(words)} "
+            f"words of {len(rows)}",
+            "export the whole model (merged, or a diffusers folder)",
+        )
+    [(word, names)] = words.items()
+    return word, list(names), rows[0].detach().float().cpu()
+
+
+def token_names(name: str, count: int) -> list[str]:
+    """Return the names of a word's tokens, as diffusers looks for them: `x`, `x_1`, `x_2`, ..."""
+    return [name, *(f"{name}_{i}" for i in range(1, count))]
+
+
+def a1111_file(word: str) -> str:
+    """Return the file that AUTOMATIC1111 and ComfyUI take for the word: `<my-dog>`, my-dog."""
+    name = re.sub(r"[^\w.-]+", "-", word).strip("-.") or "word"
+    return f"{A1111_FOLDER}/{name}.safetensors"
+
+
+def write_word(artifact: Artifact, dest: Path, dtype: str) -> None:
+    """Write diffusers' layout (word -> rows) and A1111's (`emb_params`), where there is a word."""
+    if (found := word_of(artifact)) is None:
+        return
+    from dreambooth_plugins.common.tensors import write_tensors
+
+    word, _, rows = found
+    write_tensors(dest / EMBEDDING_FILE, {word: rows}, {}, dtype)
+    (dest / A1111_FOLDER).mkdir(exist_ok=True)
+    write_tensors(dest / a1111_file(word), {_A1111_KEY: rows}, {}, dtype)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from dreambooth import Optimizer
 from dreambooth.interfaces.optimizer import LARGE
-from dreambooth_plugins.common.extras import importing, missing, quiet
+from dreambooth_plugins.common.extras import importing, missing
+from dreambooth_plugins.common.quiet import quiet_import
 from dreambooth_plugins.optimizer.adamw import Beta
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class AdamW8bit(Optimizer):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find that bitsandbytes is not installed, without importing it."""
-        yield from missing("bitsandbytes", "8bit")
+        yield from missing("bitsandbytes", "8bit", ("optimizer", "kind"))
 
     def build(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         """Build bitsandbytes' `AdamW8bit`; `RunError` where it cannot work on the device.
@@ -58,7 +59,7 @@ class AdamW8bit(Optimizer):
         `absmax1` and `absmax2` a block and the tables `qmap1` and `qmap2`; float32 without those
         for small tensors.
         """
-        with importing("8bit"), quiet("bitsandbytes"):
+        with importing("8bit", "optimizer"), quiet_import("bitsandbytes"):
             from dreambooth_plugins.optimizer.adamw8bit_states import open_adamw8bit
         return open_adamw8bit(self, groups)
 

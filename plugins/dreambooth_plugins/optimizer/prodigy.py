@@ -65,7 +65,7 @@ class Prodigy(Optimizer):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Report a missing library, rates Prodigy cannot use, and a warm-up it misreads."""
-        yield from missing("prodigyopt", "prodigy")
+        yield from missing("prodigyopt", "prodigy", ("optimizer", "kind"))
         yield from self._rate(("optimizer", "lr"), self.lr)
         yield from self._rates_of_parts(job, info)
         if job.lr_schedule.warmup_steps and not self.safeguard_warmup:
@@ -114,7 +114,7 @@ class Prodigy(Optimizer):
         (x_0; one zero where the tensor began as zeros), flat. d, r and the count of steps are
         numbers of the parameter groups. On a GPU each step reads two numbers a tensor back.
         """
-        with importing("prodigy"):
+        with importing("prodigy", "optimizer"):
             from dreambooth_plugins.optimizer.prodigy_state import open_prodigy
         return open_prodigy(self, groups)
 

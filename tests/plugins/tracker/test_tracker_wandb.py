@@ -11,7 +11,6 @@ import wandb
 from PIL import Image
 
 from dreambooth.plugins import registry
-from dreambooth_plugins.tracker import wandb as module
 from dreambooth_plugins.tracker.wandb import Wandb
 
 JOB = SimpleNamespace(name="my-dog", resolved=lambda: {"name": "my-dog", "train": {"steps": 4}})
@@ -102,12 +101,12 @@ def test_disabled_mode_writes_no_run(context):
     "spec", [None, importlib.machinery.ModuleSpec("wandb", None, is_package=True)]
 )
 def test_check_says_how_to_install_wandb(monkeypatch, spec):
-    monkeypatch.setattr(module, "find_spec", lambda name: spec)
+    monkeypatch.setattr("dreambooth_plugins.common.extras.find_spec", lambda name: spec)
     tracker = Wandb()
     job = SimpleNamespace(trackers=[object(), tracker])
     (problem,) = tracker.check(job, None)
     assert problem.at == ("trackers", 1)
-    assert problem.hint == "pip install dreambooth-trainer[wandb]"
+    assert problem.hint == "pip install 'dreambooth-trainer[wandb]'"
 
 
 def test_check_finds_nothing_where_wandb_is_installed():

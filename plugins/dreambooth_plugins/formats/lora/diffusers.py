@@ -1,16 +1,20 @@
-"""Adapters as files other tools read: diffusers' layout and kohya's."""
+"""diffusers' layout of a LoRA, with ranks and alphas in PEFT's words in the header.
+
+Written: `unet.<module>.lora_A.weight`, `text_encoder.<module>.lora_linear_layer.down.weight`. Read
+as well: what diffusers wrote before, `.lora.down.weight` and `.processor.to_q_lora.down.weight`,
+and PEFT's own `base_model.model.<module>.lora_A.weight` with an adapter_config.json beside it.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
-from dreambooth_plugins.formats.model_spec import write_tensors
-from dreambooth_plugins.model.folder.saving import DTYPES
+from dreambooth_plugins.formats.lora import peft
+from dreambooth_plugins.formats.lora.low_rank import MAGNITUDE, low_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -18,54 +22,47 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, LoadedModel
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-MAGNITUDE = "lora_magnitude_vector"
+_NAME = re.compile(
+    r"^(?P<module>.+?)(\.lora_linear_layer|\.lora|_lora)?"
+    rf"\.(?P<role>lora_A|lora_B|down|up|alpha|{MAGNITUDE})(\.weight)?$"
+)
+_ROLES = {
+    "lora_A": "down", "down": "down", "lora_B": "up", "up": "up",
+    "alpha": "alpha", MAGNITUDE: "magnitude",
+}  # fmt: skip
+_OLD_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """The adapter of one module."""
-
-    part: str
-    module: str
-    down: Tensor
-    """[rank, in] or [rank, in, k, k]."""
-    up: Tensor
-    """[out, rank] or [out, rank, 1, 1]."""
-    magnitude: Tensor | None
-    rank: int
-    alpha: float
-    scale: float
-    """What up @ down is multiplied by: alpha / rank, or alpha / sqrt(rank)."""
+def place(name: str) -> tuple[tuple[str, str], str] | None:
+    """Return (part, module in memory) and role of a tensor; None where it is no LoRA's."""
+    match = _NAME.match(name)
+    if match is None:
+        return None
+    module = match["module"].removeprefix("base_model.model.")
+    part, _, rest = module.partition(".")
+    if part not in ("unet", "text_encoder"):
+        part, rest = "unet", module
+    return (part, _today(part, rest)), _ROLES[match["role"]]
 
 
-def low_rank(artifact: Artifact) -> list[LowRank]:
-    """Return the adapters of an artifact, module by module, in the model's order."""
-    out = []
-    for part, adapter in artifact.metadata["adapters"].items():
-        for module, facts in adapter["modules"].items():
-            at = f"{part}.{module}"
-            magnitude = artifact.tensors.get(f"{at}.{MAGNITUDE}.default.weight")
-            out.append(
-                LowRank(
-                    part,
-                    module,
-                    artifact.tensors[f"{at}.lora_A.default.weight"],
-                    artifact.tensors[f"{at}.lora_B.default.weight"],
-                    magnitude,
-                    facts["rank"],
-                    facts["alpha"],
-                    facts["scale"],
-                )
-            )
-    return out
+def _today(part: str, module: str) -> str:
+    """Return a module's name as it is in memory: no `text_model.`, no attention processors."""
+    if part == "text_encoder":
+        module = module.removeprefix("text_model.")
+        head, _, last = module.rpartition(".")
+        return f"{head}.{_OLD_NAMES[last]}" if last in _OLD_NAMES else module
+    module = module.replace(".processor.", ".")
+    return f"{module}.0" if module.endswith(".to_out") else module
 
 
-def write_lora(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -> None:
-    """Write diffusers' layout: PEFT's names below `unet.`, diffusers' below `text_encoder.`.
+def write(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -> None:
+    """Write PEFT's names below `unet.` and diffusers' below `text_encoder.` into `dest`.
 
     diffusers' loader wants just these: it tells a text encoder's layout by `lora_linear_layer`,
     and a UNet's by `lora_A` in the first name.
     """
+    from dreambooth_plugins.common.tensors import write_tensors
+
     names = model.adapter_keys("diffusers")
     denoiser = set(model.info.part_names("denoiser"))
     tensors: dict[str, Tensor] = {}
@@ -80,44 +77,5 @@ def write_lora(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -
         if adapter.magnitude is not None:
             # transformers puts the adapter's name where it finds `.weight`, PEFT where it does not.
             tensors[f"{at}.{MAGNITUDE}{'' if plain else '.weight'}"] = adapter.magnitude
-    metadata = {"lora_adapter_metadata": json.dumps(peft_metadata(artifact), sort_keys=True)}
-    save(tensors, dest / LORA_FILE, dtype, metadata)
-
-
-def peft_metadata(artifact: Artifact) -> dict[str, Any]:
-    """Return `<part>.<option of peft.LoraConfig>` for each part: what a loader needs, no more.
-
-    Loaders hand all of it to LoraConfig, so an option that only some versions know would make
-    the file unreadable for the others.
-    """
-    out: dict[str, Any] = {}
-    for part, adapter in artifact.metadata["adapters"].items():
-        facts: Mapping[str, Mapping[str, Any]] = adapter["modules"]
-        ranks, alphas = ([f[name] for f in facts.values()] for name in ("rank", "alpha"))
-        rank, alpha = (max(sorted(set(v)), key=v.count) for v in (ranks, alphas))
-        options = {
-            "r": rank,
-            "lora_alpha": _whole(alpha),
-            "rank_pattern": {m: f["rank"] for m, f in facts.items() if f["rank"] != rank},
-            "alpha_pattern": {
-                m: _whole(f["alpha"]) for m, f in facts.items() if f["alpha"] != alpha
-            },
-            "target_modules": sorted(facts),
-            "use_dora": adapter["method"]["kind"] == "dora",
-            "use_rslora": adapter["method"]["rank_stabilized"],
-        }
-        out |= {f"{part}.{name}": value for name, value in options.items()}
-    return out
-
-
-def _whole(alpha: float) -> float | int:
-    return int(alpha) if alpha == int(alpha) else alpha
-
-
-def save(
-    tensors: Mapping[str, Tensor], path: Path, dtype: str, metadata: Mapping[str, str]
-) -> None:
-    """Write tensors in `dtype` (alphas stay float32): equal runs give equal bytes."""
-    here = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    ready = {n: t if t.ndim == 0 else t.to(DTYPES[dtype]) for n, t in here.items()}
-    write_tensors(path, ready, metadata)
+    metadata = {peft.METADATA: json.dumps(peft.metadata(artifact), sort_keys=True)}
+    write_tensors(dest / LORA_FILE, tensors, metadata, dtype)

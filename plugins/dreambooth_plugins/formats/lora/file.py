@@ -1,54 +1,27 @@
-"""Somebody's LoRA: which names its file uses, and what is in it.
-
-Three ways of naming are in use. diffusers: `unet.<module>.lora_A.weight` (PEFT's own), older
-`.lora.down.weight`, `.lora_linear_layer.down.weight`, `.processor.to_q_lora.down.weight`; the
-ranks and alphas are in the metadata, or equal. PEFT: `base_model.model.<module>.lora_A.weight`
-with an adapter_config.json. kohya: `lora_unet_<module>.lora_down.weight` with underscores for
-dots, and an `.alpha` a module.
-"""
+"""Somebody's LoRA: whose names it uses, and what each tensor is to which module."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dreambooth import Problem
 from dreambooth.errors import JobError
-from dreambooth.files import read_object
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
-from dreambooth_plugins.formats.lora.plausible import DAMAGED, Alphas, alpha_of, check_pair
+from dreambooth_plugins.formats.lora import diffusers, kohya, peft
+from dreambooth_plugins.formats.lora.plausible import DAMAGED, alpha_of, check_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
 
-    from dreambooth.interfaces import LoadedModel
     from dreambooth.tensorfile import Header
-    from dreambooth_plugins.freezing.adapter.policy import Adapter
-
-KOHYA = re.compile(
-    r"^(?P<module>lora_(?P<part>unet|te|te1)_.+)\.(?P<role>lora_down|lora_up|alpha|dora_scale)"
-)
-DIFFUSERS = re.compile(
-    r"^(?P<module>.+?)(\.lora_linear_layer|\.lora|_lora)?"
-    r"\.(?P<role>lora_A|lora_B|down|up|alpha|lora_magnitude_vector)(\.weight)?$"
-)
-ROLES = {
-    "lora_down": "down", "lora_A": "down", "down": "down",
-    "lora_up": "up", "lora_B": "up", "up": "up",
-    "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "dora_scale",
-}  # fmt: skip
-OLD_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Names of a file, sorted out: what each tensor is to which module."""
+    """Names of a file, sorted out."""
 
     path: Path
     kohya: bool
@@ -58,13 +31,17 @@ class Contents:
     header: Header
     scales: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(part, module) -> alpha, of those that have one of their own in the file."""
-    config: Mapping[str, Alphas] = field(default_factory=dict)
+    config: Mapping[str, peft.Alphas] = field(default_factory=dict)
     """Alphas by part, from PEFT's configuration where the file has one."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts it has adapters for."""
         return tuple(sorted({part for part, _ in self.tensors}))
+
+    def has(self, part: str, role: str) -> bool:
+        """Say whether some module of a part has a tensor in that role."""
+        return any(role in roles for (p, _), roles in self.tensors.items() if p == part)
 
     def scale(self, key: tuple[str, str], name: str, rank: int) -> float:
         """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said.
@@ -85,7 +62,7 @@ def weights_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise JobError(f"there is no file {path}", "name a .safetensors file with a LoRA")
-    for name in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"):
+    for name in (diffusers.LORA_FILE, "adapter_model.safetensors"):
         if (path / name).is_file():
             return path / name
     # A learned word may lie beside the adapter.
@@ -106,10 +83,10 @@ def read_contents(path: Path) -> Contents:
             f"{file} is not a .safetensors file", "convert it first: others can run code"
         )
     header = read_header(file)
-    kohya = any(name.startswith("lora_") for name in header.shapes)
+    by_kohya = kohya.is_kohya(header.shapes)
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name in header.shapes:
-        key, role = _sort(name, kohya, file)
+        key, role = _place(name, by_kohya, file)
         if role in found.setdefault(key, {}):
             raise JobError(f'{file} has "{found[key][role]}" and "{name}", which are one', DAMAGED)
         found[key][role] = name
@@ -123,97 +100,18 @@ def read_contents(path: Path) -> Contents:
             scales[key] = alpha_of(file, header, where, roles["alpha"])
     if not found:
         raise JobError(f"{file} holds no tensors", "not a LoRA?")
-    return Contents(file, kohya, found, header, scales, _config(file, header.metadata, kohya))
+    config = {} if by_kohya else peft.alphas(file, header.metadata)
+    return Contents(file, by_kohya, found, header, scales, config)
 
 
-def _sort(name: str, kohya: bool, file: Path) -> tuple[tuple[str, str], str]:
-    match = KOHYA.match(name) if kohya else DIFFUSERS.match(name)
-    role = ROLES[match["role"]] if match else ""
-    if match is None or role == "dora_scale":
-        what = "DoRA magnitudes in kohya's layout" if role else f'"{name}"'
+def _place(name: str, by_kohya: bool, file: Path) -> tuple[tuple[str, str], str]:
+    """Return the (part, module) and the role of a tensor; `JobError` for what is not taken over."""
+    found = kohya.place(name) if by_kohya else diffusers.place(name)
+    if found is None or found[1] == "dora_scale":
+        what = "DoRA magnitudes in kohya's layout" if found else f'"{name}"'
         raise JobError(
             f"{file} holds {what}, which cannot be taken over",
             "init takes LoRA of SD 1.x and 2.x with diffusers', PEFT's or kohya's names, and "
             "DoRA with diffusers' or PEFT's",
         )
-    if kohya:
-        return ("unet" if match["part"] == "unet" else "text_encoder", match["module"]), role
-    module = match["module"].removeprefix("base_model.model.")
-    part, _, rest = module.partition(".")
-    if part not in ("unet", "text_encoder"):
-        part, rest = "unet", module
-    return (part, _today(part, rest)), role
-
-
-def _today(part: str, module: str) -> str:
-    """Return a module's name as it is in memory: no `text_model.`, no attention processors."""
-    if part == "text_encoder":
-        module = module.removeprefix("text_model.")
-        head, _, last = module.rpartition(".")
-        return f"{head}.{OLD_NAMES[last]}" if last in OLD_NAMES else module
-    module = module.replace(".processor.", ".")
-    return f"{module}.0" if module.endswith(".to_out") else module
-
-
-def _config(file: Path, metadata: Mapping[str, str], kohya: bool) -> dict[str, Alphas]:
-    """Return PEFT's configuration by part: beside the file, or in its header."""
-    beside = file.with_name(CONFIG)
-    if kohya:
-        return {}
-    if beside.exists():
-        try:
-            return {"unet": Alphas(str(beside), read_object(beside))}
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or error
-            raise JobError(f"{beside} cannot be read: {said}", DAMAGED) from error
-    where = f"{file}: {METADATA}"
-    try:
-        options = json.loads(metadata.get(METADATA, "{}"))
-    except (ValueError, RecursionError):
-        raise JobError(f"{where} in its header is no JSON", DAMAGED) from None
-    if not isinstance(options, dict):
-        raise JobError(f"{where} in its header is no mapping", DAMAGED)
-    config: dict[str, dict[str, Any]] = {}
-    for name, value in options.items():
-        part, _, option = name.partition(".")
-        config.setdefault(part, {})[option] = value
-    return {part: Alphas(f"{where} of {part}", found) for part, found in config.items()}
-
-
-def problems(policy: Adapter, path: Path, trained: Iterable[str]) -> Iterator[Problem]:
-    """Find what keeps a job from beginning with a file."""
-    at = ("freezing", "init")
-    try:
-        contents = read_contents(path)
-    except JobError as error:
-        yield Problem(at, error.message, error.hint)
-        return
-    for part in contents.parts:
-        if part not in trained:
-            yield Problem(
-                at,
-                f"{contents.path.name} has adapters for {part}, which does not train here",
-                f"add {part} to freezing.train: what the file adapts goes on training",
-            )
-            continue
-        kind = policy.method_of(part).kind
-        magnitudes = any(
-            "magnitude" in roles for (p, _), roles in contents.tensors.items() if p == part
-        )
-        if kind not in ("lora", "dora"):
-            yield Problem(at, f"{contents.path.name} is a LoRA, {part} is to get {kind}", LIKE)
-        elif magnitudes and kind == "lora":
-            yield Problem(at, f"{contents.path.name} is a DoRA, {part} is to get lora", LIKE)
-
-
-LIKE = "set freezing.method to what the file is"
-
-
-def read_adapter(path: Path, model: LoadedModel) -> dict[str, dict[str, Any]]:
-    """Read a file's adapters: part -> module -> what to put there.
-
-    `JobError` where the file is for another architecture, or scales like nothing we know.
-    """
-    from dreambooth_plugins.formats.lora.reading import read
-
-    return read(read_contents(path), model)
+    return found

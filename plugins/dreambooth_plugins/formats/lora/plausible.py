@@ -1,11 +1,10 @@
-"""What a stranger's LoRA file may say: shapes that make an update, scales that are numbers.
+"""What a stranger's LoRA file may hold: shapes that make an update, scales that are numbers.
 
 Everything here is known from the file's header, so `dbt validate` says it.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.diagnostics import quoted
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 DAMAGED = "the file is damaged, or no LoRA: download it again"
 MAX_RANK, MAX_ALPHA = 4096, 1e6
 """The highest rank is that of the option `rank`."""
-_PLAIN = re.compile(r"[\w.-]*")
 
 
 def check_pair(file: Path, header: Header, where: str, roles: Mapping[str, str]) -> None:
@@ -63,45 +61,3 @@ def checked_alpha(what: str, value: Any) -> float:
             f"{what} is {quoted(value)}", f"it must be above 0 and {MAX_ALPHA:g} at most"
         )
     return float(value)
-
-
-class Alphas:
-    """The alphas of one part in PEFT's configuration, which a stranger wrote.
-
-    PEFT takes the names in `alpha_pattern` for regular expressions; here they are names of
-    modules, or ends of them: what a stranger's expression costs has no bound.
-    """
-
-    def __init__(self, where: str, config: Any) -> None:
-        if not isinstance(config, dict):
-            raise JobError(f"{where} is {quoted(config)}, and no configuration", DAMAGED)
-        patterns = config.get("alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise JobError(f"{where}: alpha_pattern is {quoted(patterns)}, no mapping", DAMAGED)
-        default = config.get("lora_alpha", 8)
-        self.default = checked_alpha(f"{where}: lora_alpha", default)
-        rooted = config.get("use_rslora") or False
-        if not isinstance(rooted, bool):
-            raise JobError(f"{where}: use_rslora is {quoted(rooted)}, not true or false", DAMAGED)
-        self.by_rank_root = rooted
-        self._named: dict[str, tuple[int, float]] = {}
-        for order, (pattern, value) in enumerate(patterns.items()):
-            alpha = checked_alpha(f"{where}: alpha_pattern of {quoted(pattern)}", value)
-            self._named.setdefault(_plain_name(where, pattern), (order, alpha))
-
-    def of(self, module: str) -> float:
-        """Return a module's alpha: that of the first name that is its own or ends its own."""
-        pieces = module.split(".")
-        ends = (".".join(pieces[i:]) for i in range(len(pieces)))
-        return min((self._named[e] for e in ends if e in self._named), default=(0, self.default))[1]
-
-
-def _plain_name(where: str, pattern: str) -> str:
-    """Return the module that an expression names, as the libraries write them: `^a\\.b$`."""
-    name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    if not _PLAIN.fullmatch(name):
-        raise JobError(
-            f"{where}: alpha_pattern has the expression {quoted(pattern)}",
-            "names of modules can be taken over, regular expressions cannot",
-        )
-    return name.removeprefix("text_model.")

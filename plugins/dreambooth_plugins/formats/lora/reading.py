@@ -1,84 +1,50 @@
-"""The tensors of somebody's LoRA, and putting them into adapters."""
+"""The tensors of somebody's LoRA, held against the model they are to go onto."""
 
 from __future__ import annotations
 
-import math
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dreambooth.errors import JobError
+from dreambooth_plugins.common.tensors import opened
+from dreambooth_plugins.formats.lora import kohya
+from dreambooth_plugins.formats.lora.low_rank import LowRank
 from dreambooth_plugins.formats.lora.plausible import DAMAGED
-from dreambooth_plugins.freezing.adapter.methods import LowRank
-from dreambooth_plugins.freezing.adapter.peft_layers import ADAPTER, Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from dreambooth.interfaces import LoadedModel
     from dreambooth_plugins.formats.lora.file import Contents
-    from dreambooth_plugins.freezing.adapter.methods import Method
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a file has for one module, float32."""
+def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, LowRank]]:
+    """Return part -> module -> its adapter, float32, in the model's order.
 
-    down: Tensor
-    """[rank, in] or [rank, in, k, k]."""
-    up: Tensor
-    """[out, rank] or [out, rank, 1, 1]."""
-    scale: float
-    """What the update up @ down is multiplied by."""
-    magnitude: Tensor | None = None
-
-    @property
-    def rank(self) -> int:
-        """The rank of the update."""
-        return self.down.shape[0]
-
-    def layer(self, method: Method) -> Layer:
-        """Return the rank, and the alpha that gives the file's scale under a method's rule."""
-        stabilized = isinstance(method, LowRank) and method.rank_stabilized
-        return Layer(self.rank, self.scale * (math.sqrt(self.rank) if stabilized else self.rank))
-
-    @torch.no_grad()
-    def load(self, layer: Any) -> None:
-        """Copy the tensors into an adapter that was made for them."""
-        layer.lora_A[ADAPTER].weight.copy_(self.down)
-        layer.lora_B[ADAPTER].weight.copy_(self.up)
-        if self.magnitude is not None:
-            layer.lora_magnitude_vector[ADAPTER].weight.copy_(self.magnitude)
-
-
-def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, Found]]:
-    """Return part -> module -> tensors; `JobError` for a module or a shape the model lacks.
-
-    Nothing is read that does not fit: a large file takes no more memory than the model's layers.
+    `JobError` for a module or a shape the model lacks. Nothing is read that does not fit: a large
+    file takes no more memory than the model's layers.
     """
-    names = {v: k for k, v in model.adapter_keys("kohya").items()} if contents.kohya else {}
-    out: dict[str, dict[str, Found]] = {}
-    with _opened(contents.path) as file:
+    names = kohya.modules_by_name(model) if contents.kohya else {}
+    out: dict[str, dict[str, LowRank]] = {}
+    with opened(contents.path, DAMAGED) as file:
         for key, roles in contents.tensors.items():
             part, module = key
-            full = names.get(module.replace("lora_te1_", "lora_te_", 1), f"{part}.{module}")
-            name = full.removeprefix(f"{part}.")
+            name = names.get(module, f"{part}.{module}").removeprefix(f"{part}.")
             shapes = {role: contents.header.shapes[stored] for role, stored in roles.items()}
             _check(contents, model, part, name, shapes)
             if name in out.get(part, {}):
                 raise JobError(f"{contents.path} has two adapters for {part}.{name}", DAMAGED)
             tensors = {role: file.get_tensor(t).float() for role, t in roles.items()}
             _check_finite(contents, part, name, tensors)
-            scale = contents.scale(key, name, shapes["down"][0])
-            found = Found(tensors["down"], tensors["up"], scale, tensors.get("magnitude"))
-            out.setdefault(part, {})[name] = found
+            rank = shapes["down"][0]
+            scale = contents.scale(key, name, rank)
+            out.setdefault(part, {})[name] = LowRank(
+                part, name, tensors["down"], tensors["up"], scale * rank, scale,
+                tensors.get("magnitude"),
+            )  # fmt: skip
     order = {
         part: {n: i for i, (n, _) in enumerate(model.parts[part].named_modules())} for part in out
     }
@@ -86,17 +52,6 @@ def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, Found]]:
         part: dict(sorted(modules.items(), key=lambda item: order[part][item[0]]))
         for part, modules in out.items()
     }
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file that was checked; `JobError` where another took its place meanwhile."""
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise JobError(f"{path} cannot be read: {said}", DAMAGED) from error
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from dreambooth.errors import JobError
 from dreambooth.interfaces import Artifact
 from dreambooth_plugins.common.libraries import BaseTunerLayer
 from dreambooth_plugins.freezing.adapter.methods import Ranked
-from dreambooth_plugins.freezing.adapter.peft_layers import ADAPTER, Layer, inject
+from dreambooth_plugins.freezing.adapter.peft_layers import ADAPTER, Layer, inject, layer_for, load
 from dreambooth_plugins.freezing.adapter.targets import find, matches, nothing
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from dreambooth.interfaces import Context, LoadedModel
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
     from dreambooth_plugins.freezing.adapter.methods import Method
-    from dreambooth_plugins.freezing.adapter.policy import Adapter
 
 RANDOM = (
     "lora_A",
@@ -45,70 +46,75 @@ def tuner_layers(module: Module) -> dict[str, Any]:
     return {n: m for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)}
 
 
-def attach(policy: Adapter, model: LoadedModel, ctx: Context) -> None:
-    """Put adapters onto the policy's parts; `JobError` where a glob or a preset finds nothing.
+@dataclass(frozen=True)
+class PartOptions:
+    """What a part is to get."""
 
-    Initial values are functions of (seed, qualified name): another target changes no other
-    adapter. They are float32 and unrounded whatever the base is held in.
+    method: Method
+    targets: str | Sequence[str]
+    """A preset, or presets and globs."""
+
+
+def attach(
+    wanted: Mapping[str, PartOptions],
+    given: Mapping[str, Mapping[str, LowRank]],
+    model: LoadedModel,
+    ctx: Context,
+) -> None:
+    """Put adapters onto the `wanted` parts: those of a file (part -> module) where `given`.
+
+    `JobError` where a glob or a preset finds nothing. Initial values are functions of (seed,
+    qualified name): another target changes no other adapter. They are float32 and unrounded
+    whatever the base is held in.
     """
-    trained = policy.named_parts(model.info)
-    given: Mapping[str, Mapping[str, Any]] = {}
-    if policy.init is not None:
-        from dreambooth_plugins.formats.lora.file import read_adapter
-
-        given = read_adapter(policy.init, model)
-    fresh = [part for part in trained if part not in given]
-    chosen = _choose(policy, model, fresh)
-    for part in trained:
-        method, module = policy.method_of(part), model.parts[part]
+    plans = _choose({p: options for p, options in wanted.items() if p not in given}, model)
+    for part, options in wanted.items():
+        module, found = model.parts[part], given.get(part, {})
         if part in given:
-            plan = {name: found.layer(method) for name, found in given[part].items()}
-        else:
-            plan = chosen[part]
+            plans[part] = {name: layer_for(a, options.method) for name, a in found.items()}
         # PEFT's own initial draw comes from the global generator, and is replaced below.
         with torch.random.fork_rng(devices=[]):
-            inject(module, method, plan, part)
+            inject(module, options.method, plans[part], part)
         _begin(part, module, ctx)
-        for name, found in given.get(part, {}).items():
-            found.load(tuner_layers(module)[name])
-        _measure_magnitudes(module, given.get(part, {}))
+        for name, adapter in found.items():
+            load(adapter, tuner_layers(module)[name])
+        _measure_magnitudes(module, found)
 
 
-def _choose(
-    policy: Adapter, model: LoadedModel, parts: Sequence[str]
-) -> dict[str, dict[str, Layer]]:
+def _choose(wanted: Mapping[str, PartOptions], model: LoadedModel) -> dict[str, dict[str, Layer]]:
     """Return the layers of each part with their ranks, and make sure every glob names some."""
-    named = {part: layers(model.parts[part]) for part in parts}
+    named = {part: layers(model.parts[part]) for part in wanted}
     hits: dict[str, int] = {}
     plans = {}
-    for part in parts:
+    for part, options in wanted.items():
         presets = model.info.adapter_presets.get(part, {})
-        found = find(policy.targets_of(part), presets, part, named[part])
+        found = find(options.targets, presets, part, named[part])
         for target, modules in found.items():
             hits[target] = hits.get(target, 0) + len(modules)
         chosen = {name for modules in found.values() for name in modules}
         ordered = [name for name in named[part] if name in chosen]
-        plans[part] = plan(policy.method_of(part), part, ordered)
+        plans[part] = plan(options.method, part, ordered)
     everything = [f"{part}.{name}" for part, modules in named.items() for name in modules]
     for target, count in hits.items():
         if not count:
             raise nothing("targets", target, everything)
     for part, layers_of in plans.items():
         if not layers_of:
-            own = ", ".join(policy.targets_of(part))
+            own = ", ".join(wanted[part].targets)
             raise JobError(
                 f"freezing: the targets ({own}) name nothing in {part}",
                 f"give it targets of its own in freezing.parts.{part}, or take it out of train",
             )
-    _check_patterns(policy, plans)
+    _check_patterns({part: options.method for part, options in wanted.items()}, plans)
     return plans
 
 
-def _check_patterns(policy: Adapter, plans: Mapping[str, Mapping[str, Layer]]) -> None:
+def _check_patterns(
+    methods: Mapping[str, Method], plans: Mapping[str, Mapping[str, Layer]]
+) -> None:
     """Raise `JobError` for a pattern of ranks or alphas that names none of a method's modules."""
-    for part in plans:
-        method = policy.method_of(part)
-        sharing = [p for p in plans if policy.method_of(p) is method]
+    for method in methods.values():
+        sharing = [p for p in plans if methods[p] is method]
         for option in ("ranks", "alphas") if isinstance(method, Ranked) else ():
             for pattern in getattr(method, option):
                 if not any(matches(pattern, p, name) for p in sharing for name in plans[p]):
@@ -165,7 +171,7 @@ def _begin(part: str, module: Module, ctx: Context) -> None:
 
 
 @torch.no_grad()
-def _measure_magnitudes(module: Module, given: Mapping[str, Any]) -> None:
+def _measure_magnitudes(module: Module, given: Mapping[str, LowRank]) -> None:
     """Let DoRA's magnitudes be the norms of the weights as they are: the first output is theirs.
 
     PEFT has measured them already, but in the base's precision and before `init` was read.
@@ -208,17 +214,19 @@ def disabled(model: LoadedModel, parts: Sequence[str]) -> Iterator[None]:
         model.embeddings, model.text_is_frozen = kept
 
 
-def artifact(policy: Adapter, model: LoadedModel, weights: Mapping[str, Tensor]) -> Artifact:
+def artifact(
+    methods: Mapping[str, Method], model: LoadedModel, weights: Mapping[str, Tensor]
+) -> Artifact:
     """Return the adapters: weights by qualified name, and the facts of each module.
 
     `metadata["adapters"][part]` holds `method`, and `modules`: name -> `rank`, `alpha`, `scale`
     (empty for methods without a rank).
     """
     adapters = {}
-    for part in policy.named_parts(model.info):
+    for part, method in methods.items():
         found = tuner_layers(model.parts[part])
         adapters[part] = {
-            "method": policy.method_of(part).model_dump(mode="json"),
+            "method": method.model_dump(mode="json"),
             "modules": {name: _facts(layer) for name, layer in found.items()},
         }
     return Artifact("adapter", weights, {"adapters": adapters})
@@ -235,12 +243,12 @@ def _facts(layer: Any) -> dict[str, float]:
     }
 
 
-def describe(policy: Adapter, model: LoadedModel, part: str) -> str:
+def describe(method: Method, model: LoadedModel, part: str) -> str:
     """Return a line for the plan: `unet: lora on 24 modules, rank 8, alpha 8`."""
     facts = [_facts(layer) for layer in tuner_layers(model.parts[part]).values()]
-    text = f"{part}: {policy.method_of(part).kind} on {len(facts)} modules"
+    text = f"{part}: {method.kind} on {len(facts)} modules"
     for name in ("rank", "alpha"):
         values = sorted({f[name] for f in facts if name in f})
         if values:
             text += f", {name} {' and '.join(f'{v:g}' for v in values)}"
-    return text + (f", from {policy.init.name}" if policy.init is not None else "")
+    return text

@@ -1,12 +1,15 @@
-"""From our typed options to PEFT's configurations and layers."""
+"""From our typed options, and from files, to PEFT's configurations and layers."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.common.libraries import peft, unquantized
@@ -16,6 +19,7 @@ from dreambooth_plugins.freezing.adapter.methods import (
     Loha,
     Lokr,
     Lora,
+    LowRank,
     Lycoris,
     Method,
     Oft,
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
     from torch.nn import Module
 
+    from dreambooth_plugins.formats.lora import low_rank
+
 ADAPTER = "default"
 """PEFT's name of the adapter; the only one there is."""
 
@@ -37,6 +43,21 @@ class Layer:
 
     rank: int = 0
     alpha: float = 0.0
+
+
+def layer_for(found: low_rank.LowRank, method: Method) -> Layer:
+    """Return the rank, and the alpha that gives a file's scale under a method's rule."""
+    stabilized = isinstance(method, LowRank) and method.rank_stabilized
+    return Layer(found.rank, found.scale * (math.sqrt(found.rank) if stabilized else found.rank))
+
+
+@torch.no_grad()
+def load(found: low_rank.LowRank, layer: Any) -> None:
+    """Copy a file's tensors into the adapter that was made for them."""
+    layer.lora_A[ADAPTER].weight.copy_(found.down)
+    layer.lora_B[ADAPTER].weight.copy_(found.up)
+    if found.magnitude is not None:
+        layer.lora_magnitude_vector[ADAPTER].weight.copy_(found.magnitude)
 
 
 def inject(module: Module, method: Method, plan: Mapping[str, Layer], part: str) -> None:

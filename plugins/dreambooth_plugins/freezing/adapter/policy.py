@@ -8,13 +8,14 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.component import JobPath, Section
+from dreambooth.errors import JobError
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.freezing.adapter.methods import METHODS, Glob, Method
 from dreambooth_plugins.freezing.adapter.targets import BY_TYPE, Preset, choices
 from dreambooth_plugins.freezing.per_part import Name, NamedParts, without_effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from dreambooth import Job
     from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
 
 Targets = Preset | Annotated[list[Glob], Field(min_length=1)]
 LORA: Any = "lora"
@@ -82,9 +84,7 @@ class Adapter(NamedParts):
         for part in trained:
             yield from self._preset_problems(part, info)
         if self.init is not None:
-            from dreambooth_plugins.formats.lora.file import problems
-
-            yield from problems(self, self.init, trained)
+            yield from self._init_problems(self.init, trained)
 
     def _preset_problems(self, part: str, info: ModelInfo) -> Iterator[Problem]:
         own = part in self.parts and self.parts[part].targets is not None
@@ -95,6 +95,30 @@ class Adapter(NamedParts):
             if target not in presets and target not in BY_TYPE:
                 yield Problem(at, f"{part} has no {target}", choices(part, presets))
 
+    def _init_problems(self, path: Path, trained: Sequence[str]) -> Iterator[Problem]:
+        from dreambooth_plugins.formats.lora.file import read_contents
+
+        at = ("freezing", "init")
+        try:
+            contents = read_contents(path)
+        except JobError as error:
+            yield Problem(at, error.message, error.hint)
+            return
+        name, same = contents.path.name, "set freezing.method to what the file is"
+        for part in contents.parts:
+            if part not in trained:
+                yield Problem(
+                    at,
+                    f"{name} has adapters for {part}, which does not train here",
+                    f"add {part} to freezing.train: what the file adapts goes on training",
+                )
+                continue
+            kind = self.method_of(part).kind
+            if kind not in ("lora", "dora"):
+                yield Problem(at, f"{name} is a LoRA, {part} is to get {kind}", same)
+            elif kind == "lora" and contents.has(part, "magnitude"):
+                yield Problem(at, f"{name} is a DoRA, {part} is to get lora", same)
+
     def adapter_methods(self) -> frozenset[str]:
         """Return the kinds of methods in use."""
         own = {part.method.kind for part in self.parts.values() if part.method}
@@ -102,9 +126,19 @@ class Adapter(NamedParts):
 
     def prepare(self, model: LoadedModel, ctx: Context) -> None:
         """Put the adapters onto the model: zero updates, or those of `init`."""
-        from dreambooth_plugins.freezing.adapter.modules import attach
+        from dreambooth_plugins.freezing.adapter.modules import PartOptions, attach
 
-        attach(self, model, ctx)
+        given: Mapping[str, Mapping[str, LowRank]] = {}
+        if self.init is not None:
+            from dreambooth_plugins.formats.lora.file import read_contents
+            from dreambooth_plugins.formats.lora.reading import read
+
+            given = read(read_contents(self.init), model)
+        wanted = {
+            part: PartOptions(self.method_of(part), self.targets_of(part))
+            for part in self.named_parts(model.info)
+        }
+        attach(wanted, given, model, ctx)
 
     def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
         """Return the parameters of the adapters."""
@@ -116,7 +150,9 @@ class Adapter(NamedParts):
         """Return method, rank and number of modules of each part, and a rate that is too low."""
         from dreambooth_plugins.freezing.adapter.modules import describe
 
-        lines = [describe(self, model, part) for part in self.named_parts(model.info)]
+        source = f", from {self.init.name}" if self.init is not None else ""
+        parts = self.named_parts(model.info)
+        lines = [describe(self.method_of(part), model, part) + source for part in parts]
         rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.named_parts(model.info)}
         low = [f"{rate:g} for {part}" for part, rate in rates.items() if rate < LOW_RATE]
         hint = f"adapters want a learning rate of about 1e-4, and have {' and '.join(low)}"
@@ -132,7 +168,8 @@ class Adapter(NamedParts):
         """Return the adapters, and each module's rank, alpha and scale as metadata."""
         from dreambooth_plugins.freezing.adapter.modules import artifact
 
-        return artifact(self, model, weights)
+        methods = {part: self.method_of(part) for part in self.named_parts(model.info)}
+        return artifact(methods, model, weights)
 
     def at(self, folder: Path) -> Adapter:
         """Return this policy beginning with the adapter an exporter wrote into `folder`."""

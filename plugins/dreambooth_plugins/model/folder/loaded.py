@@ -17,6 +17,8 @@ from dreambooth.files import cache_root
 from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth.transfer import upload
+from dreambooth_plugins.formats.embedding import token_names
+from dreambooth_plugins.formats.lora import kohya
 from dreambooth_plugins.formats.original.names import LAYOUT, to_original
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_weights
@@ -32,7 +34,6 @@ from dreambooth_plugins.model.folder.tokens import (
     extend_table,
     extended_tokenizer,
     first_rows,
-    token_names,
     with_all_tokens,
 )
 
@@ -243,11 +244,7 @@ class LoadedStableDiffusion(LoadedModel):
             return files
         if layout != "kohya":
             raise KeyError(layout)
-        prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
-        return {
-            here: prefixes[there.split(".")[0]] + "_" + there.split(".", 1)[1].replace(".", "_")
-            for here, there in files.items()
-        }
+        return kohya.module_names(files)
 
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
         """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""

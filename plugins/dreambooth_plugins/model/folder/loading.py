@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from dreambooth.errors import JobError, RunError, UserError
+from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
+from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.formats.original.families import PREFIXES
 from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.folder.memory_map import own_memory
@@ -31,25 +32,6 @@ CLASSES: Mapping[str, Any] = {
     "text_encoder": CLIPTextModel,
     "vae": diffusers.AutoencoderKL,
 }
-STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of safetensors that weights are read in."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and advice out of a run's log."""
-    libraries = (diffusers.utils.logging, transformers_logging)
-    saved = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in libraries]
-    try:
-        for log, _, _ in saved:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        yield
-    finally:
-        for log, level, bars in saved:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
 
 
 @contextmanager
@@ -123,7 +105,8 @@ def stored_dtype(files: Sequence[Path]) -> torch.dtype | None:
     except JobError:
         return None  # a damaged file: whoever loads it says so
     floating = found - {name for name in found if name.startswith(("I", "U", "BOOL"))}
-    return STORED.get(floating.pop()) if len(floating) == 1 else None
+    known = floating & {*HEADER_NAMES.values()}
+    return torch_dtype(known.pop()) if known == floating and len(known) == 1 else None
 
 
 def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:

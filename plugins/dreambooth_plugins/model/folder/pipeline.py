@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Embedding
 
 from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
-from dreambooth_plugins.model.folder.loading import quiet
+from dreambooth_plugins.common.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.nn import Module

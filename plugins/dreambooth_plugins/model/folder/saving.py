@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_json
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
+from dreambooth_plugins.common.tensors import write_tensors
 from dreambooth_plugins.model.folder.loading import load_part, skeleton
 from dreambooth_plugins.model.folder.source import PARTS, STEMS
 from dreambooth_plugins.model.folder.tokens import new_rows
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
     from dreambooth_plugins.model.folder.source import Source
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TABLE = "text_model.embeddings.token_embedding.weight"
-_HEADER_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 MAX_SHARD = 10 * 1000**3
 """Bytes in one weight file, diffusers' own limit."""
 
@@ -106,10 +105,10 @@ def _save_part(
     if unchanged and (file := _copyable(model.source, part, expected, dtype)):
         shutil.copyfile(file, dest / f"{STEMS[part]}.safetensors")
     else:
-        state = _state(model, part, expected, overlay, DTYPES[dtype])
+        state = _state(model, part, expected, overlay, torch_dtype(dtype))
         if part == "text_encoder":
             if new is not None:
-                state[TABLE] = torch.cat([state[TABLE], new.to("cpu", DTYPES[dtype])])
+                state[TABLE] = torch.cat([state[TABLE], new.to("cpu", torch_dtype(dtype))])
             # Added tokens make the table longer than the source's configuration says.
             config["vocab_size"] = len(state[TABLE])
         save_weights(dest, part, state)
@@ -138,7 +137,7 @@ def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path
         return None
     header = read_header(files[0])
     same = header.shapes.keys() == expected
-    return files[0] if same and set(header.dtypes.values()) == {_HEADER_NAMES[dtype]} else None
+    return files[0] if same and set(header.dtypes.values()) == {HEADER_NAMES[dtype]} else None
 
 
 def _state(
@@ -184,11 +183,7 @@ def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
         max_shard_size=MAX_SHARD,
     )
     for name, keys in split.filename_to_tensors.items():
-        path = dest / name
-        path.touch()
-        mode = path.stat().st_mode
-        save_file({k: state[k] for k in keys}, path, metadata={"format": "pt"})
-        path.chmod(mode)  # safetensors leaves files that their owner alone can read
+        write_tensors(dest / name, {k: state[k] for k in keys}, {})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(dest / f"{STEMS[part]}.safetensors.index.json", index)

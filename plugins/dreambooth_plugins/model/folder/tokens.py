@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.formats.embedding import token_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +40,6 @@ class ExtendedEmbedding(Embedding):
         known = F.embedding(input.clamp(max=count - 1), self.weight)
         new = F.embedding((input - count).clamp(min=0), self.new_rows).to(known.dtype)
         return torch.where((input >= count).unsqueeze(-1), new, known)
-
-
-def token_names(name: str, count: int) -> list[str]:
-    """Return the names of a word's tokens, as diffusers looks for them: `x`, `x_1`, `x_2`, ..."""
-    return [name, *(f"{name}_{i}" for i in range(1, count))]
 
 
 def extended_tokenizer(tokenizer: CLIPTokenizer, name: str, count: int) -> CLIPTokenizer:
