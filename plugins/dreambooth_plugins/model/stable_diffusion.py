@@ -18,8 +18,7 @@ from dreambooth_plugins.model.folder.source import PICKLES, Source, check_file
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Context, Vocabulary
-    from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
-    from dreambooth_plugins.model.folder.vocabulary import ClipVocabulary
+    from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
 
 class StableDiffusion(Model):
@@ -64,13 +63,13 @@ class StableDiffusion(Model):
         `JobError` where the model is missing, incomplete, of another family, or pickled without
         `allow_pickle`. Weights of a hub model are not downloaded here.
         """
-        from dreambooth_plugins.model.folder.vocabulary import check_ids
+        from dreambooth_plugins.model.folder.vocabulary import check_ids, vocabulary_of
         from dreambooth_plugins.model.stable_diffusion_info import model_info
 
         source = self._locate(opening=False, fetch=False)
         info = model_info(source)
         if not self.source.startswith(builtin.PREFIX):
-            check_ids(self._tokens(source), source)
+            check_ids(vocabulary_of(source), source)
         return info
 
     def vocabulary(self) -> Vocabulary:
@@ -80,21 +79,14 @@ class StableDiffusion(Model):
             from dreambooth_plugins.model.tiny import MERGES
 
             return shipped_vocabulary(MERGES)
-        return self._tokens(self._locate(opening=False, fetch=False))
+        from dreambooth_plugins.model.folder.vocabulary import vocabulary_of
 
-    def _tokens(self, source: Source) -> ClipVocabulary:
-        from dreambooth_plugins.model.folder.vocabulary import read_vocabulary, shipped_vocabulary
-
-        folder = source.config / "tokenizer"
-        if source.file is not None and not (folder / "merges.txt").is_file():
-            if not (folder / "tokenizer.json").is_file():
-                return shipped_vocabulary()
-        return read_vocabulary(folder)
+        return vocabulary_of(self._locate(opening=False, fetch=False))
 
     def open(self, ctx: Context) -> LoadedStableDiffusion:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""
-        from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
         from dreambooth_plugins.model.stable_diffusion_info import model_info
+        from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
         source = self._locate(opening=True, fetch=ctx.device.type != "meta")
         return LoadedStableDiffusion(model_info(source), source, ctx)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dreambooth import Optimizer, Problem
-from dreambooth.errors import UserError
+from dreambooth.errors import RunError, UserError
 from dreambooth.interfaces.optimizer import LARGE
 from dreambooth_plugins.common.extras import importing, missing
-from dreambooth_plugins.optimizer.adamw import Beta
+from dreambooth_plugins.optimizer.adam import Beta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,9 +115,26 @@ class Prodigy(Optimizer):
         (x_0; one zero where the tensor began as zeros), flat. d, r and the count of steps are
         numbers of the parameter groups. On a GPU each step reads two numbers a tensor back.
         """
+        rates = {group.get("lr", self.lr) for group in groups}
+        if len(rates) > 1:
+            raise RunError(
+                f"Prodigy has one learning rate for all that trains, not {sorted(rates)}", ONE_RATE
+            )
         with importing("prodigy", "optimizer"):
             from dreambooth_plugins.optimizer.prodigy_state import open_prodigy
-        return open_prodigy(self, groups)
+        return open_prodigy(
+            groups,
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            use_bias_correction=self.use_bias_correction,
+            safeguard_warmup=self.safeguard_warmup,
+            d0=self.d0,
+            d_coef=self.d_coef,
+            growth_rate=math.inf if self.growth_rate is None else self.growth_rate,
+            slice_p=self.slice_p,
+        )
 
     def state_bytes(self, size: int = LARGE) -> float:
         """m (unless its beta is 0), v, and of s and x_0 the share that `slice_p` takes."""

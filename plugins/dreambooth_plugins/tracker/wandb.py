@@ -44,4 +44,12 @@ class Wandb(Tracker):
         """Start the wandb run, or go on with the one this run folder belongs to."""
         from dreambooth_plugins.tracker.wandb_writer import WandbWriter
 
-        return WandbWriter(self, ctx.job, ctx.folder)
+        return WandbWriter(
+            ctx.folder,
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            tags=self.tags,
+            name=self.run_name or ctx.job.name,
+            config=ctx.job.resolved(),
+        )

@@ -13,8 +13,9 @@ import torch
 
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.headers import read_header
-from dreambooth_plugins.model.folder.loading import load_part, load_tokenizer, skeleton
+from dreambooth_plugins.model.folder.loading import load_part, skeleton
 from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
+from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:

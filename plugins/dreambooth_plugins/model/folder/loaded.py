@@ -1,4 +1,4 @@
-"""An opened Stable Diffusion 1.x or 2.x model."""
+"""A diffusers folder that is open: its parts, come and gone; words; saving."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ import gc
 import hashlib
 import json
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
-from dreambooth.interfaces import Conditioning, Latents, LoadedModel
+from dreambooth.interfaces import Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
-from dreambooth.transfer import upload
 from dreambooth_plugins.formats.embedding import token_names
-from dreambooth_plugins.formats.lora import kohya
-from dreambooth_plugins.formats.original.names import LAYOUT, to_original
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_weights
 from dreambooth_plugins.model.folder.loading import (
     frozen,
     load_part,
-    load_tokenizer,
     skeleton,
 )
 from dreambooth_plugins.model.folder.parts import Parts
-from dreambooth_plugins.model.folder.saving import module_name, save_folder
+from dreambooth_plugins.model.folder.saving import save_folder
+from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.folder.tokens import (
     extend_table,
     extended_tokenizer,
     first_rows,
-    with_all_tokens,
 )
 
 if TYPE_CHECKING:
@@ -50,12 +45,11 @@ if TYPE_CHECKING:
     from dreambooth_plugins.model.folder.source import Source
 
 
-def _adaptable(module: Module) -> bool:
-    return isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+class LoadedFolder(LoadedModel):
+    """Parts in the run's dtype, the VAE in float32; all frozen, in eval mode.
 
-
-class LoadedStableDiffusion(LoadedModel):
-    """UNet and text encoder in the run's dtype, the VAE in float32; all frozen, in eval mode."""
+    Families add how prompts are encoded and how the denoiser is called.
+    """
 
     parts: Parts
 
@@ -67,8 +61,6 @@ class LoadedStableDiffusion(LoadedModel):
         self._tokenizer: CLIPTokenizer | None = None
         self._own_tokenizer: CLIPTokenizer | None = None
         """The base's, where tokens were added to a copy of it."""
-        self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -136,47 +128,6 @@ class LoadedStableDiffusion(LoadedModel):
         config: Any = self.parts["vae"].config
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
-    def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts in one forward: a Conditioning({"embeds": [tokens, dim]}) each.
-
-        CLIP of Stable Diffusion sees every prompt padded to the tokenizer's full length, so the
-        result depends on the prompt alone. A prompt that is cut short is warned about.
-        """
-        encoder: Any = self.parts["text_encoder"]
-        length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        ids, masks = zip(*(self._read(prompt, length) for prompt in prompts), strict=True)
-        masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = upload(torch.stack(masks), self._ctx.device) if masked else None
-        hidden = encoder(upload(torch.stack(ids), self._ctx.device), attention_mask=mask)[0]
-        return [Conditioning({"embeds": row}) for row in hidden.float()]
-
-    def _read(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
-        """Return a prompt's token ids and mask, int64 [length] on the CPU.
-
-        Kept: an encoder that trains reads the same prompts in every step.
-        """
-        known = self._prompts_read.setdefault(id(self.tokenizer), {})
-        if prompt not in known:
-            written = with_all_tokens(self.tokenizer, prompt)
-            tokens = self.tokenizer(
-                written,
-                padding="max_length",
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-            )
-            self._warn_truncated(written, length)
-            known[prompt] = tokens.input_ids[0], tokens.attention_mask[0]
-        return known[prompt]
-
-    def _warn_truncated(self, prompt: str, length: int) -> None:
-        count = len(self.tokenizer(prompt, verbose=False).input_ids)
-        if count > length:
-            self._ctx.warn(
-                f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
-                "the rest is ignored"
-            )
-
     def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
         """Add rows to the text encoder and tokens to the tokenizer (see `LoadedModel`)."""
         encoder: Any = self.parts["text_encoder"]
@@ -198,18 +149,6 @@ class LoadedStableDiffusion(LoadedModel):
         finally:
             self._tokenizer = extended
 
-    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
-        """Stack embeddings to [B, tokens, dim]; all have the same length."""
-        return Conditioning({"embeds": torch.stack([c.tensors["embeds"] for c in conditionings])})
-
-    def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """Predict epsilon or v in float32 from z_t [B, 4, h, w], t [B], embeds [B, tokens, dim]."""
-        unet: Any = self.parts["unet"]
-        embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
-        z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
-        prediction: Tensor = unet(z_t, t, encoder_hidden_states=embeds).sample
-        return prediction.float()
-
     def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:
         """Recompute activations in the backward pass of the named parts, in either mode.
 
@@ -229,23 +168,6 @@ class LoadedStableDiffusion(LoadedModel):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True
 
-    def adapter_keys(self, layout: str) -> Mapping[str, str]:
-        """Map the qualified names of linear and convolution layers to those of a file layout.
-
-        `diffusers`: with the `text_model.` that other versions of transformers have. `kohya`:
-        `lora_unet_...` and `lora_te_text_model_...`, underscores for dots.
-        """
-        names = {
-            part: [n for n, m in skeleton(self.source, part).named_modules() if _adaptable(m)]
-            for part in ("unet", "text_encoder")
-        }
-        files = {f"{p}.{n}": f"{p}.{module_name(p, n)}" for p in names for n in names[p]}
-        if layout == "diffusers":
-            return files
-        if layout != "kohya":
-            raise KeyError(layout)
-        return kohya.module_names(files)
-
     def stored_weights(self, part: str) -> Mapping[str, Tensor]:
         """Read a part again, in float32 (see `LoadedModel.stored_weights`)."""
         module = load_part(self.source, part, torch.float32, mapped=True)
@@ -262,29 +184,17 @@ class LoadedStableDiffusion(LoadedModel):
 
         Parts that are not in memory are copied from the source, or read, written and dropped.
         """
-        save_folder(self, dest, solver_config, weights or {}, dtype)
+        save_folder(
+            self.source, self.parts, self.tokenizer, dest, solver_config, weights or {}, dtype
+        )
 
-    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-        """Give a part's tensors the names of the `original` layout (see `LoadedModel.convert`)."""
-        if layout != LAYOUT:
-            return super().convert(part, tensors, layout)
-        configs = {name: self.source.part_config(name) for name in self.parts}
-        return to_original(part, tensors, configs)
-
-    def pipeline(self) -> Any:
-        """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""
-        from dreambooth_plugins.model.folder.pipeline import base_pipeline
-
-        return base_pipeline(self)
-
-    def frozen_copy(self) -> LoadedStableDiffusion:
-        """Copy UNet and text encoder as they are now; VAE and tokenizer are shared."""
-        other = LoadedStableDiffusion(self.info, self.source, self._ctx)
+    def frozen_copy(self) -> LoadedFolder:
+        """Copy all parts but the VAE as they are now; VAE and tokenizer are shared."""
+        other = type(self)(self.info, self.source, self._ctx)
         other._tokenizer = self._tokenizer
         other.embeddings = dict(self.embeddings)
-        own = partial(LoadedStableDiffusion._load, other)
         other.parts = Parts(
-            self.info.parts, lambda name: self.parts[name] if name == "vae" else own(name)
+            self.info.parts, lambda name: self.parts[name] if name == "vae" else other._load(name)
         )
         for name in self.loaded():
             if name != "vae":

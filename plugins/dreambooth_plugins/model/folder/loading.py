@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
@@ -15,9 +15,7 @@ from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.formats.original.families import PREFIXES
-from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.folder.memory_map import own_memory
-from dreambooth_plugins.model.folder.source import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -178,33 +176,3 @@ def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     named = state.items() if isinstance(state, dict) else ()
     return {k: v for k, v in named if str(k).startswith(prefix) and torch.is_tensor(v)}
-
-
-def make_tokenizer(
-    config: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]
-) -> CLIPTokenizer:
-    """Build a CLIP tokenizer from a vocabulary and a model folder's tokenizer_config.json."""
-    options = read_json(config / "tokenizer" / "tokenizer_config.json")
-    kept = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length")
-    return CLIPTokenizer(
-        vocab=vocabulary, merges=merges, **{k: options[k] for k in kept if k in options}
-    )
-
-
-def load_tokenizer(source: Source) -> CLIPTokenizer:
-    """Read the tokenizer of a model folder; a shipped configuration takes CLIP's vocabulary."""
-    folder = source.config / "tokenizer"
-    if source.file is not None and not has_vocabulary(folder):
-        return make_tokenizer(source.config, *clip_vocabulary())
-    if not has_vocabulary(folder):
-        raise RunError(
-            f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",
-            "the model folder is incomplete: copy or download it again",
-        )
-    with quiet(), told(f"{folder} holds no tokenizer that can be read"):
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-
-
-def has_vocabulary(folder: Path) -> bool:
-    """Say whether a tokenizer folder has a vocabulary of its own."""
-    return (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()

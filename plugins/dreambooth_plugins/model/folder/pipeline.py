@@ -11,26 +11,26 @@ from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
 from dreambooth_plugins.common.quiet import quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.nn import Module
 
-    from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
 
-
-def base_pipeline(model: LoadedStableDiffusion) -> Any:
+def base_pipeline(
+    unet: Module, text_encoder: Module, tokenizer: Any, schedule: Mapping[str, Any]
+) -> Any:
     """Return a StableDiffusionPipeline that shares the base's weights: no adapters, no new words.
 
     It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizer and
     embedding table are its own.
     """
-    with model.without_tokens():
-        tokenizer = copy.deepcopy(model.tokenizer)
     with quiet():
         return diffusers.StableDiffusionPipeline(
             vae=None,
-            text_encoder=with_own_table(without_adapters(model.parts["text_encoder"])),
-            tokenizer=tokenizer,
-            unet=without_adapters(model.parts["unet"]),
-            scheduler=diffusers.DDIMScheduler.from_config(dict(model.info.schedule)),
+            text_encoder=with_own_table(without_adapters(text_encoder)),
+            tokenizer=copy.deepcopy(tokenizer),
+            unet=without_adapters(unet),
+            scheduler=diffusers.DDIMScheduler.from_config(dict(schedule)),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.common.tensors import write_tensors
 from dreambooth_plugins.model.folder.loading import load_part, skeleton
 from dreambooth_plugins.model.folder.source import PARTS, STEMS
+from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from dreambooth_plugins.model.folder.tokens import new_rows
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Module
     from transformers import CLIPTokenizer
 
-    from dreambooth_plugins.model.folder.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.folder.parts import Parts
     from dreambooth_plugins.model.folder.source import Source
 
 TABLE = "text_model.embeddings.token_embedding.weight"
@@ -52,7 +53,9 @@ def module_name(part: str, name: str) -> str:
 
 
 def save_folder(
-    model: LoadedStableDiffusion,
+    source: Source,
+    parts: Parts,
+    tokenizer: CLIPTokenizer,
     dest: Path,
     solver_config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
@@ -66,8 +69,8 @@ def save_folder(
             raise RunError(f"{name} is no weight of this model", "this is a plugin's mistake")
         overlay[part][file_key(part, inner)] = tensor
     for part in PARTS:
-        _save_part(model, part, dest / part, overlay[part], dtype)
-    save_tokenizer(model.tokenizer, dest / "tokenizer")
+        _save_part(source, parts, part, dest / part, overlay[part], dtype)
+    save_tokenizer(tokenizer, dest / "tokenizer")
     (dest / "scheduler").mkdir(parents=True, exist_ok=True)
     write_json(dest / "scheduler" / "scheduler_config.json", dict(solver_config))
     write_json(dest / "model_index.json", model_index(str(solver_config["_class_name"])))
@@ -90,22 +93,23 @@ def model_index(scheduler: str) -> dict[str, Any]:
 
 
 def _save_part(
-    model: LoadedStableDiffusion, part: str, dest: Path, overlay: dict[str, Tensor], dtype: str
+    source: Source, parts: Parts, part: str, dest: Path, overlay: dict[str, Tensor], dtype: str
 ) -> None:
-    expected = {file_key(part, k) for k in skeleton(model.source, part).state_dict()}
-    new = _new_rows(model, part, overlay)
+    expected = {file_key(part, k) for k in skeleton(source, part).state_dict()}
+    live = parts.loaded.get(part)
+    new = _new_rows(live, overlay)
     if unknown := overlay.keys() - expected:
         raise RunError(
             f"{part} has no weight {sorted(unknown)[0]}",
             "an adapter cannot be written as a whole model: export it as an adapter",
         )
     dest.mkdir(parents=True, exist_ok=True)
-    config = model.source.part_config(part)
-    unchanged = not overlay and part not in model.loaded()
-    if unchanged and (file := _copyable(model.source, part, expected, dtype)):
+    config = source.part_config(part)
+    unchanged = not overlay and live is None
+    if unchanged and (file := _copyable(source, part, expected, dtype)):
         shutil.copyfile(file, dest / f"{STEMS[part]}.safetensors")
     else:
-        state = _state(model, part, expected, overlay, torch_dtype(dtype))
+        state = _state(source, live, part, expected, overlay, torch_dtype(dtype))
         if part == "text_encoder":
             if new is not None:
                 state[TABLE] = torch.cat([state[TABLE], new.to("cpu", torch_dtype(dtype))])
@@ -118,15 +122,15 @@ def _save_part(
     write_json(dest / "config.json", config)
 
 
-def _new_rows(model: LoadedStableDiffusion, part: str, overlay: dict[str, Tensor]) -> Tensor | None:
+def _new_rows(live: Module | None, overlay: dict[str, Tensor]) -> Tensor | None:
     """Return the rows of added tokens [n, dim], taken out of `overlay` or live; None without any.
 
     Files know one table alone: the rows go to its end, where the tokenizer's new ids point.
     """
     names = [name for name in overlay if name.endswith(f".{NEW_ROWS}")]
     rows = [overlay.pop(name) for name in names]
-    if not rows and part in model.loaded():
-        rows = list(new_rows(model.parts[part]).values())
+    if not rows and live is not None:
+        rows = list(new_rows(live).values())
     return rows[0] if rows else None
 
 
@@ -141,7 +145,8 @@ def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path
 
 
 def _state(
-    model: LoadedStableDiffusion,
+    source: Source,
+    module: Module | None,
     part: str,
     expected: set[str],
     overlay: dict[str, Tensor],
@@ -152,14 +157,13 @@ def _state(
     A live tensor that is no more than the source's, rounded to the run's dtype, is written from
     the source: a run in half precision does not cost the export its precision.
     """
-    live: dict[str, Tensor] = {}
-    if part in model.loaded():
-        live = {file_key(part, k): t for k, t in model.parts[part].state_dict().items()}
+    held: Mapping[str, Tensor] = {} if module is None else module.state_dict()
+    live = {file_key(part, k): t for k, t in held.items()}
     rest = expected - overlay.keys()
     stored: dict[str, Tensor] = {}
     if any(k not in live or live[k].dtype not in (dtype, torch.float32) for k in rest):
-        module = load_part(model.source, part, torch.float32, mapped=True)
-        stored = {file_key(part, k): t for k, t in module.state_dict().items()}
+        again = load_part(source, part, torch.float32, mapped=True)
+        stored = {file_key(part, k): t for k, t in again.state_dict().items()}
 
     def pick(key: str) -> Tensor:
         if key in overlay:
@@ -187,31 +191,3 @@ def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(dest / f"{STEMS[part]}.safetensors.index.json", index)
-
-
-def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:
-    """Write tokenizer.json and, for older loaders, vocab.json, merges.txt, special and added
-    tokens."""
-    dest.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(dest))
-    tokenizer.backend_tokenizer.model.save(str(dest))
-    # Truncation and padding of the last call are state, not part of the tokenizer.
-    whole = json.loads((dest / "tokenizer.json").read_text(encoding="utf-8"))
-    write_json(dest / "tokenizer.json", {**whole, "truncation": None, "padding": None})
-    file = dest / "tokenizer_config.json"
-    options = json.loads(file.read_text(encoding="utf-8"))
-    kept = ("bos_token", "eos_token", "unk_token", "pad_token", "added_tokens_decoder")
-    special = {name: options[name] for name in kept[:4] if name in options}
-    write_json(
-        file,
-        {
-            **{name: options[name] for name in kept if name in options},
-            "do_lower_case": True,
-            "model_max_length": options["model_max_length"],
-            "tokenizer_class": "CLIPTokenizer",
-        },
-    )
-    write_json(dest / "special_tokens_map.json", special)
-    added = {t: i for t, i in tokenizer.added_tokens_encoder.items() if t not in special.values()}
-    if added:
-        write_json(dest / "added_tokens.json", added)

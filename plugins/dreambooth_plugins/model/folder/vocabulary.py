@@ -130,6 +130,19 @@ def _kind(char: str) -> str:
     return category if category in "LN" else "?"
 
 
+def has_vocabulary(folder: Path) -> bool:
+    """Say whether a tokenizer folder has a vocabulary of its own."""
+    return (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
+
+
+def vocabulary_of(source: Source) -> ClipVocabulary:
+    """Return a model's vocabulary: CLIP's own for a file with a shipped configuration."""
+    folder = source.config / "tokenizer"
+    if source.file is not None and not has_vocabulary(folder):
+        return shipped_vocabulary()
+    return read_vocabulary(folder)
+
+
 def read_vocabulary(folder: Path) -> ClipVocabulary:
     """Read a tokenizer folder (`vocab.json` and `merges.txt`, else `tokenizer.json`).
 
