@@ -76,7 +76,7 @@ class ClassifierFreeGuidance(Sampler):
         return sample(
             model,
             prompts,
-            guidance=self._guidance(),
+            guidance=self.guidance(),
             solver=self.solver,
             steps=self.steps,
             seeds=seeds,
@@ -103,9 +103,10 @@ class ClassifierFreeGuidance(Sampler):
         from dreambooth_plugins.sampler.guidance import evaluations
 
         at = evaluations(self.solver, self.steps, solver_config or STABLE_DIFFUSION)
-        return float(sum(2 if self._guidance().at(sigma) else 1 for sigma in at))
+        return float(sum(2 if self.guidance().at(sigma) else 1 for sigma in at))
 
-    def _guidance(self) -> Guidance:
+    def guidance(self) -> Guidance:
+        """Return how strongly, and where, predictions follow the prompt."""
         return Guidance(self.guidance_scale, self.rescale, self.interval)
 
     def _problems(self, job: Job, info: ModelInfo) -> Iterator[Problem]:
