@@ -26,6 +26,7 @@ def run_stage(name: str, settings: RecipeSettings, minutes: float | None) -> boo
     import torch
 
     torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision("high")  # of a card: TF32 in the optimiser's products
     if name in HANDOVER:
         handover = importlib.import_module("emoji_recipe.handover")
         getattr(handover, name)(settings)

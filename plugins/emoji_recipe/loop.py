@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_with
+from emoji_recipe import card
+from emoji_recipe.ahead import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     from PIL.Image import Image
@@ -63,12 +66,17 @@ class Stage:
     name: str
     modules: dict[str, nn.Module]
     optimizers: list[torch.optim.Optimizer]
-    loss: Callable[[int, float], dict[str, Tensor]]
-    """(step, progress 0..1) -> named scalars; `loss` is the one that is minimised. Every draw in
-    it is a function of the step."""
+    rows: Callable[[int, float], dict[str, Tensor]]
+    """(step, progress 0..1) -> what the step sees, on the CPU. Every draw of a step is made here
+    and is a function of the step; worker processes may make it ahead of time."""
+    loss: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    """rows -> named scalars; `loss` is the one that is minimised."""
     options: Training
     ema: EMA | None = None
     sample: Callable[[], Image] | None = None
+    ready: Callable[[int], None] | None = None
+    """Make sure that the rows of a step can be drawn; called for every step, in order, before
+    `rows` is, and always in the main process."""
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -210,9 +218,13 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
     folder = settings.work / stage.name
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=numbers["step"])
     pace = Pace(stage.name, numbers, total)
+    replayed = replay(stage) if settings.device == "cuda" else None
+    drawn = drawn_rows(stage, settings, numbers["step"])
     with Interruption() as interruption:
         while numbers["step"] < total and not interruption.asked and not pace.over(minutes):
-            scalars = train_step(stage, numbers["step"], total, numbers.get("begun", 0))
+            scalars = train_step(
+                stage, numbers["step"], total, numbers.get("begun", 0), next(drawn), replayed
+            )
             numbers["step"] += 1
             if line := pace.due():
                 for name, value in scalars.items():
@@ -220,10 +232,14 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
                 told = "  ".join(f"{name} {value.item():.4f}" for name, value in scalars.items())
                 print(f"{line}  {told}", flush=True)
             if pace.save_due(settings.save_every):
+                check_finite(stage, scalars, numbers["step"])
                 save(stage, settings, numbers)
             if stage.sample and numbers["step"] % settings.sample_every == 0:
                 show(stage, folder, writer, numbers["step"])
+    drawn.close()
     pace.count()
+    if numbers["step"] != pace.first:
+        check_finite(stage, scalars, numbers["step"])
     save(stage, settings, numbers)
     if stage.sample and numbers["step"] == total:
         show(stage, folder, writer, total)
@@ -234,6 +250,40 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
     return done
 
 
+def drawn_rows(
+    stage: Stage, settings: RecipeSettings, first: int
+) -> Generator[dict[str, Tensor], None, None]:
+    """Yield the rows of the steps from `first` on, drawn ahead where there are workers."""
+    total = stage.options.steps
+
+    def steps() -> Iterator[int]:
+        for step in range(first, total):
+            if stage.ready:
+                stage.ready(step)
+            yield step
+
+    yield from ahead(
+        lambda step: stage.rows(step, step / total),
+        steps(),
+        settings.workers,
+        pinned=settings.device == "cuda",
+    )
+
+
+def check_finite(stage: Stage, scalars: Mapping[str, Tensor], step: int) -> None:
+    """Refuse to save weights that a loss or gradient without a number has spoilt.
+
+    Raises:
+        RunError: one of the last step's scalars is infinite or no number.
+    """
+    wrong = [name for name, value in scalars.items() if not value.isfinite()]
+    if wrong:
+        raise RunError(
+            f"{stage.name}: {', '.join(wrong)} is no finite number at step {step}",
+            "The last saved state is whole; lower the rates, or train in fp32.",
+        )
+
+
 class Pace:
     """What the clock is for: lines, saving now and then, the time left. It changes no number."""
 
@@ -242,7 +292,7 @@ class Pace:
     def __init__(self, name: str, numbers: dict[str, Any], total: int) -> None:
         self.name, self.numbers, self.total = name, numbers, total
         self.begun = self.shown = self.saved = time.monotonic()
-        self.shown_step = numbers["step"]
+        self.first = self.shown_step = numbers["step"]
         self.cpu = time.process_time()
 
     def over(self, minutes: float | None) -> bool:
@@ -274,22 +324,58 @@ class Pace:
         return True
 
 
-def train_step(stage: Stage, step: int, total: int, begun: int = 0) -> dict[str, Tensor]:
-    """Take one step: rates, forward, backward, clipping, update, average."""
-    factor = rate_factor(step, total, stage.options.decay_share, begun)
-    for optimizer in stage.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-    scalars = stage.loss(step, step / total)
-    scalars["loss"].backward()
-    params = [p for _, p in named_parameters(stage.modules)]
-    norm = torch.nn.utils.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
-    for optimizer in stage.optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
+def train_step(
+    stage: Stage,
+    step: int,
+    total: int,
+    begun: int = 0,
+    rows: Mapping[str, Tensor] | None = None,
+    update: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Take one step: rates, forward, backward, clipping, update, average.
+
+    `rows`: the step's, where they were drawn ahead. `update`: a card's way through the step.
+    """
+    set_rates(stage, rate_factor(step, total, stage.options.decay_share, begun))
+    rows = stage.rows(step, step / total) if rows is None else rows
+    scalars = (update or partial(update_weights, stage))(rows)
+    if update is None:
+        forget_gradients(stage)
     if stage.ema:
         stage.ema.update(step)
+    return scalars
+
+
+def set_rates(stage: Stage, factor: float) -> None:
+    """Set every group's rate to its share of the base rate; in place where the card reads it."""
+    for optimizer in stage.optimizers:
+        for group in optimizer.param_groups:
+            rate = group["base_lr"] * factor
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def update_weights(stage: Stage, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Forward, backward, clipping and the optimisers' steps, without a wait for a card."""
+    scalars = stage.loss(rows)
+    scalars["loss"].backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for _, p in named_parameters(stage.modules)], 1.0)
+    for optimizer in stage.optimizers:
+        optimizer.step()
     return {name: value.detach() for name, value in scalars.items()} | {"grad_norm": norm}
+
+
+def forget_gradients(stage: Stage) -> None:
+    """Drop the gradients."""
+    for optimizer in stage.optimizers:
+        optimizer.zero_grad()
+
+
+def replay(stage: Stage) -> card.Replayed:
+    """Return the stage's steps as a card takes them."""
+    return card.Replayed(partial(update_weights, stage), partial(forget_gradients, stage))
 
 
 def show(stage: Stage, folder: Path, writer: Any, step: int) -> None:
@@ -305,15 +391,3 @@ def show(stage: Stage, folder: Path, writer: Any, step: int) -> None:
         stage.ema.swap()
     write_with(folder / "samples" / f"step-{step:06d}.png", sheet.save)
     writer.add_image(f"{stage.name}/samples", np.asarray(sheet), step, dataformats="HWC")
-
-
-def pick_precision(settings: RecipeSettings) -> torch.dtype:
-    """Return the autocast type: what is asked for, or bf16 where the processor multiplies it.
-
-    Without such units bf16 is many times slower on a CPU. A function of the machine, not of a
-    measurement; a work folder that moves to another kind of processor goes on in its type.
-    """
-    if settings.precision != "auto":
-        return torch.float32 if settings.precision == "fp32" else torch.bfloat16
-    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if units else torch.float32

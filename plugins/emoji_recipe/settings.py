@@ -133,8 +133,13 @@ class RecipeSettings(Section):
     """Where `pack` keeps what a training needs to go on elsewhere."""
     seed: int = 0
     threads: int = Field(1, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are trained. Every draw is made on the CPU in either case; a card's sums
+    are rounded in another order, so its weights are its own."""
+    workers: int = Field(0, ge=0)
+    """Processes that draw rows ahead of the steps; they change the time alone."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the processor multiplies bf16 itself, else fp32."""
+    """`auto`: bf16 where the device multiplies bf16 itself, else fp32."""
     save_every: float = Field(240, gt=0)
     """Seconds between two saved states. It changes no number: a stage that stopped goes on with
     the last one."""

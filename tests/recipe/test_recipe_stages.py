@@ -80,6 +80,16 @@ def test_stage_killed_between_any_two_saves_ends_in_the_same_bits(
     assert same(state(settings.work, stage), state(trained.work, stage))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+@pytest.mark.parametrize("stage", STAGES)
+def test_rows_drawn_ahead_by_workers_end_in_the_same_bits(
+    stage: str, trained: RecipeSettings, tmp_path: Path
+) -> None:
+    settings = borrow(trained, tmp_path / "work", stage)
+    assert STAGES[stage].train(settings.model_copy(update={"workers": 2}))
+    assert same(state(settings.work, stage), state(trained.work, stage))
+
+
 def test_minutes_bound_a_call_and_not_the_stage(
     trained: RecipeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
