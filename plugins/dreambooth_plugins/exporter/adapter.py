@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
-from dreambooth_plugins.common.dtypes import Dtype
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import lora_usage
 from dreambooth_plugins.formats.lora import diffusers, kohya
 from dreambooth_plugins.formats.lora.low_rank import low_rank
@@ -38,12 +37,10 @@ def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
     return ""
 
 
-class AdapterFile(Exporter):
+class AdapterFile(Stored):
     """A file with adapters alone; a learned word lies beside it."""
 
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
-    dtype: Dtype = "fp32"
-    """Precision of the stored weights; fp16 and bf16 halve the size."""
 
     def write(
         self,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
-from dreambooth_plugins.common.dtypes import Dtype
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import folder_usage
 
 if TYPE_CHECKING:
@@ -17,12 +16,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
-class WholeFolder(Exporter):
+class WholeFolder(Stored):
     """A diffusers folder. No kind of its own: a base for those of the two kinds of artifact."""
 
     reads_whole_model: ClassVar[bool] = True
-    dtype: Dtype = "fp32"
-    """Precision of the stored weights; fp16 and bf16 halve the size."""
 
     def write(
         self,

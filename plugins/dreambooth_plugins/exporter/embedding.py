@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.common.dtypes import Dtype
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import embedding_usage
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
-class Embedding(Exporter):
+class Embedding(Stored):
     """The learned word (textual inversion), in two layouts.
 
     `learned_embeds.safetensors` is diffusers' (`load_textual_inversion`); `embeddings/<word>` is

@@ -10,7 +10,12 @@ from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION
 
 def test_the_interval_is_in_sigma_above_lo_and_up_to_hi():
     sampler = ClassifierFreeGuidance(interval=(0.28, 5.42))
-    assert [sampler.guidance().at(s) for s in (0.28, 0.2801, 5.42, 5.43)] == [False, True, True, False]
+    assert [sampler.guidance().at(s) for s in (0.28, 0.2801, 5.42, 5.43)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
     expected = [t for t, a in enumerate(abar.tolist()) if 0.28**2 < (1 - a) / a <= 5.42**2]
     table = evaluations("ddim", 1000, STABLE_DIFFUSION | {"steps_offset": 0})[::-1]

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dreambooth.engine.pictures import grid
 from dreambooth.plugins import registry
 from dreambooth_plugins.tracker.event_file import NAME
-from dreambooth_plugins.tracker.grid import grid
 from dreambooth_plugins.tracker.tensorboard import TensorBoard
 
 RED, GREEN, BLUE = [Image.new("RGB", (6, 4), c) for c in ("red", "lime", "blue")]
@@ -170,7 +170,7 @@ def test_grid_of_one_is_the_picture():
 
 def test_grid_fills_row_by_row():
     shades = [Image.new("L", (2, 3), 40 * (i + 1)).convert("RGB") for i in range(5)]
-    sheet = np.asarray(grid(shades))[::3, ::2, 0]
+    sheet = np.asarray(grid(shades, background="black"))[::3, ::2, 0]
     assert sheet.tolist() == [[40, 80, 120], [160, 200, 0]]
 
 
