@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreambooth.component import JobPath, Problem
+from dreambooth import Problem
+from dreambooth.component import JobPath
 from dreambooth.errors import JobError
 from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan
 from dreambooth.interfaces.data import unknown_placeholders
@@ -15,8 +16,8 @@ from dreambooth.interfaces.data import unknown_placeholders
 if TYPE_CHECKING:
     import numpy as np
 
+    from dreambooth import Job
     from dreambooth.interfaces import Context, ModelInfo
-    from dreambooth.job import Job
     from dreambooth_plugins.data.captions import Captions
 
 DECODER = 1

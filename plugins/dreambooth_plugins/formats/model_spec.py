@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dreambooth import Job
     from dreambooth.interfaces import ModelInfo
-    from dreambooth.job import Job
 
 VERSIONS = {"stable-diffusion-1": "sd_v1", "stable-diffusion-2": "sd_v2"}
 """How kohya's scripts call the families."""

@@ -53,14 +53,7 @@ class AdamW8bit(AdamOptions):
         """
         with importing("8bit", "optimizer"), quiet_import("bitsandbytes"):
             from dreambooth_plugins.optimizer.adamw8bit_states import open_adamw8bit
-        return open_adamw8bit(
-            groups,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            min_8bit_size=self.min_8bit_size,
-        )
+        return open_adamw8bit(groups, **self.model_dump(exclude={"kind"}))
 
     def state_bytes(self, size: int = LARGE) -> float:
         """Two codes and a share of two scales; 8 bytes for small tensors."""

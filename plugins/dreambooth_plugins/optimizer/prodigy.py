@@ -122,19 +122,8 @@ class Prodigy(Optimizer):
             )
         with importing("prodigy", "optimizer"):
             from dreambooth_plugins.optimizer.prodigy_state import open_prodigy
-        return open_prodigy(
-            groups,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            use_bias_correction=self.use_bias_correction,
-            safeguard_warmup=self.safeguard_warmup,
-            d0=self.d0,
-            d_coef=self.d_coef,
-            growth_rate=math.inf if self.growth_rate is None else self.growth_rate,
-            slice_p=self.slice_p,
-        )
+        options = self.model_dump(exclude={"kind"})
+        return open_prodigy(groups, **{**options, "growth_rate": self.growth_rate or math.inf})
 
     def state_bytes(self, size: int = LARGE) -> float:
         """m (unless its beta is 0), v, and of s and x_0 the share that `slice_p` takes."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from dreambooth.component import Problem
+from dreambooth import Problem
 from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dreambooth.job import Job
+    from dreambooth import Job
 
 
 ClassPrompt = Annotated[str, Field(min_length=1)]

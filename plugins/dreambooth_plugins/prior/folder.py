@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from dreambooth.component import JobPath, Problem
+from dreambooth import Problem
+from dreambooth.component import JobPath
 from dreambooth.interfaces import Prior, PriorCost
 from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, unknown_in_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dreambooth import Job
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
-    from dreambooth.job import Job
 
 
 class FolderPrior(Prior):

@@ -10,7 +10,7 @@ from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, cla
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dreambooth.component import Problem
+    from dreambooth import Job, Problem
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
-    from dreambooth.job import Job
 
 
 class MirroredRows(PriorSet):

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dreambooth import Job
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo
     from dreambooth.interfaces.context import Progress
-    from dreambooth.job import Job
 
 Sigma = Annotated[float, Field(ge=0.0)]
 

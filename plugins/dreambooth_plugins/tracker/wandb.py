@@ -46,10 +46,7 @@ class Wandb(Tracker):
 
         return WandbWriter(
             ctx.folder,
-            project=self.project,
-            entity=self.entity,
-            mode=self.mode,
-            tags=self.tags,
+            **self.model_dump(exclude={"kind", "run_name"}),
             name=self.run_name or ctx.job.name,
             config=ctx.job.resolved(),
         )

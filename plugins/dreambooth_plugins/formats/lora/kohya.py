@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dreambooth import Job
     from dreambooth.interfaces import Artifact, LoadedModel, ModelInfo
-    from dreambooth.job import Job
     from dreambooth_plugins.formats.lora.low_rank import LowRank
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
