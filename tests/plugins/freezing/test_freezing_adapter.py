@@ -136,6 +136,11 @@ def test_without_alpha_every_scale_is_one(attached):
             "attn2.",
         ),
         (
+            {"train": BOTH, "targets": "conv"},
+            "the targets (conv) name nothing in text_encoder",
+            "freezing.parts.text_encoder",
+        ),
+        (
             {"train": BOTH, "targets": ["to_q"]},
             "the targets (to_q) name nothing in text_encoder",
             "freezing.parts.text_encoder",

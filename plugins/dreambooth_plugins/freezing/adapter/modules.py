@@ -51,8 +51,8 @@ class PartOptions:
     """What a part is to get."""
 
     method: Method
-    targets: str | Sequence[str]
-    """A preset, or presets and globs."""
+    targets: Sequence[str]
+    """Presets and globs."""
 
 
 def attach(

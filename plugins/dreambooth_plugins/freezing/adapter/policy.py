@@ -66,10 +66,11 @@ class Adapter(NamedParts):
         own = self.parts.get(part)
         return own.method if own and own.method else self.method
 
-    def targets_of(self, part: str) -> Targets:
-        """Return the targets of a part."""
+    def targets_of(self, part: str) -> list[str]:
+        """Return the presets and globs of a part."""
         own = self.parts.get(part)
-        return own.targets if own and own.targets else self.targets
+        targets = own.targets if own and own.targets else self.targets
+        return [targets] if isinstance(targets, str) else targets
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find parts and presets the model does not have, and a file that is no LoRA."""
@@ -90,10 +91,9 @@ class Adapter(NamedParts):
         own = part in self.parts and self.parts[part].targets is not None
         at = ("freezing", "parts", part, "targets") if own else ("freezing", "targets")
         presets = info.adapter_presets.get(part, {})
-        targets = self.targets_of(part)
-        for target in [targets] if isinstance(targets, str) else ():
-            if target not in presets and target not in BY_TYPE:
-                yield Problem(at, f"{part} has no {target}", choices(part, presets))
+        target = (self.parts[part] if own else self).targets
+        if isinstance(target, str) and target not in presets and target not in BY_TYPE:
+            yield Problem(at, f"{part} has no {target}", choices(part, presets))
 
     def _init_problems(self, path: Path, trained: Sequence[str]) -> Iterator[Problem]:
         from dreambooth_plugins.formats.lora.file import read_contents

@@ -27,7 +27,7 @@ def matches(pattern: str, part: str, module: str) -> bool:
 
 
 def find(
-    targets: str | Sequence[str],
+    targets: Sequence[str],
     presets: Mapping[str, Sequence[str]],
     part: str,
     modules: Mapping[str, str],
@@ -38,7 +38,7 @@ def find(
     glob may name nothing here and something in another part.
     """
     found: dict[str, list[str]] = {}
-    for target in [targets] if isinstance(targets, str) else targets:
+    for target in targets:
         if target in BY_TYPE:
             found[target] = [m for m, kind in modules.items() if kind == BY_TYPE[target]]
         elif target in presets:
