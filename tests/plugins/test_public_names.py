@@ -30,7 +30,7 @@ def used() -> set[tuple[str, str]]:
 def listed() -> dict[str, set[str]]:
     """Return module -> names of the table in the guide."""
     guide = (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
-    section = guide.split("## What of the core is yours")[1].split("\n## ")[0]
+    section = guide.split("## What is public")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|", section, re.MULTILINE)
     return {module: set(re.findall(r"`(\w+)`", what)) for module, what in rows}
 
