@@ -11,12 +11,8 @@ from safetensors import safe_open
 from dreambooth.engine.random import generator
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
-from dreambooth_plugins.model.saving import (
-    file_key,
-    model_index,
-    save_tokenizer,
-    save_weights,
-)
+from dreambooth_plugins.model.folder.saving import file_key, model_index, save_weights
+from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from emoji_recipe import autoencoder, clip, denoiser, loop
 from emoji_recipe.grounds import EDGE
 from emoji_recipe.objectives import Diffusion, objective

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dreambooth import Job
     from dreambooth.interfaces import ModelInfo, StepTensors, Subject
-    from dreambooth.job import Job
 
 
 class DCO(Loss):
