@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.aliases import reply_to
+from dreambooth.component.docs import option_docs
 from dreambooth.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
 from dreambooth.jobkeys import homes, model_at, slot_of
-from dreambooth.optiondocs import option_docs
 from dreambooth.plainwords import about_type, describe, first_sentence
 
 if TYPE_CHECKING:

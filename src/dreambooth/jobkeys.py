@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from dreambooth.component.tagged import Tagged
 from dreambooth.slots import SLOTS
-from dreambooth.tagged import Tagged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

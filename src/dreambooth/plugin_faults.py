@@ -1,8 +1,8 @@
 """Whose fault an exception is: it is told under the plugin's name where a plugin raised it.
 
-The traceback knows. Calls of plugins go through a door (`plugin_door`), whose frames name component
-and method; code of a plugin that runs without one (a backward pass, an optimizer's step, modules
-that a policy injected) is known by its package.
+The traceback knows. Calls of plugins go through a door (`component.door`), whose frames name
+component and method; code of a plugin that runs without one (a backward pass, an optimizer's step,
+modules that a policy injected) is known by its package.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Component
+from dreambooth.component.door import DOOR, Called, WrongAnswer, told_by
 from dreambooth.errors import PluginError, UserError
-from dreambooth.plugin_door import DOOR, Called, WrongAnswer, told_by
 from dreambooth.plugin_loader import OWN_DISTRIBUTION
 from dreambooth.plugins import PluginInfo, components_of, registry
 from dreambooth.slots import SLOTS

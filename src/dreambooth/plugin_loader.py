@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import pluggy
 
+from dreambooth.component.door import put_back, settings
 from dreambooth.console import print_warning
 from dreambooth.errors import PluginError
 from dreambooth.hookspecs import PROJECT
 from dreambooth.plugin_checks import Classes, call_hooks, check_options, elapsed, trace
-from dreambooth.plugin_door import put_back, settings
 from dreambooth.redact import redacted
 from dreambooth.slots import SLOTS
 

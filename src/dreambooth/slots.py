@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from dreambooth import interfaces
 from dreambooth.component import Component
-from dreambooth.tagged import Tagged
+from dreambooth.component.tagged import Tagged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from dreambooth import Callback
+from dreambooth.component.door import WrongAnswer
 from dreambooth.engine.observers import Observers, watching
 from dreambooth.interfaces import Observer, Save, Stop
-from dreambooth.plugin_door import WrongAnswer
 
 
 class Holding(Observer):

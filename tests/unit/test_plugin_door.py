@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from dreambooth import FreezingPolicy, Loss, LRSchedule, hookimpl
+from dreambooth.component.door import ANSWERS, DOOR, WrongAnswer, declared_methods
 from dreambooth.interfaces import (
     LoadedModel,
     NoiseSchedule,
@@ -16,7 +17,6 @@ from dreambooth.interfaces import (
     TrackerWriter,
     Vocabulary,
 )
-from dreambooth.plugin_door import ANSWERS, DOOR, WrongAnswer, declared_methods
 from dreambooth.plugin_faults import plugin_fault
 from dreambooth.plugins import registry, registry_with
 from dreambooth.slots import SLOTS

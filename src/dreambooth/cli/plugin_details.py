@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel
 
-from dreambooth.optiondocs import option_docs
-from dreambooth.tagged import Tagged
+from dreambooth.component.docs import option_docs
+from dreambooth.component.tagged import Tagged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

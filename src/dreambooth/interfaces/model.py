@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
+from dreambooth.component.door import Called
 from dreambooth.errors import RunError
-from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

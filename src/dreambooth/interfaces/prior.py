@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.component import Component
-from dreambooth.plugin_door import Called
+from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -83,7 +83,7 @@ class Tagged(ABC):
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        from dreambooth.optiondocs import add_docs
+        from dreambooth.component.docs import add_docs
 
         members: list[JsonSchemaValue] = []
         short: list[str] = []

@@ -17,7 +17,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from dreambooth.plugin_door import Called
+from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +121,7 @@ class Section(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Add the docstrings below options as their descriptions."""
-        from dreambooth.optiondocs import add_docs
+        from dreambooth.component.docs import add_docs
 
         result = handler(schema)
         add_docs(cls, handler.resolve_ref_schema(result))
