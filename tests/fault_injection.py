@@ -41,7 +41,7 @@ class Faults:
 
     def install(self) -> None:
         """Put slow and deadly writers in the place of the real ones."""
-        from dreambooth import files
+        from dreambooth.files import writing as files
 
         save, sync, rename = safetensors.torch.save, files.sync, Path.rename
 

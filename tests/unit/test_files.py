@@ -10,7 +10,6 @@ import tracemalloc
 
 import pytest
 
-from dreambooth import files
 from dreambooth.files import (
     new_folder,
     read_limited,
@@ -21,12 +20,15 @@ from dreambooth.files import (
     write_json,
     write_text,
 )
+from dreambooth.files import writing as files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    monkeypatch.setattr("dreambooth.files.sync", lambda _: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(
+        "dreambooth.files.writing.sync", lambda _: (_ for _ in ()).throw(OSError("full"))
+    )
     with pytest.raises(OSError, match="full"):
         write_text(path, "new")
     assert path.read_text() == "old"
@@ -132,7 +134,7 @@ def test_what_cannot_be_removed_ends_nothing(tmp_path, monkeypatch):
 REPLACE = """
 import os, sys
 from pathlib import Path
-from dreambooth import files
+from dreambooth.files import writing as files
 from dreambooth.files import new_folder
 rename = files.rename
 def deadly(path, target):

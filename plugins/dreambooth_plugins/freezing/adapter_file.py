@@ -26,8 +26,8 @@ from dreambooth_plugins.model.headers import read_header
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from dreambooth.files.headers import Header
     from dreambooth.interfaces import LoadedModel
-    from dreambooth.tensorfile import Header
     from dreambooth_plugins.freezing.adapter import Adapter
 
 KOHYA = re.compile(
