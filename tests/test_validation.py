@@ -22,12 +22,12 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.loop import run
 from dreambooth.engine.precision import Precision
-from dreambooth.engine.random import generator
 from dreambooth.engine.reporting import Quiet, late_progress
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
 from dreambooth.engine.validation import split
 from dreambooth.errors import JobError
+from dreambooth.helpers.random import generator
 from dreambooth.interfaces import Item, PriorRow, PriorSet
 from dreambooth.plugins import registry_with
 

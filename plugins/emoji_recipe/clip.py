@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreambooth.engine.random import generator
 from dreambooth.files import write_json
+from dreambooth.helpers.random import generator
 from emoji_recipe import loop, optim
 from emoji_recipe.autoencoder import stacked, to_float
 from emoji_recipe.compose import HELD_OUT, Composition, compose, compose_of

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.random import generator
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
+from dreambooth.helpers.random import generator
 from dreambooth_plugins.model.saving import (
     file_key,
     model_index,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from dreambooth.engine.pictures import to_images
-from dreambooth.engine.random import numpy_generator
 from dreambooth.files import write_text, write_with
+from dreambooth.helpers.pictures import to_images
+from dreambooth.helpers.random import numpy_generator
 from emoji_recipe import autoencoder, export, grounds
 from emoji_recipe.compose import paste
 from emoji_recipe.drawings import subject

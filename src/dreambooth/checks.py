@@ -8,12 +8,12 @@ from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
 from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.errors import UserError
+from dreambooth.helpers.scalars import never_logged
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.plugin_faults import named_where_it_ends, refused
 from dreambooth.run_folder import RunFolder
-from dreambooth.scalars import never_logged
 from dreambooth.slots import SLOTS
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def say(
 
     `copied`: a command that people copy, which only the terminal may break.
     """
-    from dreambooth.printable import printable
+    from dreambooth.helpers.text import printable
 
     text = printable(text)
     if console.is_terminal and not copied:
@@ -74,7 +74,7 @@ def echo(text: str, indent: int = 0) -> None:
 
     In a terminal its lines break between words.
     """
-    from dreambooth.printable import printable
+    from dreambooth.helpers.text import printable
 
     text = printable(text)
     print(wrapped(text, indent) if sys.stdout.isatty() else text)
@@ -99,8 +99,8 @@ def print_warning(message: str, hint: str = "") -> None:
 
 
 def _labelled(label: str, style: str, message: str, hint: str) -> None:
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.redact import redacted
+    from dreambooth.helpers.text import printable
 
     lines = [f" {message}", *(f"  hint: {line}" for line in hint.splitlines())]
     text = printable(redacted("\n".join(lines)))
@@ -115,8 +115,8 @@ def _labelled(label: str, style: str, message: str, hint: str) -> None:
 
 
 def _plain(text: str) -> None:
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.redact import redacted
+    from dreambooth.helpers.text import printable
 
     # What goes to a file or a pipe is not wrapped, and needs no rich.
     print(printable(redacted(text)), file=sys.stderr, flush=True)

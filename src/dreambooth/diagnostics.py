@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth.printable import printable
+from dreambooth.helpers.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -21,9 +21,9 @@ import pluggy
 from dreambooth.component.door import put_back, settings
 from dreambooth.console import print_warning
 from dreambooth.errors import PluginError
+from dreambooth.helpers.redact import redacted
 from dreambooth.hookspecs import PROJECT
 from dreambooth.plugin_checks import Classes, call_hooks, check_options, elapsed, trace
-from dreambooth.redact import redacted
 from dreambooth.slots import SLOTS
 
 OWN_DISTRIBUTION = "dreambooth-trainer"

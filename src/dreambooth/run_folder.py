@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import run_lock
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
+from dreambooth.helpers.redact import redacted_in
 from dreambooth.job_changes import as_now, differences, digests, is_moved
 from dreambooth.records import checked
-from dreambooth.redact import redacted_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

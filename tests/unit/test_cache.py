@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dreambooth.engine.cache import ChunkStore, content_key
-from dreambooth.engine.random import generator
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, store_trouble, write_json
+from dreambooth.helpers.random import generator
 
 
 class Counting(Quiet):

@@ -10,8 +10,8 @@ import torch
 
 from dreambooth.engine import devices, plan
 from dreambooth.engine.devices import current, default_device, deterministic, open_devices
-from dreambooth.engine.random import kept_generators
 from dreambooth.errors import JobError
+from dreambooth.helpers.random import kept_generators
 from dreambooth.job import Train
 
 

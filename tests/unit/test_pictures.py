@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dreambooth.engine.pictures import at_once, decode, encode
+from dreambooth.helpers.pictures import at_once, decode, encode
 from dreambooth.interfaces import Latents
 
 

@@ -17,8 +17,8 @@ from dreambooth.engine.export import Export
 from dreambooth.engine.model_card import Facts, card
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.errors import RunError
+from dreambooth.helpers.text import code_span, flat, in_markdown, json_text, one_line, printable
 from dreambooth.interfaces import Check
-from dreambooth.printable import code_span, flat, in_markdown, json_text, one_line, printable
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp.exe\r\x7f"
 """Clears a screen, sets a title, turns red (twice), reads backwards, overwrites its line."""

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreambooth.engine.random import derive, generator, numpy_generator, permutation
+from dreambooth.helpers.random import derive, generator, numpy_generator, permutation
 
 
 def test_same_place_gives_same_numbers_whatever_was_drawn_between():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.helpers.scalars import logged_at, never_logged
 from dreambooth.interfaces import Observer, RunView, Stop
-from dreambooth.scalars import logged_at, never_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.naming import base_name
+from dreambooth.helpers.naming import base_name
 from dreambooth_plugins.exporter.adapter_files import low_rank, save
 from dreambooth_plugins.exporter.metadata import VERSIONS, model_spec, run_name
 

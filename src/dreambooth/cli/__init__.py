@@ -156,8 +156,8 @@ def _unexpected(error: Exception) -> int:
             print(f"  hint: {hint}", file=sys.stderr)
         return int(error.exit_code)
     from dreambooth import __version__
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.redact import redacted
+    from dreambooth.helpers.text import printable
 
     told = printable(redacted("".join(traceback.format_exception(error))))
     print(told, end="", file=sys.stderr)

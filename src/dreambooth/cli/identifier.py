@@ -20,8 +20,8 @@ def identifier(
     from dreambooth import identifiers
     from dreambooth.console import echo, print_warning
     from dreambooth.errors import JobError
+    from dreambooth.helpers.text import json_text, one_line
     from dreambooth.jobfile import load_job
-    from dreambooth.printable import json_text, one_line
 
     loaded = load_job(job)
     vocabulary = loaded.model.vocabulary()

@@ -274,7 +274,7 @@ def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool
 def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> None:
     """Say what was written and what to do next."""
     from dreambooth.console import echo
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     def say(text: str) -> None:
         echo(one_line(text), indent=9)

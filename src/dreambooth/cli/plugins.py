@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dreambooth.printable import json_text, printable
+from dreambooth.helpers.text import json_text, printable
 
 if TYPE_CHECKING:
     from dreambooth.plugins import PluginInfo, Registry

@@ -12,8 +12,8 @@ from dreambooth.cli.halfblocks import halfblocks
 from dreambooth.cli.timeleft import Pause, TimeLeft
 from dreambooth.cli.wording import duration, shown_path
 from dreambooth.console import say
-from dreambooth.printable import printable
-from dreambooth.redact import redacted
+from dreambooth.helpers.redact import redacted
+from dreambooth.helpers.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

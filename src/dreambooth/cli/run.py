@@ -197,7 +197,7 @@ def show_result(console: Console, job: Job, result: RunResult, seconds: float = 
     """Say what was made, how long that took, and what to do next."""
     from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     def line(text: str) -> None:
         say(console, one_line(text), indent=9)

@@ -39,7 +39,7 @@ def sample(
     from dreambooth.cli.wording import shown_path
     from dreambooth.console import say, stdout
     from dreambooth.engine.draw import DrawRequest, draw_from_run
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
     from dreambooth.process import only_displays
     from dreambooth.runs import open_run
 

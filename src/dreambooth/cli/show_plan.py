@@ -39,7 +39,7 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     """Print what a run will do, train and cost."""
     from rich.table import Table
 
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     def line(name: str, text: str) -> None:
         say(console, f"{name:<13} {one_line(text)}", indent=14)

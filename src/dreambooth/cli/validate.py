@@ -32,11 +32,11 @@ def validate(
     from dreambooth.console import print_error, print_warning
     from dreambooth.diagnostics import JobErrors
     from dreambooth.errors import EXIT_BAD_JOB
+    from dreambooth.helpers.redact import redacted_in
+    from dreambooth.helpers.text import json_text, printable
     from dreambooth.jobfile import check_job
     from dreambooth.plugins import registry
     from dreambooth.preflight import require_environment
-    from dreambooth.printable import json_text, printable
-    from dreambooth.redact import redacted_in
 
     require_environment()
     for problem in () if as_json else registry().problems():
@@ -65,7 +65,7 @@ def validate(
 
 def summary(job: Job) -> str:
     """Return a job in one line."""
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     model = getattr(job.model, "source", "")
     height, width = job.data.size

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
-from dreambooth.engine.random import permutation
 from dreambooth.engine.reading import Reader
+from dreambooth.helpers.random import permutation
+from dreambooth.helpers.transfer import upload
 from dreambooth.plugin_faults import refused
-from dreambooth.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

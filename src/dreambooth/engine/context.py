@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dreambooth.engine import random
 from dreambooth.engine.cache import ChunkStore
 from dreambooth.engine.cache_entry import making
+from dreambooth.helpers import random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,12 +14,12 @@ from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.precision import resolve
-from dreambooth.engine.random import derive
 from dreambooth.engine.restoring import check_shapes, taking_back
 from dreambooth.engine.samples import draw_pictures, write_pictures
 from dreambooth.engine.session import trainable
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import JobError, RunError
+from dreambooth.helpers.random import derive
 from dreambooth.runs import open_run
 
 if TYPE_CHECKING:

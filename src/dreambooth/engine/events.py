@@ -16,12 +16,12 @@ from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.best import Best
 from dreambooth.engine.observers import Observers
 from dreambooth.engine.pacing import Pace
-from dreambooth.engine.pictures import to_images
 from dreambooth.engine.restoring import taking_back
 from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.stopping import LeftOut
 from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
+from dreambooth.helpers.pictures import to_images
 from dreambooth.interfaces import RunView, Stop
 from dreambooth.jobfile import dump_job
 

@@ -25,7 +25,6 @@ from dreambooth.engine.manifest import (
 )
 from dreambooth.engine.model_card import Facts, write_card
 from dreambooth.engine.precision import Precision, resolve
-from dreambooth.engine.random import kept_generators
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.restoring import restore
 from dreambooth.engine.session import Session, open_session
@@ -33,6 +32,7 @@ from dreambooth.engine.step import Meter, train_step
 from dreambooth.engine.stopping import Asked, stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
+from dreambooth.helpers.random import kept_generators
 from dreambooth.identifiers import settled
 from dreambooth.jobfile import dump_job
 from dreambooth.plugin_faults import remarks_to

@@ -14,9 +14,9 @@ from PIL import Image
 
 import dreambooth
 from dreambooth.files import MAX_JSON, read_limited, write_text, write_with
-from dreambooth.naming import base_name, hub_id, last_part
-from dreambooth.printable import code_span, flat, in_markdown
-from dreambooth.redact import redacted
+from dreambooth.helpers.naming import base_name, hub_id, last_part
+from dreambooth.helpers.redact import redacted
+from dreambooth.helpers.text import code_span, flat, in_markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

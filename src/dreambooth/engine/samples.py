@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.pictures import decode, grid, save_picture, to_images
-from dreambooth.engine.random import derive
 from dreambooth.files import write_json
+from dreambooth.helpers.pictures import decode, grid, save_picture, to_images
+from dreambooth.helpers.random import derive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

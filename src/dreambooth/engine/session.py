@@ -13,12 +13,12 @@ from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.geometry import pack_geometry, shrink_masks
-from dreambooth.engine.pictures import at_once, encode
 from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import RunError
 from dreambooth.files import store_trouble
+from dreambooth.helpers.pictures import at_once, encode
 from dreambooth.plugin_faults import refused
 
 if TYPE_CHECKING:

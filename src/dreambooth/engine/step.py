@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine import first_use, nonfinite
-from dreambooth.engine.random import derive
+from dreambooth.helpers.random import derive
 from dreambooth.interfaces import FreezingPolicy, StepTensors
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.batches import Batch, Instances
-from dreambooth.engine.random import derive, kept_generators
 from dreambooth.engine.reporting import late_progress
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.step import condition, reference_prediction
 from dreambooth.engine.stopping import LeftOut
 from dreambooth.errors import JobError
-from dreambooth.transfer import upload
+from dreambooth.helpers.random import derive, kept_generators
+from dreambooth.helpers.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -31,7 +31,7 @@ class RunView:
     """Optimizer steps done."""
     steps: int
     scalars: Mapping[str, float]
-    """The newest logged numbers (`dreambooth.scalars.logged_at`: at which event one is new)."""
+    """The newest logged numbers (`helpers.scalars.logged_at`: at which event one is new)."""
     folder: Path
 
 

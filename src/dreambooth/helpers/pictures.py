@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
 from dreambooth.files import write_with
 from dreambooth.interfaces import Latents
 
@@ -16,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from PIL import Image
     from torch import Tensor
 
     from dreambooth.interfaces import LoadedModel
@@ -32,6 +29,8 @@ def at_once(size: tuple[int, int]) -> int:
 
 def decode(model: LoadedModel, latents: Tensor) -> Tensor:
     """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], one or two at a time."""
+    import torch
+
     factor = model.info.latent.factor
     count = min(2, at_once((latents.shape[-2] * factor, latents.shape[-1] * factor)))
     return torch.cat([model.decode(some) for some in latents.split(count)])
@@ -39,6 +38,8 @@ def decode(model: LoadedModel, latents: Tensor) -> Tensor:
 
 def encode(model: LoadedModel, pixels_BCHW: Tensor) -> Latents:
     """Encode float32 pixels in [-1, 1], some pictures at a time, without gradients."""
+    import torch
+
     height, width = pixels_BCHW.shape[-2:]
     with torch.no_grad():
         parts = [model.encode_images(some) for some in pixels_BCHW.split(at_once((height, width)))]
@@ -48,6 +49,8 @@ def encode(model: LoadedModel, pixels_BCHW: Tensor) -> Latents:
 
 def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
     """Turn pixels [B, 3, H, W] in [-1, 1] into 8-bit RGB images."""
+    from PIL import Image
+
     scaled = pixels_BCHW.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     arrays = scaled.permute(0, 2, 3, 1).byte().cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
@@ -58,6 +61,8 @@ def save_picture(path: Path, image: Image.Image, settings: Mapping[str, Any]) ->
 
     `dreambooth` holds all of them as JSON; `parameters` is the line other tools show.
     """
+    from PIL.PngImagePlugin import PngInfo
+
     info = PngInfo()
     info.add_itxt("dreambooth", json.dumps(dict(settings), ensure_ascii=False))
     rest = ", ".join(f"{k}: {v}" for k, v in settings.items() if k != "prompt")
@@ -67,6 +72,8 @@ def save_picture(path: Path, image: Image.Image, settings: Mapping[str, Any]) ->
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Lay equal-sized images out in rows of `columns`, white where there is none."""
+    from PIL import Image
+
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")

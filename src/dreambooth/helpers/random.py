@@ -10,11 +10,11 @@ import hashlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    import torch
 
 
 def derive(seed: int, stream: str, *index: int) -> int:
@@ -26,16 +26,22 @@ def derive(seed: int, stream: str, *index: int) -> int:
 
 def generator(seed: int, stream: str, *index: int) -> torch.Generator:
     """Return a CPU torch generator for (seed, stream, index)."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, stream, *index))
 
 
 def numpy_generator(seed: int, stream: str, *index: int) -> np.random.Generator:
     """Return a numpy generator for (seed, stream, index)."""
+    import numpy as np
+
     return np.random.Generator(np.random.Philox(derive(seed, stream, *index)))
 
 
 def permutation(seed: int, stream: str, epoch: int, count: int) -> list[int]:
     """Return the order of `count` items in one epoch."""
+    import torch
+
     order: list[int] = torch.randperm(count, generator=generator(seed, stream, epoch)).tolist()
     return order
 
@@ -46,6 +52,8 @@ def kept_generators(device: torch.device) -> Iterator[None]:
 
     Whatever is seeded in the block (dropout inside modules draws from them) stays in it.
     """
+    import torch
+
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         if device.type == "mps":  # one device, whose functions take none
