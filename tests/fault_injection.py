@@ -97,7 +97,7 @@ def warm_up(path):
     from dreambooth.engine.precision import Precision
     from dreambooth.engine.reporting import Quiet
     from dreambooth.engine.session import open_session
-    from dreambooth.jobfile import load_job
+    from dreambooth.jobs.loading import load_job
 
     torch.set_num_threads(1)
     import dreambooth.engine.loop  # noqa: F401

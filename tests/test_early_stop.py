@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 import yaml_text
 from dreambooth import Callback, hookimpl
-from dreambooth.diagnostics import JobErrors
 from dreambooth.engine import checkpoint
 from dreambooth.engine.loop import run
 from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Observer, Stop
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import load_job
 from dreambooth.plugins import registry_with
 from dreambooth.run_folder import RunFolder, check_resumable
 

@@ -15,7 +15,7 @@ from dreambooth import hookimpl
 from dreambooth.cli import _main
 from dreambooth.engine.loop import run
 from dreambooth.interfaces import Check
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins import registry_with
 from dreambooth.run_folder import RunFolder
 from dreambooth_plugins.exporter import Kohya, Lora

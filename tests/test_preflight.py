@@ -19,7 +19,7 @@ from dreambooth import launcher
 from dreambooth.engine import checkpoint, loop, plan
 from dreambooth.engine.manifest import describe_base
 from dreambooth.engine.session import content
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 from dreambooth.run_folder import RunFolder
 
 OWN, FOREIGN = "runs/small/checkpoints/", "elsewhere/step-000004"

@@ -19,13 +19,13 @@ from rich.console import Console
 
 from dreambooth import Callback, Tracker, cli, console
 from dreambooth.cli.progress import LineReporter
-from dreambooth.diagnostics import JobErrors
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, PluginError, RunError
 from dreambooth.helpers.redact import redacted
 from dreambooth.interfaces import Observer, Stop, Subject
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import load_job
 from dreambooth.run_folder import RunFolder
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 

@@ -82,7 +82,7 @@ def echo(text: str, indent: int = 0) -> None:
 
 def print_error(error: UserError) -> None:
     """Print a person's error on stderr: faults of a job with their places, others with a hint."""
-    from dreambooth.diagnostics import JobErrors
+    from dreambooth.jobs.diagnostics import JobErrors
 
     if isinstance(error, JobErrors):
         text = error.render()

@@ -2,7 +2,7 @@
 
 In the order of what is cheap: the environment, the output, the lock, then what becomes of the run
 that lies there. Nothing is changed, and torch is not imported. The job, its plugins and the model
-come before (`jobfile.check_job`), what needs the model's shapes comes after (`engine.plan`).
+come before (`jobs.loading.check_job`), what needs the model's shapes comes after (`engine.plan`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import job_changes, launcher, run_lock
+from dreambooth import launcher, run_lock
 from dreambooth.checkpoint_files import (
     CHECKSUMS,
     Damaged,
@@ -23,6 +23,7 @@ from dreambooth.checkpoint_files import (
 )
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import cache_root
+from dreambooth.jobs import changes
 from dreambooth.run_folder import RunFolder, check_resumable
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def has_ended(job: Job, manifest: Mapping[str, Any], base: Path) -> bool:
     done = manifest.get("result")
     if not done or done["steps"] >= job.train.steps:
         return bool(done)
-    before, now = job_changes.as_now(manifest.get("job") or {}, job, base), job.resolved()
+    before, now = changes.as_now(manifest.get("job") or {}, job, base), job.resolved()
     same = all(before.get(name) == now[name] for name in ("early_stop", "callbacks"))
     return same and bool(done.get("for_good"))
 

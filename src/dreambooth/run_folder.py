@@ -14,7 +14,7 @@ from dreambooth import run_lock
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
 from dreambooth.helpers.redact import redacted_in
-from dreambooth.job_changes import as_now, differences, digests, is_moved
+from dreambooth.jobs.changes import as_now, differences, digests, is_moved
 from dreambooth.records import checked
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def check_resumable(folder: RunFolder, job: Job, processes: int = 1) -> dict[str
 
     More steps are harmless only where neither rates nor stages depend on the end; batch size,
     accumulation and number of processes where their product stays the same; another path where
-    the same lies there (for `job_changes.moved` sections whoever reads them has to compare).
+    the same lies there (for `changes.moved` sections whoever reads them has to compare).
     """
     manifest = folder.read_manifest()
     if (saved := manifest.get("job")) is None:

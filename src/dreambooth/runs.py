@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth import jobfile
 from dreambooth.errors import JobError
+from dreambooth.jobs import loading
 from dreambooth.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def open_run(path: Path) -> tuple[RunFolder, Job]:
             f"{path} is not a run: it has no job.yaml",
             "name a run's folder, such as runs/my-dog (dbt run prints it)",
         )
-    job = jobfile.load_job(folder.job)
+    job = loading.load_job(folder.job)
     return folder, job.model_copy(update={"name": folder.path.name, "output": folder.path.parent})
 
 
@@ -33,7 +33,7 @@ def run_of(path: Path) -> tuple[RunFolder, Job]:
     """Return the run of a folder or of a job file; `JobError` where there is none yet."""
     if not path.is_file():
         return open_run(path)
-    folder = RunFolder(jobfile.load_job(path).folder)
+    folder = RunFolder(loading.load_job(path).folder)
     if not folder.job.is_file():
         raise JobError(f"the run of {path} has not begun", f"train it first: dbt run {path}")
     return open_run(folder.path)

@@ -19,7 +19,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices import open_devices
 from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 SCRIPT_ROWS = 4
 """The script's own `--sample_batch_size`."""

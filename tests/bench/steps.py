@@ -21,7 +21,7 @@ from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import condition, train_step
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 
 class Bare:

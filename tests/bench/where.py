@@ -17,7 +17,7 @@ from dreambooth.engine.precision import resolve
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 WARM_UP = 2
 ROWS = 18

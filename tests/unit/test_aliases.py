@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
-from dreambooth.aliases import reply_to
-from dreambooth.diagnostics import JobErrors
 from dreambooth.job import Job
-from dreambooth.jobfile import load_job
-from dreambooth.jobkeys import homes, model_at
+from dreambooth.jobs.aliases import reply_to
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.keys import homes, model_at
+from dreambooth.jobs.loading import load_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEYS = tomllib.loads((Path(__file__).parents[1] / "data/foreign_keys.toml").read_text())
 ALL = sorted({key for keys in KEYS.values() for key in keys})
-REPLIES = tomllib.loads((files("dreambooth") / "foreign_keys.toml").read_text())["reply"]
+REPLIES = tomllib.loads((files("dreambooth.jobs") / "foreign_keys.toml").read_text())["reply"]
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.checks import preflight
+from dreambooth.jobs.checks import preflight
 
 
 @pytest.mark.parametrize(

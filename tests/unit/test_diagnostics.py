@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreambooth.component import Section
-from dreambooth.diagnostics import Diagnostic, JobErrors, did_you_mean, nearest, quoted
-from dreambooth.explain import explain
-from dreambooth.yamlfile import load
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, did_you_mean, nearest, quoted
+from dreambooth.jobs.document import load
+from dreambooth.jobs.findings import explain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreambooth import identifiers
 from dreambooth.errors import JobError, RunError
 from dreambooth.job import Job
-from dreambooth.jobfile import check_job, dump_job
+from dreambooth.jobs import identifiers
+from dreambooth.jobs.loading import check_job, dump_job
 from dreambooth_plugins.model.vocabulary import shipped_vocabulary
 
 

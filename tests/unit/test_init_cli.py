@@ -16,8 +16,8 @@ from dreambooth import starter
 from dreambooth.cli.init import init
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Subject
-from dreambooth.jobfile import check_job, load_job
-from dreambooth.schema import job_schema
+from dreambooth.jobs.loading import check_job, load_job
+from dreambooth.jobs.schema import job_schema
 
 app = typer.Typer()
 app.command()(init)
@@ -246,7 +246,7 @@ def test_a_lora_of_a_large_model_takes_the_usual_rate(tmp_path: Path, sd15: Path
 
 
 def test_the_default_identifier_is_one_that_suits_the_model(tmp_path: Path) -> None:
-    from dreambooth import identifiers
+    from dreambooth.jobs import identifiers
 
     run(tmp_path, "--example", "fox")
     job = check_job(tmp_path / "job.yaml")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dreambooth.errors import JobError
 from dreambooth.job import Job
-from dreambooth.job_changes import as_now, moved, paths
+from dreambooth.jobs.changes import as_now, moved, paths
 from dreambooth.run_folder import RunFolder, check_resumable
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth import Job
-from dreambooth.diagnostics import JobErrors
-from dreambooth.jobfile import dump_job, load_job, open_job
-from dreambooth.overrides import apply
-from dreambooth.yamlfile import Document, load
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import Document, load
+from dreambooth.jobs.loading import dump_job, load_job, open_job
+from dreambooth.jobs.overrides import apply
 
 if TYPE_CHECKING:
     from pathlib import Path

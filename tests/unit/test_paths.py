@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dreambooth.component import escape_variables, expand_variables
-from dreambooth.diagnostics import JobErrors
 from dreambooth.job import Job
-from dreambooth.jobfile import dump_job, load_job
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import dump_job, load_job
 
 JOB = """\
 output: {output}

@@ -11,11 +11,11 @@ import pytest
 
 from dreambooth import Loss, hookimpl, plugins
 from dreambooth.component import Section
-from dreambooth.diagnostics import JobErrors
-from dreambooth.jobfile import load_job
-from dreambooth.schema import job_schema, schema_text, write
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import load
+from dreambooth.jobs.loading import load_job
+from dreambooth.jobs.schema import job_schema, schema_text, write
 from dreambooth.slots import SLOTS
-from dreambooth.yamlfile import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

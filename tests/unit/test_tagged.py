@@ -12,9 +12,9 @@ from dreambooth import Loss, hookimpl, plugins
 from dreambooth.cli.plugin_details import describe_kind
 from dreambooth.component import JobPath, Section
 from dreambooth.component.tagged import OneOf
-from dreambooth.diagnostics import JobErrors
-from dreambooth.jobfile import dump_job, load_job
-from dreambooth.schema import job_schema
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import dump_job, load_job
+from dreambooth.jobs.schema import job_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,13 +29,13 @@ from dreambooth import (
     Problem,
     Scheduler,
     UserError,
-    checks,
     cli,
     hookimpl,
 )
-from dreambooth.diagnostics import JobErrors
 from dreambooth.errors import PluginError
-from dreambooth.jobfile import check_job, open_job
+from dreambooth.jobs import checks
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import check_job, open_job
 from dreambooth.plugins import registry_with
 
 BAD_JOBS = Path(__file__).parents[1] / "data" / "bad_jobs"
@@ -200,7 +200,7 @@ def test_errors_become_words_and_codes(
     def fail() -> dict[str, Any]:
         raise error
 
-    monkeypatch.setattr("dreambooth.schema.job_schema", fail)
+    monkeypatch.setattr("dreambooth.jobs.schema.job_schema", fail)
     result = dbt("schema")
     assert result.code == code
     assert said in result.err

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreambooth.diagnostics import JobErrors
-from dreambooth.yamlcompose import resolve
-from dreambooth.yamlfile import MAX_BYTES, load
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import MAX_BYTES, load
+from dreambooth.jobs.yaml import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
 from dreambooth.files.headers import read_number
+from dreambooth.jobs.diagnostics import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

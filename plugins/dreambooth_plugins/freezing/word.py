@@ -10,8 +10,8 @@ from pydantic import Field
 from dreambooth import FreezingPolicy, Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
-from dreambooth.identifiers import AUTO
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.jobs.identifiers import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -59,8 +59,8 @@ def export(
     """
     from dreambooth.cli.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
-    from dreambooth.exporting import chosen_exporter
     from dreambooth.helpers.text import json_text, one_line
+    from dreambooth.jobs.exporters import chosen_exporter
     from dreambooth.process import only_displays
     from dreambooth.runs import run_of
 

@@ -17,11 +17,11 @@ def identifier(
 
     Also says how the model reads the job's own identifier, and what speaks against it.
     """
-    from dreambooth import identifiers
     from dreambooth.console import echo, print_warning
     from dreambooth.errors import JobError
     from dreambooth.helpers.text import json_text, one_line
-    from dreambooth.jobfile import load_job
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.loading import load_job
 
     loaded = load_job(job)
     vocabulary = loaded.model.vocabulary()

@@ -70,7 +70,7 @@ def init(
     """
     from dreambooth.errors import JobError
     from dreambooth.files import write_bytes
-    from dreambooth.schema import schema_text
+    from dreambooth.jobs.schema import schema_text
     from dreambooth.starter import job_text, run_name
 
     if example and pictures:

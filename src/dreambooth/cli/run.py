@@ -56,7 +56,7 @@ def run(
     """
     from dreambooth import launcher, process
     from dreambooth.console import print_warning
-    from dreambooth.jobfile import check_job
+    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.preflight import require_environment
 

@@ -28,13 +28,13 @@ def validate(
 
     Keys, types, names, the model, the data, and what the parts need of each other.
     """
-    from dreambooth import identifiers
     from dreambooth.console import print_error, print_warning
-    from dreambooth.diagnostics import JobErrors
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.helpers.redact import redacted_in
     from dreambooth.helpers.text import json_text, printable
-    from dreambooth.jobfile import check_job
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.diagnostics import JobErrors
+    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.preflight import require_environment
 

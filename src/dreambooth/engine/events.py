@@ -23,7 +23,7 @@ from dreambooth.engine.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.helpers.pictures import to_images
 from dreambooth.interfaces import RunView, Stop
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

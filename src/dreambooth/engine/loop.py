@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.checks import require
 from dreambooth.engine.beginning import begin, newest_of_all, set_aside, together
 from dreambooth.engine.best import show_best
 from dreambooth.engine.compiling import settle as settle_compiling
@@ -33,8 +32,9 @@ from dreambooth.engine.stopping import Asked, stop_requests
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.helpers.random import kept_generators
-from dreambooth.identifiers import settled
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.checks import require
+from dreambooth.jobs.identifiers import settled
+from dreambooth.jobs.loading import dump_job
 from dreambooth.plugin_faults import remarks_to
 from dreambooth.preflight import require_environment, require_writable
 from dreambooth.records import checked_pins

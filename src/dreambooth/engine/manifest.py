@@ -17,7 +17,7 @@ from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import content
 from dreambooth.errors import JobError
-from dreambooth.job_changes import moved
+from dreambooth.jobs.changes import moved
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from dreambooth.diagnostics import Diagnostic, JobErrors, Location, dotted, quoted
 from dreambooth.errors import JobError
-from dreambooth.jobkeys import default_of, model_at, slot_at
-from dreambooth.yamlcompose import NOT_TEXT, YamlProblem, compose
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, Location, dotted, quoted
+from dreambooth.jobs.keys import default_of, model_at, slot_at
+from dreambooth.jobs.yaml import NOT_TEXT, YamlProblem, compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreambooth.yamlfile import Document
+    from dreambooth.jobs.document import Document
 
 
 def apply(document: Document, overrides: Sequence[str], root: type[BaseModel]) -> Document:

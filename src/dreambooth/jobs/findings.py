@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.aliases import reply_to
 from dreambooth.component.docs import option_docs
-from dreambooth.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
-from dreambooth.jobkeys import homes, model_at, slot_of
-from dreambooth.plainwords import about_type, describe, first_sentence
+from dreambooth.jobs.aliases import reply_to
+from dreambooth.jobs.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
+from dreambooth.jobs.keys import homes, model_at, slot_of
+from dreambooth.jobs.wording import about_type, describe, first_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from dreambooth.diagnostics import Diagnostic, Location
-    from dreambooth.yamlfile import Document
+    from dreambooth.jobs.diagnostics import Diagnostic, Location
+    from dreambooth.jobs.document import Document
 
 
 @dataclass(frozen=True)

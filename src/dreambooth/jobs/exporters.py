@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import jobfile
-from dreambooth.diagnostics import JobErrors, did_you_mean, known_words
 from dreambooth.errors import JobError
+from dreambooth.jobs import loading
+from dreambooth.jobs.diagnostics import JobErrors, did_you_mean, known_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ def _with_options(folder: RunFolder, kind: str, options: Sequence[str]) -> Expor
     """Read the options through the run's own job, so that types and typos are told as there."""
     given = [f"exports=[{{kind: {kind}}}]", *(f"exports.0.{option}" for option in options)]
     try:
-        job = jobfile.load_job(folder.job, given)
+        job = loading.load_job(folder.job, given)
     except JobErrors as errors:
         raise JobErrors(
             replace(

@@ -15,9 +15,9 @@ from ruamel.yaml import events as ev
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scanner import Scanner
 
-from dreambooth.diagnostics import Location, quoted
 from dreambooth.errors import JobError
-from dreambooth.yamlsyntax import plain_words
+from dreambooth.jobs.diagnostics import Location, quoted
+from dreambooth.jobs.yaml_words import plain_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

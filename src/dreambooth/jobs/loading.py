@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dreambooth import checks, identifiers, overrides, yamlfile
 from dreambooth.component import Problem
-from dreambooth.diagnostics import JobErrors
 from dreambooth.errors import UserError
-from dreambooth.explain import explain
 from dreambooth.job import Job
-from dreambooth.yamlcompose import resolve
+from dreambooth.jobs import checks, identifiers, overrides
+from dreambooth.jobs import document as yamlfile
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.findings import explain
+from dreambooth.jobs.yaml import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from dreambooth.yamlfile import Document
+    from dreambooth.jobs.document import Document
 
 
 @dataclass(frozen=True)

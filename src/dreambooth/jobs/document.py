@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import Diagnostic, JobErrors, Location, nearest
-from dreambooth.yamlcompose import Mark, YamlProblem, compose
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, Location, nearest
+from dreambooth.jobs.yaml import Mark, YamlProblem, compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import overrides, yamlfile
 from dreambooth.component import Component, Problem
-from dreambooth.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.errors import UserError
 from dreambooth.helpers.scalars import never_logged
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
+from dreambooth.jobs import document as yamlfile
+from dreambooth.jobs import overrides
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.plugin_faults import named_where_it_ends, refused
 from dreambooth.run_folder import RunFolder
 from dreambooth.slots import SLOTS
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dreambooth.diagnostics import Location
     from dreambooth.interfaces import ModelInfo
     from dreambooth.job import Job
+    from dreambooth.jobs.diagnostics import Location
 
 
 @named_where_it_ends()
