@@ -25,9 +25,9 @@ from dreambooth.interfaces import (
     PriorRow,
     Stop,
 )
-from dreambooth.plugin_faults import plugin_fault
 from dreambooth.plugins import registry_with
-from dreambooth.slots import SLOTS, component
+from dreambooth.plugins.faults import plugin_fault
+from dreambooth.plugins.slots import SLOTS, component
 
 
 def overriding(base, **methods):

@@ -19,15 +19,15 @@ from ruamel.yaml import YAML
 
 from dreambooth import Job, hookimpl, hookspecs, interfaces
 from dreambooth.interfaces import Conditioning, LatentSpec, LoadedModel, RunView, Stop
-from dreambooth.plugin_checks import required_methods
 from dreambooth.plugins import registry_with
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.classes import required_methods
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dreambooth.component import Component
-    from dreambooth.slots import SlotInfo
+    from dreambooth.plugins.slots import SlotInfo
 
 GUIDE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, "dreambooth_spec")]

@@ -44,9 +44,9 @@ def test_one_that_ends_is_waited_for():
 
 
 def test_the_plugin_is_named_by_what_its_thread_runs(monkeypatch):
-    from dreambooth import plugin_faults
+    from dreambooth.plugins import faults
 
     mine = 'plugin "mine" (my-pkg 0.1.0)'
-    monkeypatch.setattr(plugin_faults, "owner_of", {__name__: mine}.get)
+    monkeypatch.setattr(faults, "owner_of", {__name__: mine}.get)
     told = describe(threading.current_thread(), sys._getframe())
     assert told.startswith(f'thread "MainThread" of {mine} ({__file__}:')

@@ -17,9 +17,9 @@ from dreambooth.interfaces import (
     TrackerWriter,
     Vocabulary,
 )
-from dreambooth.plugin_faults import plugin_fault
 from dreambooth.plugins import registry, registry_with
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.faults import plugin_fault
+from dreambooth.plugins.slots import SLOTS
 
 
 def behind(cls, name):

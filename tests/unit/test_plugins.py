@@ -293,7 +293,7 @@ def test_a_plugin_that_asks_for_the_registry_while_loading_is_broken(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("eager", {"eager": "from dreambooth.plugins import registry\nregistry()\n"})
-    monkeypatch.setattr("dreambooth.plugins._Process.current", None)
+    monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", None)
     assert "while it is being loaded" in info(registry(), "eager").error
 
 
@@ -374,7 +374,7 @@ def test_registry_with_a_broken_plugin_raises_and_changes_nothing() -> None:
 
 
 def test_registering_again_in_a_notebook_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dreambooth.plugins._Process.current", registry())
+    monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", registry())
     register(plugin_of("register_losses", Plain))
     again = type("Plain", (Plain,), {"__module__": __name__})
     found = register(plugin_of("register_losses", again))

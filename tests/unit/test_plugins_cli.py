@@ -16,8 +16,8 @@ from dreambooth.cli.plugin_details import type_text
 from dreambooth.cli.plugins import app
 from dreambooth.component import Section
 from dreambooth.errors import JobError, PluginError
-from dreambooth.plugin_loader import Source, given, load_plugin
 from dreambooth.plugins import Registry, registry
+from dreambooth.plugins.loader import Source, given, load_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
         load_plugin(given("imposter", imposter)),
     ]
     made = Registry([*base._loaded, *more])
-    monkeypatch.setattr("dreambooth.plugins._Process.current", made)
+    monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", made)
     return made
 
 
@@ -104,7 +104,7 @@ def test_list_strict_is_content_where_all_is_well(
     plugins: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     well = [loaded for loaded in plugins._loaded if loaded.info.name.startswith("default-")]
-    monkeypatch.setattr("dreambooth.plugins._Process.current", Registry(well))
+    monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", Registry(well))
     result = CliRunner().invoke(app, ["list", "--strict"])
     assert (result.exit_code, result.stderr) == (0, "")
 

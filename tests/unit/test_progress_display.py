@@ -16,7 +16,7 @@ from dreambooth.cli.progress import LiveReporter, reporter_for
 from dreambooth.cli.wording import duration, file_size
 from dreambooth.console import wrapped
 from dreambooth.errors import JobError
-from dreambooth.slots import component
+from dreambooth.plugins.slots import component
 
 
 def console(terminal=False):

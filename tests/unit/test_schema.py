@@ -15,7 +15,7 @@ from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import load
 from dreambooth.jobs.loading import load_job
 from dreambooth.jobs.schema import job_schema, schema_text, write
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

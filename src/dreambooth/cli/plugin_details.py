@@ -48,7 +48,7 @@ def describe_kind(reg: Registry, slot: str, kind: str) -> dict[str, Any]:
 
 def describe_slot(reg: Registry, slot: str) -> dict[str, Any]:
     """Return what is known of a slot as plain JSON data: its base, hook, place and kinds."""
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     info = SLOTS[slot]
     return {

@@ -98,7 +98,7 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
     `UserError` where there is none, and no slot of that name either.
     """
     from dreambooth.jobs.diagnostics import did_you_mean
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     if "/" in name:
         return [], [_slot_and_kind(reg, *name.split("/", 1))]
@@ -117,7 +117,7 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
 
 def slots_by_name() -> dict[str, str]:
     """Return slots by their names and by the keys of a job that they fill."""
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     return {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
 

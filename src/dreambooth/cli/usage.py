@@ -43,7 +43,7 @@ def _options() -> Iterator[tuple[str, str]]:
     from dreambooth.job import Job
     from dreambooth.jobs.keys import sections
     from dreambooth.plugins import registry
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     found: dict[str, str] = {name: name for name in Job.model_fields}
     for section, model in sections(Job):

@@ -4,9 +4,9 @@ Every method of the interfaces that a plugin's class implements is put behind it
 made, so whoever calls (the engine, the command line, another plugin) calls through it, and no call
 site looks any different. The door holds the answer against the contract (`interfaces.answers`),
 puts back what the call changed for the whole process, and remembers which component opened what.
-An exception passes it unchanged: `plugin_faults` reads in its traceback which door it came through,
-and makes the plugin's error of it where a run or a command ends. So a plugin's own code and tests
-see the exceptions they raise.
+An exception passes it unchanged: `plugins.faults` reads in its traceback which door it came
+through, and makes the plugin's error of it where a run or a command ends. So a plugin's own code
+and tests see the exceptions they raise.
 """
 
 from __future__ import annotations

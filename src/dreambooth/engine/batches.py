@@ -12,7 +12,7 @@ from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geom
 from dreambooth.engine.reading import Reader
 from dreambooth.helpers.random import permutation
 from dreambooth.helpers.transfer import upload
-from dreambooth.plugin_faults import refused
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,8 +12,8 @@ from dreambooth.errors import RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
-from dreambooth.plugin_faults import is_ours, plugin_fault, refused
-from dreambooth.slots import component
+from dreambooth.plugins.faults import is_ours, plugin_fault, refused
+from dreambooth.plugins.slots import component
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

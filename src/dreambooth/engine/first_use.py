@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.plugin_faults import refused
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from torch import Tensor

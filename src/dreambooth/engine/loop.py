@@ -35,7 +35,7 @@ from dreambooth.helpers.random import kept_generators
 from dreambooth.jobs.checks import require
 from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
-from dreambooth.plugin_faults import remarks_to
+from dreambooth.plugins.faults import remarks_to
 from dreambooth.preflight import require_environment, require_writable
 from dreambooth.records import checked_pins
 from dreambooth.run_folder import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import RunError
-from dreambooth.plugin_faults import is_ours, plugin_fault
+from dreambooth.plugins.faults import is_ours, plugin_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import RunError
 from dreambooth.files import store_trouble
 from dreambooth.helpers.pictures import at_once, encode
-from dreambooth.plugin_faults import refused
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from dreambooth.errors import PluginError, RunError, is_out_of_memory, no_memory
 from dreambooth.files import disk_is_full
 from dreambooth.helpers.redact import redacted
 from dreambooth.helpers.text import printable
-from dreambooth.plugin_faults import plugin_fault
+from dreambooth.plugins.faults import plugin_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

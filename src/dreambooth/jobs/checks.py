@@ -13,9 +13,9 @@ from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.jobs import document as yamlfile
 from dreambooth.jobs import overrides
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, dotted, quoted
-from dreambooth.plugin_faults import named_where_it_ends, refused
+from dreambooth.plugins.faults import named_where_it_ends, refused
+from dreambooth.plugins.slots import SLOTS
 from dreambooth.run_folder import RunFolder
-from dreambooth.slots import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError, UserError
-from dreambooth.plugin_faults import named_where_it_ends
+from dreambooth.plugins.faults import named_where_it_ends
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Vocabulary

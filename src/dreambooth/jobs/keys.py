@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from dreambooth.component.tagged import Tagged
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import files
 from dreambooth.job import Job
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from dreambooth.errors import PluginError
 from dreambooth.helpers.redact import redacted
 from dreambooth.helpers.text import printable
 from dreambooth.jobs.diagnostics import did_you_mean
-from dreambooth.slots import SLOTS, SlotInfo
+from dreambooth.plugins.slots import SLOTS, SlotInfo
 
 TRACE = "DREAMBOOTH_TRACE_PLUGINS"
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

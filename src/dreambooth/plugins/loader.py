@@ -23,8 +23,8 @@ from dreambooth.console import print_warning
 from dreambooth.errors import PluginError
 from dreambooth.helpers.redact import redacted
 from dreambooth.hookspecs import PROJECT
-from dreambooth.plugin_checks import Classes, call_hooks, check_options, elapsed, trace
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.classes import Classes, call_hooks, check_options, elapsed, trace
+from dreambooth.plugins.slots import SLOTS
 
 OWN_DISTRIBUTION = "dreambooth-trainer"
 

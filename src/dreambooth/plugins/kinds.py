@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Component
 from dreambooth.errors import PluginError
-from dreambooth.plugin_loader import (
+from dreambooth.plugins.loader import (
     OWN_DISTRIBUTION,
     Loaded,
     PluginInfo,
@@ -22,7 +22,7 @@ from dreambooth.plugin_loader import (
     given,
     load_plugin,
 )
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from dreambooth.job import Job

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.component import Component
 from dreambooth.component.door import DOOR, Called, WrongAnswer, told_by
 from dreambooth.errors import PluginError, UserError
-from dreambooth.plugin_loader import OWN_DISTRIBUTION
-from dreambooth.plugins import PluginInfo, components_of, registry
-from dreambooth.slots import SLOTS
+from dreambooth.plugins.kinds import PluginInfo, components_of, registry
+from dreambooth.plugins.loader import OWN_DISTRIBUTION
+from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
