@@ -20,7 +20,7 @@ from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.step import train_step
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.loss import PriorPreservation
 from learning import frozen_hashes, learn
 from test_run import cut, lines

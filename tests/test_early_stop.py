@@ -21,7 +21,7 @@ from dreambooth.interfaces import Observer, Stop
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import load_job
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder, check_resumable
+from dreambooth.runs.folder import RunFolder, check_resumable
 
 VALIDATION = {"every": 1, "rows": 4}
 BUMPY = {

@@ -17,7 +17,7 @@ from dreambooth.engine.loop import run
 from dreambooth.interfaces import Check
 from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.exporter import Kohya, Lora
 from test_run import cut
 

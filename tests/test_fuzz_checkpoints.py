@@ -33,7 +33,7 @@ from dreambooth.engine.session import open_session
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.errors import RunError, UserError
 from dreambooth.job import Job
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from spoiling import ODD, Edit, edits, fuzz, places, spoil
 from spoilt_checkpoint import DEEP, FILES, NEW, OLD, Change, apply, change
 

@@ -20,7 +20,7 @@ from dreambooth.engine import checkpoint, loop, plan
 from dreambooth.engine.manifest import describe_base
 from dreambooth.engine.session import content
 from dreambooth.jobs.loading import dump_job
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 
 OWN, FOREIGN = "runs/small/checkpoints/", "elsewhere/step-000004"
 

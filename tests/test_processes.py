@@ -217,7 +217,7 @@ def children_of(pid):
 
 
 def test_another_number_of_processes_must_keep_the_rows_of_a_step(small_job):
-    from dreambooth.run_folder import RunFolder, check_resumable
+    from dreambooth.runs.folder import RunFolder, check_resumable
 
     run(small_job(train={"batch_size": 2}))
     folder = RunFolder(small_job().folder)

@@ -26,7 +26,7 @@ from dreambooth.helpers.redact import redacted
 from dreambooth.interfaces import Observer, Stop, Subject
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import load_job
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:

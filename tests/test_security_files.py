@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import UserError
-from dreambooth.checkpoint_files import copy
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import go_back
 from dreambooth.engine.checkpoint import CHECKSUMS, Damaged, file_hash
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import Subject
-from dreambooth.preflight import Outlook
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.checkpoints import copy
+from dreambooth.runs.folder import RunFolder
+from dreambooth.runs.preflight import Outlook
 from dreambooth_plugins.data import Folder
 from dreambooth_plugins.model.loading import load_part
 from dreambooth_plugins.model.source import PARTS, STEMS, Source

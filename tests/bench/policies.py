@@ -34,7 +34,7 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.samples import evaluating
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import train_step
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from emoji_recipe import autoencoder, clip
 from emoji_recipe.measures import likeness, spread
 from emoji_recipe.nouns import with_article

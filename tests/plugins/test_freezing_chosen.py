@@ -9,7 +9,7 @@ from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.jobs.checks import preflight
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.freezing import BlockPreset, CrossAttention, Patterns
 from dreambooth_plugins.model import StableDiffusion
 from learning import frozen_hashes, learn

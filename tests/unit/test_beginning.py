@@ -11,7 +11,7 @@ import torch
 from dreambooth.engine import checkpoint
 from dreambooth.engine.beginning import newest_of_all, together
 from dreambooth.errors import JobError, RunError, ToldElsewhere
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 
 
 class Group:

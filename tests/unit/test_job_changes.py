@@ -10,7 +10,7 @@ from PIL import Image
 from dreambooth.errors import JobError
 from dreambooth.job import Job
 from dreambooth.jobs.changes import as_now, moved, paths
-from dreambooth.run_folder import RunFolder, check_resumable
+from dreambooth.runs.folder import RunFolder, check_resumable
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.job import Job
-from dreambooth.run_folder import RunFolder, check_resumable, differences
+from dreambooth.runs.folder import RunFolder, check_resumable, differences
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_setting_aside_deletes_nothing(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()

@@ -12,14 +12,14 @@ import time
 
 import pytest
 
-from dreambooth import run_lock
 from dreambooth.errors import RunError
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs import lock as run_lock
+from dreambooth.runs.folder import RunFolder
 
 HOLD = """
 import errno, fcntl, sys
 from pathlib import Path
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 def no_flock(*_):
     raise OSError(errno.ENOSYS, "Function not implemented")
 fcntl.flock = no_flock

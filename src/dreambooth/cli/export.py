@@ -62,7 +62,7 @@ def export(
     from dreambooth.helpers.text import json_text, one_line
     from dreambooth.jobs.exporters import chosen_exporter
     from dreambooth.process import only_displays
-    from dreambooth.runs import run_of
+    from dreambooth.runs.finding import run_of
 
     if not as_json:
         only_displays()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from dreambooth.cli.timeleft import Pause
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
-    from dreambooth.run_result import RunResult
+    from dreambooth.runs.preflight import Outlook
+    from dreambooth.runs.result import RunResult
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
     from dreambooth.console import print_warning
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
-    from dreambooth.preflight import require_environment
+    from dreambooth.runs.preflight import require_environment
 
     process.only_displays()
 
@@ -111,7 +111,7 @@ def _look_ahead(
     """Return what the run will do, before any work; None where all processes have to be told."""
     from dreambooth import launcher
     from dreambooth.console import print_warning
-    from dreambooth.preflight import preflight
+    from dreambooth.runs.preflight import preflight
 
     shared = launcher.process_count() > 1 and not dry_run
     if shared and launcher.rank() > 0:
@@ -187,8 +187,8 @@ def _train(
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
     """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
     from dreambooth.console import stdout
-    from dreambooth.run_folder import RunFolder
-    from dreambooth.run_result import result_of
+    from dreambooth.runs.folder import RunFolder
+    from dreambooth.runs.result import result_of
 
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 

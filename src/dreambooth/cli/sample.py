@@ -41,7 +41,7 @@ def sample(
     from dreambooth.engine.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line
     from dreambooth.process import only_displays
-    from dreambooth.runs import open_run
+    from dreambooth.runs.finding import open_run
 
     only_displays()
     console = stdout()

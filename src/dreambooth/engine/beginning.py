@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dreambooth.checkpoint_files import CHECKSUMS, Damaged, copy
 from dreambooth.engine import checkpoint
 from dreambooth.errors import RunError, ToldElsewhere, UserError
 from dreambooth.files import new_folder, read_object, sweep
-from dreambooth.preflight import changed_line, decide
+from dreambooth.runs.checkpoints import CHECKSUMS, Damaged, copy
+from dreambooth.runs.preflight import changed_line, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dreambooth.engine.devices import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
+    from dreambooth.runs.preflight import Outlook
 
 T = TypeVar("T")
 

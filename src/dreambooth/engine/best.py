@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.checkpoint_files import Damaged
 from dreambooth.engine import checkpoint
 from dreambooth.engine.restoring import taking_back
 from dreambooth.errors import RunError
+from dreambooth.runs.checkpoints import Damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dreambooth.checkpoint_files import (
+from dreambooth.errors import RunError
+from dreambooth.files import new_folder, read_object, remove, write_json
+from dreambooth.runs.checkpoints import (
     CHECKSUMS,
     STATE,
     Damaged,
@@ -20,8 +22,6 @@ from dreambooth.checkpoint_files import (
     reason,
     verify_all,
 )
-from dreambooth.errors import RunError
-from dreambooth.files import new_folder, read_object, remove, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.checkpoint_files import Damaged, list_checkpoints
 from dreambooth.engine import checkpoint
 from dreambooth.engine.best import WEIGHTS, Best, path_of
 from dreambooth.engine.context import EngineContext
@@ -20,7 +19,8 @@ from dreambooth.engine.session import trainable
 from dreambooth.engine.trouble import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.helpers.random import derive
-from dreambooth.runs import open_run
+from dreambooth.runs.checkpoints import Damaged, list_checkpoints
+from dreambooth.runs.finding import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Sampler
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

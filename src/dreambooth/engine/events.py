@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.step import Meter, StepResult
     from dreambooth.engine.stopping import StopRequest
     from dreambooth.interfaces.callback import Event
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 INSTANCES_FOR_METRICS = 8
 

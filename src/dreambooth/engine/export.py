@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from dreambooth.checkpoint_files import reason
 from dreambooth.errors import RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
 from dreambooth.plugins.slots import component
+from dreambooth.runs.checkpoints import reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import Artifact, Context, Exporter, LoadedModel, Progress
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import Exporter, LoadedModel
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 def export_run(

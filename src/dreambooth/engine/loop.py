@@ -36,10 +36,10 @@ from dreambooth.jobs.checks import require
 from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins.faults import remarks_to
-from dreambooth.preflight import require_environment, require_writable
-from dreambooth.records import checked_pins
-from dreambooth.run_folder import RunFolder
-from dreambooth.run_result import RunResult, result_of
+from dreambooth.runs.folder import RunFolder
+from dreambooth.runs.preflight import require_environment, require_writable
+from dreambooth.runs.records import checked_pins
+from dreambooth.runs.result import RunResult, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
+    from dreambooth.runs.preflight import Outlook
 
 
 UNMOVED = 20
@@ -68,7 +68,7 @@ def run(
     The same call again resumes an interrupted run and returns at once for a finished one.
     `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
     `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
-    `preflight.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
+    `runs.preflight.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
     person can mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1
     saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.export import Export
     from dreambooth.interfaces import ModelInfo
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 CARD, PICTURE = "README.md", "samples.png"
 CARD_FILES = (CARD, PICTURE)

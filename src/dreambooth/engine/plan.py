@@ -124,7 +124,7 @@ def make_plan(
     there has a say. `processes` share each optimizer step; memory is one process's, prices are in
     steps all of them take part in.
     """
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
     device = pick_device(job.train.device) or default_device()
     recorded = {} if fresh else RunFolder(job.folder).read_manifest().get("machine", {})

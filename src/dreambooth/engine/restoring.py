@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.checkpoint_files import reason, step_of
 from dreambooth.engine.trouble import out_of_memory
 from dreambooth.errors import RunError, UserError
+from dreambooth.runs.checkpoints import reason, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

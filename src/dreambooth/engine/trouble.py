@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.checkpoint_files import list_checkpoints
 from dreambooth.errors import PluginError, RunError, is_out_of_memory, no_memory
 from dreambooth.files import disk_is_full
 from dreambooth.helpers.redact import redacted
 from dreambooth.helpers.text import printable
 from dreambooth.plugins.faults import plugin_fault
+from dreambooth.runs.checkpoints import list_checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dreambooth.jobs import overrides
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.plugins.faults import named_where_it_ends, refused
 from dreambooth.plugins.slots import SLOTS
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dreambooth.component import Component
     from dreambooth.interfaces import Exporter
     from dreambooth.job import Job
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 def chosen_exporter(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError
 from dreambooth.jobs import loading
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import run_lock
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
 from dreambooth.helpers.redact import redacted_in
 from dreambooth.jobs.changes import as_now, differences, digests, is_moved
-from dreambooth.records import checked
+from dreambooth.runs import lock as run_lock
+from dreambooth.runs.records import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -204,7 +204,7 @@ class RunFolder:
     def lock(self, warn: Callable[[str], None] = logger.warning) -> AbstractContextManager[None]:
         """Own the run for the block; a crash leaves no lock behind. `RunError` if owned.
 
-        `warn` is told where the file system has no locks (see `run_lock`).
+        `warn` is told where the file system has no locks (see `runs.lock`).
         """
         return run_lock.hold(self.path, warn)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dreambooth.run_folder import RunFolder
+    from dreambooth.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import launcher, run_lock
-from dreambooth.checkpoint_files import (
+from dreambooth import launcher
+from dreambooth.errors import JobError, RunError
+from dreambooth.files import cache_root
+from dreambooth.jobs import changes
+from dreambooth.runs import lock
+from dreambooth.runs.checkpoints import (
     CHECKSUMS,
     Damaged,
     list_whole,
@@ -21,10 +25,7 @@ from dreambooth.checkpoint_files import (
     step_of,
     verify_all,
 )
-from dreambooth.errors import JobError, RunError
-from dreambooth.files import cache_root
-from dreambooth.jobs import changes
-from dreambooth.run_folder import RunFolder, check_resumable
+from dreambooth.runs.folder import RunFolder, check_resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +87,7 @@ def preflight(
     require_environment()
     folder = RunFolder(job.folder)
     require_writable(folder)
-    run_lock.require_free(folder.path)
+    lock.require_free(folder.path)
     return decide(job, fresh=fresh, resume_from=resume_from, processes=processes, warn=warn)
 
 
