@@ -115,7 +115,7 @@ def serve():
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 
-    import dreambooth.cli.progress  # noqa: F401
+    import dreambooth.cli.display.progress  # noqa: F401
     from dreambooth.process import hold
 
     for job in sys.argv[1:]:

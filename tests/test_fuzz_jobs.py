@@ -18,11 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dreambooth.cli.starter import Starter, job_text
 from dreambooth.errors import UserError
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import load
 from dreambooth.jobs.loading import check_job, dump_job, load_job
-from dreambooth.starter import Starter, job_text
 from spoiling import NAMES, Edit, edits, fuzz, odd, places, spoil, where
 
 if TYPE_CHECKING:

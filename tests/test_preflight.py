@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth import launcher
 from dreambooth.engine import checkpoint, loop, plan
 from dreambooth.engine.manifest import describe_base
 from dreambooth.engine.session import content
 from dreambooth.jobs.loading import dump_job
+from dreambooth.process import launcher
 from dreambooth.runs.folder import RunFolder
 
 OWN, FOREIGN = "runs/small/checkpoints/", "elsewhere/step-000004"

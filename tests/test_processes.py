@@ -17,8 +17,8 @@ import yaml_text
 from dreambooth.engine.devices import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
-from dreambooth.launcher import environment, free_port
 from dreambooth.plugins import registry_with
+from dreambooth.process.launcher import environment, free_port
 
 STEPS = 20
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from dreambooth import starter
+from dreambooth.cli import starter
 from dreambooth.jobs.loading import check_job
 from dreambooth.plugins import registry_with
 

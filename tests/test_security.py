@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from dreambooth import Callback, Tracker, cli, console
-from dreambooth.cli.progress import LineReporter
+from dreambooth.cli.display.progress import LineReporter
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, PluginError, RunError

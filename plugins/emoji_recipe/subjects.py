@@ -62,8 +62,8 @@ def train(settings: RecipeSettings, noun: str, folder: Path, *, prior: bool) -> 
     The class images of both runs, and of later ones with the same base, are shared by the store.
     """
     from dreambooth import run
+    from dreambooth.cli.starter import Starter, job_text
     from dreambooth.jobs.loading import load_job
-    from dreambooth.starter import Starter, job_text
 
     pictures, colours = instance_pictures(settings, noun)
     for number, (picture, colour) in enumerate(zip(pictures, colours, strict=True), start=1):

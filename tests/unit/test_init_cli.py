@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from dreambooth import starter
+from dreambooth.cli import starter
 from dreambooth.cli.init import init
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Subject

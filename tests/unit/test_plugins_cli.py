@@ -12,7 +12,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from dreambooth import Loss, hookimpl
-from dreambooth.cli.plugin_details import type_text
+from dreambooth.cli.display.kinds import type_text
 from dreambooth.cli.plugins import app
 from dreambooth.component import Section
 from dreambooth.errors import JobError, PluginError

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from dreambooth import console
-from dreambooth.cli.progress import LiveReporter
+from dreambooth.cli.display.progress import LiveReporter
 from dreambooth.engine.export import Export
 from dreambooth.engine.model_card import Facts, card
 from dreambooth.engine.reporting import Logged, Quiet

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dreambooth.cli.bars import SPARKS, Bars, Note, sparkline
-from dreambooth.cli.halfblocks import halfblocks
+from dreambooth.cli.display.bars import SPARKS, Bars, Note, sparkline
+from dreambooth.cli.display.halfblocks import halfblocks
+from dreambooth.cli.display.progress import LiveReporter, reporter_for
+from dreambooth.cli.display.units import duration, file_size
 from dreambooth.cli.options import parse_size, with_sampler_options
-from dreambooth.cli.progress import LiveReporter, reporter_for
-from dreambooth.cli.wording import duration, file_size
 from dreambooth.console import wrapped
 from dreambooth.errors import JobError
 from dreambooth.plugins.slots import component

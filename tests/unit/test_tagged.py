@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from dreambooth import Loss, hookimpl, plugins
-from dreambooth.cli.plugin_details import describe_kind
+from dreambooth.cli.display.kinds import describe_kind
 from dreambooth.component import JobPath, Section
 from dreambooth.component.tagged import OneOf
 from dreambooth.jobs.diagnostics import JobErrors

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth.cli.timeleft import Pause, TimeLeft, pauses_of
+from dreambooth.cli.display.timeleft import Pause, TimeLeft, pauses_of
 
 
 @dataclass

@@ -57,7 +57,7 @@ def export(
     layout: A1111, Forge, ComfyUI), lora (diffusers), kohya (LoRA for A1111, Forge, ComfyUI),
     embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
     """
-    from dreambooth.cli.progress import reporter_for
+    from dreambooth.cli.display.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
     from dreambooth.helpers.text import json_text, one_line
     from dreambooth.jobs.exporters import chosen_exporter
@@ -104,7 +104,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
-    from dreambooth.cli.wording import file_size, folder_size, shown_path
+    from dreambooth.cli.display.units import file_size, folder_size, shown_path
 
     size = file_size(folder_size(made.folder))
     lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]

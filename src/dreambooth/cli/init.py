@@ -15,8 +15,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dreambooth.cli.starter import Starter
     from dreambooth.interfaces import Model, ModelInfo
-    from dreambooth.starter import Starter
 
 _NAME_HINT = "Use letters, digits, dot, dash and underscore; at most 100."
 _WORD_HINT = "For example: --identifier ohwx --class-noun dog."
@@ -68,10 +68,10 @@ def init(
 
     For a folder of your pictures, or with --example for pictures that come with the trainer.
     """
+    from dreambooth.cli.starter import job_text, run_name
     from dreambooth.errors import JobError
     from dreambooth.files import write_bytes
     from dreambooth.jobs.schema import schema_text
-    from dreambooth.starter import job_text, run_name
 
     if example and pictures:
         raise JobError("--example brings its own pictures", "Leave out --pictures or --example.")
@@ -141,7 +141,7 @@ def _starter(
     directory: Path, folder: Path, example: bool, noun: str, model: str, config: str | None
 ) -> tuple[Starter, list[str]]:
     """Choose the job's values; also return what the person should know about them."""
-    from dreambooth.starter import EXAMPLE_COUNT, Starter, pick_resolution
+    from dreambooth.cli.starter import EXAMPLE_COUNT, Starter, pick_resolution
 
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
@@ -193,8 +193,8 @@ def _native_resolution(model: str, config: str | None) -> tuple[int, int, list[s
     `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
     reach for now.
     """
+    from dreambooth.cli.starter import preset_for
     from dreambooth.errors import JobError, UserError
-    from dreambooth.starter import preset_for
 
     preset = preset_for(model)
     try:
@@ -218,8 +218,8 @@ def _is_here(model: str) -> bool:
 
 def _sides(folder: Path, must_exist: bool) -> list[int]:
     """Return the shorter sides of a folder's pictures; `JobError` where there is none."""
+    from dreambooth.cli.starter import picture_sides
     from dreambooth.errors import JobError
-    from dreambooth.starter import picture_sides
 
     if not folder.is_dir():
         if not must_exist:
@@ -234,7 +234,7 @@ def _sides(folder: Path, must_exist: bool) -> list[int]:
 
 def _nested(folder: Path) -> str:
     """Say which folder inside holds pictures; nothing where none does."""
-    from dreambooth.starter import picture_sides
+    from dreambooth.cli.starter import picture_sides
 
     below = [path for path in sorted(folder.rglob("*"))[:1000] if path.is_dir()]
     counts = {path: len(picture_sides(path)) for path in below if not path.name.startswith(".")}

@@ -67,7 +67,7 @@ def show(
 
     Types, defaults, meaning, and where it comes from.
     """
-    from dreambooth.cli.plugin_details import (
+    from dreambooth.cli.display.kinds import (
         describe_kind,
         describe_slot,
         kind_text,

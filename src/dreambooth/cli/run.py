@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dreambooth.cli.timeleft import Pause
+    from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
     from dreambooth.runs.preflight import Outlook
     from dreambooth.runs.result import RunResult
@@ -54,10 +54,11 @@ def run(
     leave with exit code 128 + the signal's number; a second Ctrl-C leaves at once. SIGUSR1 writes a
     checkpoint and goes on. What was ignored at the start (nohup) stays ignored.
     """
-    from dreambooth import launcher, process
+    from dreambooth import process
     from dreambooth.console import print_warning
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
+    from dreambooth.process import launcher
     from dreambooth.runs.preflight import require_environment
 
     process.only_displays()
@@ -109,8 +110,8 @@ def _look_ahead(
     job: Job, dry_run: bool, fresh: bool, resume_from: str | None, processes: int
 ) -> Outlook | None:
     """Return what the run will do, before any work; None where all processes have to be told."""
-    from dreambooth import launcher
     from dreambooth.console import print_warning
+    from dreambooth.process import launcher
     from dreambooth.runs.preflight import preflight
 
     shared = launcher.process_count() > 1 and not dry_run
@@ -133,7 +134,7 @@ def _unsaid(message: str) -> None:
 
 def _of_this_process(error: UserError) -> UserError:
     """Where several processes run one job, let one speak, or say which one it is."""
-    from dreambooth import launcher
+    from dreambooth.process import launcher
 
     if launcher.rank() == 0:
         return error
@@ -153,15 +154,15 @@ def _train(
 ) -> None:
     """Show the plan, run the job, show the result; other processes than the first are silent."""
     # From here on torch is needed; the checks before answered in half a second.
-    from dreambooth import launcher
-    from dreambooth.cli.progress import reporter_for
-    from dreambooth.cli.show_plan import show_plan
-    from dreambooth.cli.timeleft import pauses_of
+    from dreambooth.cli.display.plan import show_plan
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.cli.display.timeleft import pauses_of
     from dreambooth.console import stdout
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.manifest import hold_against
     from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
+    from dreambooth.process import launcher
 
     console, speaks = stdout(), launcher.rank() == 0
     pauses: Sequence[Pause] = ()
@@ -195,7 +196,7 @@ def _show_finished(job: Job, done: dict[str, Any]) -> None:
 
 def show_result(console: Console, job: Job, result: RunResult, seconds: float = 0.0) -> None:
     """Say what was made, how long that took, and what to do next."""
-    from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
+    from dreambooth.cli.display.units import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
     from dreambooth.helpers.text import one_line
 

@@ -33,10 +33,10 @@ def sample(
 
     Writes single PNGs, with prompt, seed and settings in their metadata, and a grid.
     """
-    from dreambooth.cli.halfblocks import halfblocks
+    from dreambooth.cli.display.halfblocks import halfblocks
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.cli.display.units import shown_path
     from dreambooth.cli.options import parse_size, with_sampler_options
-    from dreambooth.cli.progress import reporter_for
-    from dreambooth.cli.wording import shown_path
     from dreambooth.console import say, stdout
     from dreambooth.engine.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line

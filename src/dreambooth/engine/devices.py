@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from dreambooth import launcher
 from dreambooth.engine.allocator import keep_memory
 from dreambooth.errors import JobError
+from dreambooth.process import launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth import launcher
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import cache_root
 from dreambooth.jobs import changes
+from dreambooth.process import launcher
 from dreambooth.runs import lock
 from dreambooth.runs.checkpoints import (
     CHECKSUMS,

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dreambooth.cli.bars import SPARKS_SHOWN, Bars, Note
-from dreambooth.cli.halfblocks import halfblocks
-from dreambooth.cli.timeleft import Pause, TimeLeft
-from dreambooth.cli.wording import duration, shown_path
+from dreambooth.cli.display.bars import SPARKS_SHOWN, Bars, Note
+from dreambooth.cli.display.halfblocks import halfblocks
+from dreambooth.cli.display.timeleft import Pause, TimeLeft
+from dreambooth.cli.display.units import duration, shown_path
 from dreambooth.console import say
 from dreambooth.helpers.redact import redacted
 from dreambooth.helpers.text import printable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.cli.wording import shown_path
+from dreambooth.cli.display.units import shown_path
 from dreambooth.console import say
 
 if TYPE_CHECKING:
