@@ -93,8 +93,8 @@ def warm_up(path):
     import torch
 
     from dreambooth.engine.context import EngineContext
-    from dreambooth.engine.devices import open_devices
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.devices.precision import Precision
+    from dreambooth.engine.devices.processes import open_devices
     from dreambooth.engine.reporting import Quiet
     from dreambooth.engine.session import open_session
     from dreambooth.jobs.loading import load_job

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreambooth import hookimpl
-from dreambooth.engine.draw import DrawRequest, draw_from_run
-from dreambooth.engine.export import export_all
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.step import train_step
 from dreambooth.plugins import registry_with
 from dreambooth.runs.folder import RunFolder

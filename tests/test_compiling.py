@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from dreambooth import run
-from dreambooth.engine import compiling, loop
+from dreambooth.engine import loop
+from dreambooth.engine.devices import compiling
 from dreambooth.engine.reporting import Quiet
 
 STEPS = {"steps": 3, "precision": "fp32"}

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 import yaml_text
 from dreambooth import Callback, hookimpl
-from dreambooth.engine import checkpoint
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Observer, Stop
@@ -46,7 +46,7 @@ def curve(folder, name):
 
 
 def there(folder):
-    return [step for step, _ in checkpoint.list_checkpoints(folder / "checkpoints")]
+    return [step for step, _ in files.list_checkpoints(folder / "checkpoints")]
 
 
 def patience_step(values, patience):

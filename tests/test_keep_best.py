@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.draw import DrawRequest, draw_from_run
+from dreambooth.engine.checkpoints import files as checkpoint
 from dreambooth.engine.events import Events
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.errors import RunError
 from dreambooth.jobs.checks import preflight
 

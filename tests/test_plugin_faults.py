@@ -14,7 +14,7 @@ import torch
 
 import yaml_text
 from dreambooth import Callback, Metric, Tracker, hookimpl
-from dreambooth.engine.checkpoint import list_checkpoints
+from dreambooth.engine.checkpoints.files import list_checkpoints
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import EXIT_PLUGIN, PluginError, RunError

@@ -11,8 +11,8 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 import dreambooth
 from dreambooth import hookimpl
-from dreambooth.engine.export import export_all
 from dreambooth.engine.loop import run
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.step import train_step
 from dreambooth.plugins import registry_with
 from dreambooth.runs.folder import RunFolder

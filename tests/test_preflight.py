@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth.engine import checkpoint, loop, plan
+from dreambooth.engine import loop
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.cost import plan
 from dreambooth.engine.manifest import describe_base
 from dreambooth.engine.session import content
 from dreambooth.jobs.loading import dump_job
@@ -58,7 +60,7 @@ class Place:
 
     def checkpoint(self, folder: Path, step: int) -> None:
         tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
-        checkpoint.save(folder, step, tensors, {"step": step}, lambda there: [])
+        files.save(folder, step, tensors, {"step": step}, lambda there: [])
 
     def spoil(self, step: int) -> None:
         (self.folder.checkpoints / f"step-{step:06d}/trainable.safetensors").write_bytes(b"x")

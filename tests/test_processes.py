@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 import yaml_text
-from dreambooth.engine.devices import buckets
+from dreambooth.engine.devices.processes import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
 from dreambooth.plugins import registry_with

@@ -19,13 +19,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreambooth import FreezingPolicy, Prior, hookimpl
 from dreambooth.engine.batches import Batches
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
-from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet, late_progress
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-from dreambooth.engine.validation import split
+from dreambooth.engine.watching.validation import split
 from dreambooth.errors import JobError
 from dreambooth.helpers.random import generator
 from dreambooth.interfaces import Item, PriorRow, PriorSet

@@ -98,7 +98,7 @@ def precision_rule(bench: Bench) -> None:
 
     Where the rule takes bfloat16 it should be faster, and elsewhere not much faster than float32.
     """
-    from dreambooth.engine.precision import Size, has_bf16_units, pays_on_a_cpu
+    from dreambooth.engine.devices.precision import Size, has_bf16_units, pays_on_a_cpu
 
     if not has_bf16_units(torch.device("cpu")):
         bench.rows.append(Row("precision rule", None, "x", note="this CPU has no bfloat16 units"))
@@ -114,7 +114,7 @@ def precision_rule(bench: Bench) -> None:
 
 def precision(bench: Bench) -> None:
     """Our `precision: auto` against the script's float32, where the CPU has bfloat16 units."""
-    from dreambooth.engine.precision import has_bf16_units
+    from dreambooth.engine.devices.precision import has_bf16_units
 
     what, goal = "steps a second, precision auto, against the script's fp32", 2.4
     if not has_bf16_units(torch.device("cpu")):

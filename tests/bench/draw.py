@@ -16,8 +16,8 @@ from diffusers import StableDiffusionPipeline
 from steps import timed
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.jobs.loading import load_job
 

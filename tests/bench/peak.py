@@ -14,9 +14,9 @@ from pathlib import Path
 from costs import resident
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.plan import make_plan
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.cost.plan import make_plan
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step

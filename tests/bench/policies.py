@@ -27,11 +27,11 @@ from transformers import CLIPModel
 import dreambooth
 from dreambooth import Job
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.export import export_all
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.samples import evaluating
+from dreambooth.engine.results.exports import export_all
+from dreambooth.engine.results.samples import evaluating
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import train_step
 from dreambooth.runs.folder import RunFolder

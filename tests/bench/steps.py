@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import condition, train_step

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step

@@ -56,7 +56,7 @@ def test_half_precision_trains(on_card, emoji, name, precision):
 
 
 def test_auto_takes_half_precision_and_the_fused_optimizer(open_for, card, only_cuda):
-    from dreambooth.engine.precision import choose
+    from dreambooth.engine.devices.precision import choose
 
     wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     assert choose("auto", torch.device(card)).name == wanted

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth_plugins.freezing.adapter_file import read_contents

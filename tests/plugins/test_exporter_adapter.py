@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.export import automatic_exporters
+from dreambooth.engine.results.exports import automatic_exporters
 from dreambooth.jobs.checks import preflight
 from dreambooth_plugins.exporter import Kohya, Lora, Merged
 from dreambooth_plugins.freezing import Adapter

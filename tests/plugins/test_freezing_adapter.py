@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import ParameterGroup

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.engine.export import export_all
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.exports import export_all
 from dreambooth.errors import JobError
 from dreambooth.jobs.checks import preflight
 from dreambooth.runs.folder import RunFolder

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from test_freezing_word import ROWS, SUBJECT, TOKEN_FIRST, WORD, prepared
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.jobs.checks import preflight

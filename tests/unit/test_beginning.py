@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.beginning import newest_of_all, together
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.resuming import newest_of_all, together
 from dreambooth.errors import JobError, RunError, ToldElsewhere
 from dreambooth.runs.folder import RunFolder
 
@@ -61,7 +61,7 @@ def on_both(work):
 def folder(path, *steps, value=0.0):
     for step in steps:
         tensors = {"trainable": {"unet.w": torch.full((3,), step + value)}}
-        checkpoint.save(path / "checkpoints", step, tensors, {"step": step}, lambda there: [])
+        files.save(path / "checkpoints", step, tensors, {"step": step}, lambda there: [])
     return RunFolder(path)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from dreambooth.engine.cache import ChunkStore, content_key
+from dreambooth.engine.cache.store import ChunkStore, content_key
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, store_trouble, write_json

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.rotation import superseded
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.rotation import superseded
 from dreambooth.errors import RunError
 from dreambooth.job import Checkpoints
 
@@ -20,12 +20,12 @@ from dreambooth.job import Checkpoints
 def write(folder, step, keep=2):
     tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
     rotate = partial(superseded, Checkpoints(keep_last=keep), written=step)
-    return checkpoint.save(folder, step, tensors, {"step": step}, rotate)
+    return files.save(folder, step, tensors, {"step": step}, rotate)
 
 
 def test_what_was_saved_comes_back(tmp_path):
     write(tmp_path, 5)
-    found = checkpoint.newest(tmp_path, print)
+    found = files.newest(tmp_path, print)
     assert found.numbers == {"step": 5}
     assert torch.equal(found.tensors["trainable"]["unet.w"], torch.full((3,), 5.0))
 
@@ -33,8 +33,8 @@ def test_what_was_saved_comes_back(tmp_path):
 def test_tensors_that_share_memory_are_saved_whole(tmp_path):
     shared = torch.arange(6.0)
     tensors = {"optimizer": {"a": shared, "b": shared, "c": shared[2:], "d": torch.empty(0)}}
-    checkpoint.save(tmp_path, 1, tensors, {}, lambda there: [])
-    found = checkpoint.newest(tmp_path, print).tensors["optimizer"]
+    files.save(tmp_path, 1, tensors, {}, lambda there: [])
+    found = files.newest(tmp_path, print).tensors["optimizer"]
     assert found.keys() == tensors["optimizer"].keys()
     for name, tensor in tensors["optimizer"].items():
         assert torch.equal(found[name], tensor)
@@ -46,18 +46,18 @@ def test_the_same_checkpoint_is_not_written_again(tmp_path):
     assert write(tmp_path, 5).stat().st_ino == kept
     flip(first / "trainable.safetensors")  # a damaged one is no longer the same
     assert write(tmp_path, 5).stat().st_ino != kept
-    assert checkpoint.load(first).numbers == {"step": 5}
+    assert files.load(first).numbers == {"step": 5}
     other = {"trainable": {"unet.w": torch.zeros(3)}}
-    checkpoint.save(tmp_path, 5, other, {"step": 5}, lambda there: [])
-    assert not checkpoint.load(first).tensors["trainable"]["unet.w"].any()
+    files.save(tmp_path, 5, other, {"step": 5}, lambda there: [])
+    assert not files.load(first).tensors["trainable"]["unet.w"].any()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_was_read_is_no_map_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PIECE", 3000)
+    monkeypatch.setattr(files, "PIECE", 3000)
     tensors = {f"unet.{i}": torch.full((500,), float(i)) for i in range(5)}
-    checkpoint.save(tmp_path, 1, {"optimizer": tensors}, {}, lambda there: [])
-    found = checkpoint.newest(tmp_path, print).tensors["optimizer"]
+    files.save(tmp_path, 1, {"optimizer": tensors}, {}, lambda there: [])
+    found = files.newest(tmp_path, print).tensors["optimizer"]
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
     assert list(found) == list(tensors)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
@@ -66,7 +66,7 @@ def test_what_was_read_is_no_map_of_the_file(tmp_path, monkeypatch):
 def test_rotation_keeps_the_newest(tmp_path):
     for step in (1, 2, 3, 1000000):
         write(tmp_path, step)
-    assert [s for s, _ in checkpoint.list_checkpoints(tmp_path)] == [3, 1000000]
+    assert [s for s, _ in files.list_checkpoints(tmp_path)] == [3, 1000000]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_failed_write_keeps_every_older_one(tmp_path, monkeypatch, error):
     def full(*_):
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(RunError, match="No space left"):
         write(tmp_path, 2, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
@@ -119,10 +119,10 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, damage, sai
     write(tmp_path, 1)
     damage(write(tmp_path, 2))
     warnings = []
-    assert checkpoint.newest(tmp_path, warnings.append).numbers == {"step": 1}
+    assert files.newest(tmp_path, warnings.append).numbers == {"step": 1}
     assert "step-000002" in warnings[0]
     assert said in warnings[0]
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert checkpoint.newest(tmp_path / "absent", print) is None
+    assert files.newest(tmp_path / "absent", print) is None

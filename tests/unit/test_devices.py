@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dreambooth.engine import devices, plan
-from dreambooth.engine.devices import current, default_device, deterministic, open_devices
+from dreambooth.engine.cost import plan
+from dreambooth.engine.devices import processes as devices
+from dreambooth.engine.devices.processes import current, default_device, deterministic, open_devices
 from dreambooth.errors import JobError
 from dreambooth.helpers.random import kept_generators
 from dreambooth.job import Train

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 LAUNCH = """
 import subprocess, sys
-from dreambooth import launcher
+from dreambooth.process import launcher
 
 def start(arguments, variables):
     command = [sys.executable, "-S", sys.argv[1], variables["RANK"], sys.argv[2]]

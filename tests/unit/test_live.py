@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from dreambooth.engine.cost.live import AsComputed, Live, peak
+from dreambooth.engine.cost.activations import AsComputed, Live, peak
 
 
 def unet_of(tiny_model, device, checkpointing):

@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth import Callback
 from dreambooth.component.door import WrongAnswer
-from dreambooth.engine.observers import Observers, watching
+from dreambooth.engine.watching.observers import Observers, watching
 from dreambooth.interfaces import Observer, Save, Stop
 
 

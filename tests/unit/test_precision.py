@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from dreambooth.engine import precision
+from dreambooth.engine.cost.plan import make_plan
+from dreambooth.engine.devices import precision
+from dreambooth.engine.devices.precision import CELLS, PARAMETERS, Size, automatic, resolve, size_of
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
-from dreambooth.engine.precision import CELLS, PARAMETERS, Size, automatic, resolve, size_of
 from dreambooth.engine.reporting import Quiet
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreambooth.engine import checkpoint, rotation
-from dreambooth.engine.best import Best
+from dreambooth.engine.checkpoints import files, rotation
+from dreambooth.engine.checkpoints.best import Best
 from dreambooth.errors import RunError
 from dreambooth.job import Checkpoints, KeepBest
 
@@ -18,11 +18,11 @@ from dreambooth.job import Checkpoints, KeepBest
 def write(folder, options, step, best=None):
     tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
     rotate = partial(rotation.superseded, options, written=step, best=best)
-    return checkpoint.save(folder, step, tensors, {"step": step}, rotate)
+    return files.save(folder, step, tensors, {"step": step}, rotate)
 
 
 def there(folder):
-    return [step for step, _ in checkpoint.list_checkpoints(folder)]
+    return [step for step, _ in files.list_checkpoints(folder)]
 
 
 def test_the_newest_every_nth_and_the_best_stay(tmp_path):
@@ -81,16 +81,16 @@ def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch, stage):
         raise OSError(28, "No space left on device")
 
     if stage == "tensors":
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(files, "save_file", full)
     elif stage == "checksums":
-        monkeypatch.setattr(checkpoint, "write_json", full)
+        monkeypatch.setattr(files, "write_json", full)
     else:
         monkeypatch.setattr("pathlib.Path.rename", full)
     with pytest.raises(RunError, match="No space left"):
         write(tmp_path, options, 4, best=4)
     monkeypatch.undo()
     assert there(tmp_path) == [1, 3]
-    assert [checkpoint.load(p).numbers["step"] for _, p in checkpoint.list_checkpoints(tmp_path)]
+    assert [files.load(p).numbers["step"] for _, p in files.list_checkpoints(tmp_path)]
     assert len(list(tmp_path.iterdir())) == 2  # nor is a half-written one left lying
 
 

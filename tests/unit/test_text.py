@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dreambooth.engine import cache, text
+from dreambooth.engine.cache import store as cache
+from dreambooth.engine.data import text
 from dreambooth.interfaces import Conditioning
 
 

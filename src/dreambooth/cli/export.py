@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dreambooth.engine.export import Export
+    from dreambooth.engine.results.exports import Export
 
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's folder, or its job file.", show_default=False)
@@ -69,7 +69,7 @@ def export(
     folder, job = run_of(run)
     exporter = chosen_exporter(folder, job, kind, option or ())
     # From here on torch is needed; the checks before answered at once.
-    from dreambooth.engine.export_run import export_run
+    from dreambooth.engine.results.export_run import export_run
 
     console = stdout()
     reporter = reporter_for(stderr() if as_json else console)

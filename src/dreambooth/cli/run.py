@@ -158,9 +158,9 @@ def _train(
     from dreambooth.cli.display.progress import reporter_for
     from dreambooth.cli.display.timeleft import pauses_of
     from dreambooth.console import stdout
+    from dreambooth.engine.cost.plan import make_plan
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.manifest import hold_against
-    from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
     from dreambooth.process import launcher
 

@@ -38,7 +38,7 @@ def sample(
     from dreambooth.cli.display.units import shown_path
     from dreambooth.cli.options import parse_size, with_sampler_options
     from dreambooth.console import say, stdout
-    from dreambooth.engine.draw import DrawRequest, draw_from_run
+    from dreambooth.engine.results.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import open_run

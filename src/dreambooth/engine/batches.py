@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
-from dreambooth.engine.reading import Reader
+from dreambooth.engine.data.geometry import plain_geometry, shrink_masks, unpack_geometry
+from dreambooth.engine.data.reading import Reader
 from dreambooth.helpers.random import permutation
 from dreambooth.helpers.transfer import upload
 from dreambooth.plugins.faults import refused

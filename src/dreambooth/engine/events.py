@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine import checkpoint, nonfinite, rotation, validation
 from dreambooth.engine.batches import to_pixels
-from dreambooth.engine.best import Best
-from dreambooth.engine.observers import Observers
-from dreambooth.engine.pacing import Pace
-from dreambooth.engine.restoring import taking_back
-from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
-from dreambooth.engine.stopping import LeftOut
-from dreambooth.engine.trackers import Trackers
+from dreambooth.engine.checkpoints import files, rotation
+from dreambooth.engine.checkpoints.best import Best
+from dreambooth.engine.checkpoints.interval import Pace
+from dreambooth.engine.checkpoints.restoring import taking_back
+from dreambooth.engine.results.samples import draw_pictures, sample_seed, write_pictures
+from dreambooth.engine.watching import nonfinite, validation
+from dreambooth.engine.watching.observers import Observers
+from dreambooth.engine.watching.stopping import LeftOut
+from dreambooth.engine.watching.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.helpers.pictures import to_images
 from dreambooth.interfaces import RunView, Stop
@@ -28,11 +29,11 @@ from dreambooth.jobs.loading import dump_job
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dreambooth.engine.checkpoint import Checkpoint
-    from dreambooth.engine.samples import Picture
+    from dreambooth.engine.checkpoints.files import Checkpoint
+    from dreambooth.engine.results.samples import Picture
     from dreambooth.engine.session import Session
     from dreambooth.engine.step import Meter, StepResult
-    from dreambooth.engine.stopping import StopRequest
+    from dreambooth.engine.watching.stopping import StopRequest
     from dreambooth.interfaces.callback import Event
     from dreambooth.runs.folder import RunFolder
 
@@ -163,7 +164,7 @@ class Events:
             "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
         }
         options, best = self._job.checkpoints, self.best.step
-        checkpoint.save(
+        files.save(
             self._folder.checkpoints,
             step,
             self._session.state.tensors(),

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.beginning import begin, newest_of_all, set_aside, together
-from dreambooth.engine.best import show_best
-from dreambooth.engine.compiling import settle as settle_compiling
+from dreambooth.engine.checkpoints.best import show_best
+from dreambooth.engine.checkpoints.restoring import restore
+from dreambooth.engine.checkpoints.resuming import begin, newest_of_all, set_aside, together
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.devices.compiling import settle as settle_compiling
+from dreambooth.engine.devices.precision import Precision, resolve
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.events import Events
-from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import (
     check_content,
     check_environment,
     check_inputs,
     describe_run,
 )
-from dreambooth.engine.model_card import Facts, write_card
-from dreambooth.engine.precision import Precision, resolve
 from dreambooth.engine.reporting import Logged, Quiet
-from dreambooth.engine.restoring import restore
+from dreambooth.engine.results.card import Facts, write_card
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, train_step
-from dreambooth.engine.stopping import Asked, stop_requests
-from dreambooth.engine.trouble import explained
+from dreambooth.engine.watching.failures import explained
+from dreambooth.engine.watching.stopping import Asked, stop_requests
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.helpers.random import kept_generators
 from dreambooth.jobs.checks import require
@@ -44,9 +44,9 @@ from dreambooth.runs.result import RunResult, result_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dreambooth.engine.devices import Devices
-    from dreambooth.engine.export import Export
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
+    from dreambooth.engine.results.exports import Export
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
     from dreambooth.runs.preflight import Outlook

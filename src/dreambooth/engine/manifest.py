@@ -11,10 +11,10 @@ import torch
 
 import dreambooth
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import describe_machine
-from dreambooth.engine.export import automatic_exporters
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.exports import automatic_exporters
 from dreambooth.engine.session import content
 from dreambooth.errors import JobError
 from dreambooth.jobs.changes import moved

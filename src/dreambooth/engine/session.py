@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine import text
 from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
 from dreambooth.engine.cost.residency import residency_of
-from dreambooth.engine.geometry import pack_geometry, shrink_masks
+from dreambooth.engine.data import text
+from dreambooth.engine.data.geometry import pack_geometry, shrink_masks
 from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
-from dreambooth.engine.validation import Split, Validation, split
+from dreambooth.engine.watching.validation import Split, Validation, split
 from dreambooth.errors import RunError
 from dreambooth.files import store_trouble
 from dreambooth.helpers.pictures import at_once, encode
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from dreambooth.engine.compiling import Compiled
     from dreambooth.engine.context import EngineContext
     from dreambooth.engine.cost.residency import Phase, Residency
+    from dreambooth.engine.devices.compiling import Compiled
     from dreambooth.interfaces import (
         Chunks,
         FreezingPolicy,

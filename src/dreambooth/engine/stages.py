@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dreambooth.engine import text
+from dreambooth.engine.data import text
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth.plugins.faults import refused
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dreambooth.engine import groups
-from dreambooth.engine.restoring import check_optimizer, check_shapes
+from dreambooth.engine.checkpoints import groups
+from dreambooth.engine.checkpoints.restoring import check_optimizer, check_shapes
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:

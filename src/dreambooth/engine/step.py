@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine import first_use, nonfinite
+from dreambooth.engine.watching import first_use, nonfinite
 from dreambooth.helpers.random import derive
 from dreambooth.interfaces import FreezingPolicy, StepTensors
 

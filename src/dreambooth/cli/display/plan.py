@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dreambooth.engine.cost.plan import Plan
     from dreambooth.engine.cost.residency import Phase
-    from dreambooth.engine.plan import Plan
     from dreambooth.job import Job
 
 SHOWN_PROMPTS = 3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dreambooth.engine.plan import Plan
+    from dreambooth.engine.cost.plan import Plan
     from dreambooth.job import Job
 
 WARMING_UP = 2
@@ -55,7 +55,7 @@ def pauses_of(job: Job, plan: Plan) -> tuple[Pause, ...]:
     That share is most of a small model's step and little of a forward of many pictures, so that
     counting rows alone, as the plan does, makes its samples too dear.
     """
-    from dreambooth.engine.plan import FORWARDS_A_STEP
+    from dreambooth.engine.cost.plan import FORWARDS_A_STEP
 
     last, samples, validation = job.train.steps, job.samples, job.validation
     height, width = job.data.size

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.cost.live import AsComputed, peak
-from dreambooth.engine.geometry import plain_geometry
+from dreambooth.engine.cost.activations import AsComputed, peak
+from dreambooth.engine.data.geometry import plain_geometry
 from dreambooth.engine.session import MOMENTS_CHUNK
 from dreambooth.helpers.pictures import decode, encode
 

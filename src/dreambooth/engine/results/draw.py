@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.best import WEIGHTS, Best, path_of
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.best import WEIGHTS, Best, path_of
+from dreambooth.engine.checkpoints.restoring import check_shapes, taking_back
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
-from dreambooth.engine.restoring import check_shapes, taking_back
-from dreambooth.engine.samples import draw_pictures, write_pictures
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import open_devices
+from dreambooth.engine.results.samples import draw_pictures, write_pictures
 from dreambooth.engine.session import trainable
-from dreambooth.engine.trouble import explained
+from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.helpers.random import derive
 from dreambooth.runs.checkpoints import Damaged, list_checkpoints
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-    from dreambooth.engine.checkpoint import Checkpoint
+    from dreambooth.engine.checkpoints.files import Checkpoint
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import LoadedModel, Sampler
     from dreambooth.job import Job
@@ -75,7 +75,7 @@ def open_weights(
     `final/`, where the policy can read that back. `RunError` where there is neither.
     """
     job = ctx.job
-    found = checkpoint.newest(folder.checkpoints, ctx.warn)
+    found = files.newest(folder.checkpoints, ctx.warn)
     policy = job.freezing
     if found is None:
         readable = policy.at(folder.final) if folder.result_is_whole() else None
@@ -108,7 +108,7 @@ def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
     if best.rule is None or not best.rule.export or best.step is None:
         return newest
     try:
-        return checkpoint.load(path_of(newest.folder.parent, best.step), WEIGHTS)
+        return files.load(path_of(newest.folder.parent, best.step), WEIGHTS)
     except Damaged as error:
         ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
         return newest

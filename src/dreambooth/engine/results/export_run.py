@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.draw import open_weights
-from dreambooth.engine.export import export_one, with_facts
-from dreambooth.engine.model_card import CARD_FILES, Facts, write_card
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
+from dreambooth.engine.results.card import CARD_FILES, Facts, write_card
+from dreambooth.engine.results.draw import open_weights
+from dreambooth.engine.results.exports import export_one, with_facts
 from dreambooth.engine.session import trainable
-from dreambooth.engine.trouble import explained
+from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-    from dreambooth.engine.export import Export
     from dreambooth.engine.reporting import Reporter
+    from dreambooth.engine.results.exports import Export
     from dreambooth.interfaces import Exporter, LoadedModel
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder

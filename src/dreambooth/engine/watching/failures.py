@@ -41,7 +41,7 @@ def explained(job: Job, folder: RunFolder) -> Iterator[None]:
         ) from error
     except (MemoryError, RuntimeError) as error:
         if out_of_memory(error):
-            from dreambooth.engine.memory_advice import advise
+            from dreambooth.engine.cost.advice import advise
 
             try:
                 advice = advise(job, error, whole(folder))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreambooth import process
-from dreambooth.engine.devices import Agreement
+from dreambooth.engine.devices.processes import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.devices.processes import Devices
 
 
 class LeftOut(KeyboardInterrupt):

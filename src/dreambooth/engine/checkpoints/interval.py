@@ -6,12 +6,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dreambooth.engine.devices import Agreement
+from dreambooth.engine.devices.processes import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.job import Job
 
 SHARE = 0.02

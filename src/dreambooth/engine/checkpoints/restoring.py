@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.trouble import out_of_memory
+from dreambooth.engine.watching.failures import out_of_memory
 from dreambooth.errors import RunError, UserError
 from dreambooth.runs.checkpoints import reason, step_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from dreambooth.engine.checkpoint import Checkpoint
+    from dreambooth.engine.checkpoints.files import Checkpoint
     from dreambooth.engine.state import TrainState
     from dreambooth.engine.step import Meter
 

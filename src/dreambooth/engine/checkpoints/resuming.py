@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dreambooth.engine import checkpoint
+from dreambooth.engine.checkpoints import files as checkpoint
 from dreambooth.errors import RunError, ToldElsewhere, UserError
 from dreambooth.files import new_folder, read_object, sweep
 from dreambooth.runs.checkpoints import CHECKSUMS, Damaged, copy
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dreambooth.engine.checkpoint import Checkpoint
-    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.checkpoints.files import Checkpoint
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder

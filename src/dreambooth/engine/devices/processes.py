@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from dreambooth.engine.allocator import keep_memory
+from dreambooth.engine.devices.allocator import keep_memory
 from dreambooth.errors import JobError
 from dreambooth.process import launcher
 

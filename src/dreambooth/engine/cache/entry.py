@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.devices import describe_machine
+from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.files import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.devices.precision import Precision
     from dreambooth.job import Train
 
 MADE = "made.json"

@@ -10,15 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dreambooth.engine.cache_entry import (
-    MADE,
-    Entry,
-    can_finish,
-    choose,
-    difference,
-    read_made,
-)
-from dreambooth.engine.devices import threads_of
+from dreambooth.engine.cache.entry import MADE, Entry, can_finish, choose, difference, read_made
+from dreambooth.engine.devices.processes import threads_of
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, sweep, write_json, write_with
 
@@ -28,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.engine.devices import Devices
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
 
 HOURS_OF_A_WRITE = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import RunError
 from dreambooth.interfaces import Prior

@@ -15,9 +15,9 @@ import torch
 
 from dreambooth.engine.batches import Batch, Instances
 from dreambooth.engine.reporting import late_progress
-from dreambooth.engine.samples import evaluating
+from dreambooth.engine.results.samples import evaluating
 from dreambooth.engine.step import condition, reference_prediction
-from dreambooth.engine.stopping import LeftOut
+from dreambooth.engine.watching.stopping import LeftOut
 from dreambooth.errors import JobError
 from dreambooth.helpers.random import derive, kept_generators
 from dreambooth.helpers.transfer import upload

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.component import Component
-    from dreambooth.engine.export import Export
+    from dreambooth.engine.results.exports import Export
     from dreambooth.interfaces import ModelInfo
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder

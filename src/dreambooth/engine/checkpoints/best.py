@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.restoring import taking_back
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.errors import RunError
 from dreambooth.runs.checkpoints import Damaged
 
@@ -113,7 +113,7 @@ def show_best(session: Session, best: Best, folder: Path) -> None:
     if not best.rule.export or best.step == session.state.step:
         return
     try:
-        found = checkpoint.load(path_of(folder, best.step), WEIGHTS)
+        found = files.load(path_of(folder, best.step), WEIGHTS)
     except Damaged as error:
         raise RunError(
             f"the checkpoint of step {best.step}, the best one, is damaged: {error}",

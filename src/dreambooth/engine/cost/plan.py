@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.engine.checkpoints.interval import checkpoint_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.cost import counting
 from dreambooth.engine.cost import memory as cost
 from dreambooth.engine.cost.residency import residency_of
-from dreambooth.engine.devices import default_device, pick_device
-from dreambooth.engine.pacing import checkpoint_bytes
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.processes import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
-from dreambooth.engine.validation import evaluations, split
+from dreambooth.engine.watching.validation import evaluations, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
