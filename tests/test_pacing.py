@@ -79,7 +79,7 @@ def test_a_run_saves_by_the_clock_and_at_its_end(small_job, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(pacing, "GUESS", 1e12)
     written = []
-    save = events.checkpoint.save
+    save = events.files.save
 
     def counted(folder, step, *rest):
         written.append(step)

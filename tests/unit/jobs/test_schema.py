@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import StepTensors
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REAL_REGISTRY = plugins.registry
 COMMITTED = ROOT / "schemas" / "job.schema.json"
 

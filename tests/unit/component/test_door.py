@@ -117,7 +117,7 @@ def test_exceptions_pass_unchanged_and_their_traceback_says_whose_they_are():
         left = fault_of(lambda: Broken().at(1, 1))
     start = 'plugin "Plugin" (registered here), lr_schedule "broken_rate", factor() '
     said = "ZeroDivisionError: division by zero"
-    assert found.message == f"{start}(test_plugin_door.py:{line}): {said}"
+    assert found.message == f"{start}(test_door.py:{line}): {said}"
     assert left.message.startswith(start)
     assert left.message.endswith("asked the program to end (exit code 'bye')")
     assert found.exit_code == 3

@@ -20,7 +20,7 @@ from dreambooth.jobs.loading import load_job
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KEYS = tomllib.loads((Path(__file__).parents[1] / "data/foreign_keys.toml").read_text())
+KEYS = tomllib.loads((Path(__file__).parents[2] / "data/foreign_keys.toml").read_text())
 ALL = sorted({key for keys in KEYS.values() for key in keys})
 REPLIES = tomllib.loads((files("dreambooth.jobs") / "foreign_keys.toml").read_text())["reply"]
 

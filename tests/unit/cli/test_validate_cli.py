@@ -1,7 +1,7 @@
 """`dbt validate`, `dbt schema` and what `main` makes of errors; bad jobs against golden texts.
 
 `tests/data/bad_jobs/NAME.yaml` is a bad job, `NAME.txt` what is said about it. A first line
-`# args: ...` gives options. `REGENERATE_GOLDEN=1 pytest tests/unit/test_validate_cli.py` writes
+`# args: ...` gives options. `REGENERATE_GOLDEN=1 pytest tests/unit/cli/test_validate_cli.py` writes
 the texts anew: read the difference before it is kept.
 """
 
@@ -38,7 +38,7 @@ from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import check_job, open_job
 from dreambooth.plugins import registry_with
 
-BAD_JOBS = Path(__file__).parents[1] / "data" / "bad_jobs"
+BAD_JOBS = Path(__file__).parents[2] / "data" / "bad_jobs"
 NAMES = sorted(path.stem for path in BAD_JOBS.glob("*.yaml"))
 PLAIN = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dreambooth.component import Component
     from dreambooth.plugins.slots import SlotInfo
 
-GUIDE = (Path(__file__).parents[2] / "plugins" / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "plugins" / "README.md").read_text(encoding="utf-8")
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, "dreambooth_spec")]
 OPENED = [
     getattr(interfaces, name)
