@@ -27,7 +27,8 @@ from dreambooth.interfaces import (
 )
 from dreambooth.plugins import registry_with
 from dreambooth.plugins.faults import plugin_fault
-from dreambooth.plugins.slots import SLOTS, component
+from dreambooth.plugins.kinds import component
+from dreambooth.plugins.slots import SLOTS
 
 
 def overriding(base, **methods):

@@ -24,7 +24,7 @@ from dreambooth.interfaces import (
     Subject,
     Tracker,
 )
-from dreambooth.plugins.slots import Slot
+from dreambooth.plugins import Slot
 
 PREVIEWS = ("a photo of {identifier} {class_noun}", "a photo of a {class_noun}")
 

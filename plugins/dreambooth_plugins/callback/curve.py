@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dreambooth import Callback, Job, Problem
-    from dreambooth.interfaces.callback import Event
+    from dreambooth.interfaces import Event
 
     Rule = Callable[[Sequence[int], Sequence[float]], str]
     """(steps, values), oldest first -> why the run may end; empty while it may not."""

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import JobPath, Problem
 from dreambooth.errors import JobError
-from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan
-from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan, unknown_placeholders
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from dreambooth import Job
     from dreambooth.interfaces import Context, ModelInfo
-    from dreambooth.job import Job
     from dreambooth_plugins.data.captions import Captions
 
 DECODER = 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth.interfaces import Exporter
-from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth.interfaces import ArtifactKind, Exporter
 from dreambooth_plugins.exporter.options import Dtype
 from dreambooth_plugins.exporter.usage import folder_usage
 

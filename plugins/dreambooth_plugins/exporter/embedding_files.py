@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.errors import RunError
-from dreambooth.interfaces import Check
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS, Check
 from dreambooth_plugins.exporter.adapter_files import save
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.component import JobPath, Section
-from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth.interfaces import ArtifactKind
 from dreambooth_plugins.freezing.adapter_methods import METHODS, Glob, Method
 from dreambooth_plugins.freezing.adapter_targets import BY_TYPE, Preset, choices
 from dreambooth_plugins.freezing.per_part import Name, NamedParts, without_effect

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.errors import JobError
-from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth.interfaces import ArtifactKind
 from dreambooth_plugins.freezing.adapter_methods import METHODS, Method
 from dreambooth_plugins.freezing.per_part import PerPart
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS
 from dreambooth_plugins.freezing.adapter import Adapter
 from dreambooth_plugins.freezing.word import TOKEN, LearnsWord, base_reading
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dreambooth.interfaces import ParameterGroup
-from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth.interfaces import ArtifactKind, ParameterGroup
 from dreambooth_plugins.freezing.word import LearnsWord, base_reading
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import Field
 from dreambooth import FreezingPolicy, Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS
 from dreambooth.jobs.identifiers import AUTO
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from dreambooth import Loss, Problem
-from dreambooth.interfaces.data import without_identifier
+from dreambooth.interfaces import without_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
+    from dreambooth import Job
     from dreambooth.interfaces import ModelInfo, StepTensors, Subject
-    from dreambooth.job import Job
 
 
 class DCO(Loss):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dreambooth import Job
     from dreambooth.interfaces import ModelInfo, StepTensors
-    from dreambooth.job import Job
 
 
 class WeightedDistance(Loss):

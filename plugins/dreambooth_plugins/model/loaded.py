@@ -15,8 +15,7 @@ import torch
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.helpers.transfer import upload
-from dreambooth.interfaces import Conditioning, Latents, LoadedModel
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS, Conditioning, Latents, LoadedModel
 from dreambooth_plugins.model.fingerprint import part_fingerprint
 from dreambooth_plugins.model.fitting import check_weights
 from dreambooth_plugins.model.loading import (

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_json
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.model.headers import read_header
 from dreambooth_plugins.model.loading import load_part, skeleton

@@ -10,7 +10,7 @@ from torch.nn import Embedding, Parameter
 from torch.nn import functional as F
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import NEW_ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from dreambooth import Optimizer
-from dreambooth.interfaces.optimizer import LARGE
+from dreambooth.interfaces import LARGE
 from dreambooth_plugins.optimizer.adamw import Beta
 from dreambooth_plugins.optimizer.installed import importing, missing, quiet
 

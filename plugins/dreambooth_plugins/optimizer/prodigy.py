@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth import Optimizer, Problem
 from dreambooth.errors import UserError
-from dreambooth.interfaces.optimizer import LARGE
+from dreambooth.interfaces import LARGE
 from dreambooth_plugins.optimizer.adamw import Beta
 from dreambooth_plugins.optimizer.installed import importing, missing
 

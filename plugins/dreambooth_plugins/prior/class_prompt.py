@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.component import Problem
-from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth import Problem
+from dreambooth.interfaces import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dreambooth.job import Job
+    from dreambooth import Job
 
 
 def class_prompt_problems(prompt: str, job: Job) -> Iterable[Problem]:

@@ -13,6 +13,7 @@ from dreambooth_plugins.prior.class_prompt import unknown_in_prompt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dreambooth import Job
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
-    from dreambooth.job import Job
 
 
 class FolderPrior(Prior):

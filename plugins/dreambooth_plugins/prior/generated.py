@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth.component import Problem
+from dreambooth import Problem
 from dreambooth.interfaces import Prior, PriorCost
 from dreambooth_plugins.prior.class_prompt import class_prompt_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dreambooth import Job
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
-    from dreambooth.job import Job
 
 
 class Generated(Prior):

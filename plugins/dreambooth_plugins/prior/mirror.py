@@ -12,7 +12,7 @@ from dreambooth_plugins.prior.class_prompt import class_prompt_problems
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dreambooth.component import Problem
+    from dreambooth import Job, Problem
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
-    from dreambooth.job import Job
 
 
 class MirroredRows(PriorSet):

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Context, LoadedModel, ModelInfo
-    from dreambooth.interfaces.context import Progress
-    from dreambooth.job import Job
+    from dreambooth import Job
+    from dreambooth.interfaces import Context, LoadedModel, ModelInfo, Progress
 
 Sigma = Annotated[float, Field(ge=0.0)]
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Conditioning, Context, LoadedModel
-    from dreambooth.interfaces.context import Progress
+    from dreambooth.interfaces import Conditioning, Context, LoadedModel, Progress
     from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
 
 

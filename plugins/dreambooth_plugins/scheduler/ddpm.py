@@ -12,8 +12,8 @@ from dreambooth.errors import JobError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from dreambooth import Job
     from dreambooth.interfaces import ModelInfo, NoiseSchedule
-    from dreambooth.job import Job
 
 Timestep = Annotated[int, Field(ge=0)]
 

@@ -1,6 +1,7 @@
 """The base of everything a plugin brings: a frozen, strictly checked set of typed options."""
 
 from dreambooth.component.base import (
+    AnyJob,
     Component,
     JobPath,
     Problem,
@@ -9,10 +10,13 @@ from dreambooth.component.base import (
     expand_variables,
     resolve_path,
 )
+from dreambooth.component.tagged import OneOf
 
 __all__ = [
+    "AnyJob",
     "Component",
     "JobPath",
+    "OneOf",
     "Problem",
     "Section",
     "escape_variables",

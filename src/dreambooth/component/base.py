@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from dreambooth.component.docs import add_docs
 from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-    from dreambooth.interfaces.model import ModelInfo
-    from dreambooth.job import Job
+    from dreambooth.component.model_info import ModelInfo
+
+
+AnyJob: TypeAlias = Any
+"""The job a component is part of, in the signatures of the bases. `dreambooth.Job` is made of
+components, so it lies above all of them; a plugin writes `job: Job` and has its options typed."""
 
 
 def resolve_path(path: Path, info: ValidationInfo) -> Path:
@@ -121,8 +126,6 @@ class Section(BaseModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Add the docstrings below options as their descriptions."""
-        from dreambooth.component.docs import add_docs
-
         result = handler(schema)
         add_docs(cls, handler.resolve_ref_schema(result))
         return result
@@ -140,7 +143,7 @@ class Component(Section, Called):
 
     kind: str
 
-    def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
+    def check(self, job: AnyJob, info: ModelInfo | None) -> Iterable[Problem]:
         """Say what is wrong with this component in this job, before anything is loaded.
 
         Called by `dbt validate` and at the start of each run; must not import torch. `info`

@@ -14,13 +14,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic.json_schema import JsonSchemaValue
-
-    from dreambooth.component import Section
 
 
 @cache
-def option_docs(cls: type[Section]) -> dict[str, str]:
+def option_docs(cls: type[BaseModel]) -> dict[str, str]:
     """Return option name -> description, inherited options included.
 
     A description given to `Field` wins over a docstring. Classes without source text (typed into
@@ -34,7 +33,7 @@ def option_docs(cls: type[Section]) -> dict[str, str]:
     return {name: text for name, text in {**docs, **given}.items() if name in cls.model_fields}
 
 
-def add_docs(cls: type[Section], schema: JsonSchemaValue) -> JsonSchemaValue:
+def add_docs(cls: type[BaseModel], schema: JsonSchemaValue) -> JsonSchemaValue:
     """Put the descriptions of a class's options into its JSON Schema, and return that."""
     docs = option_docs(cls)
     for name, option in schema.get("properties", {}).items():

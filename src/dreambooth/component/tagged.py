@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticCustomError, core_schema
 
+from dreambooth.component.docs import add_docs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
     from pydantic.json_schema import JsonSchemaValue
 
-    from dreambooth.component import Section
+    from dreambooth.component.base import Section
 
 
 class Tagged(ABC):
@@ -83,8 +85,6 @@ class Tagged(ABC):
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        from dreambooth.component.docs import add_docs
-
         members: list[JsonSchemaValue] = []
         short: list[str] = []
         for kind, cls in sorted(self.kinds().items()):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from dreambooth.component import AnyJob
     from dreambooth.interfaces.context import Context
-    from dreambooth.job import Job
 
 Event = Literal["start", "step", "log", "validate", "sample", "checkpoint", "end"]
 """In this order within a step: step, log, validate, sample, checkpoint. `start` comes once before
@@ -26,7 +26,7 @@ last, before export."""
 class RunView:
     """What a callback sees: read-only."""
 
-    job: Job
+    job: AnyJob
     step: int
     """Optimizer steps done."""
     steps: int

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dreambooth.interfaces.model import ModelInfo
+    from dreambooth.component.model_info import ModelInfo
 
 
 QUANTILE_DRAWS = 64

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dreambooth.component import Component, Problem
+from dreambooth.component import Problem
 from dreambooth.errors import UserError
 from dreambooth.helpers.scalars import never_logged
 from dreambooth.interfaces import Exporter
@@ -14,13 +14,14 @@ from dreambooth.jobs import document as yamlfile
 from dreambooth.jobs import overrides
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, dotted, quoted
 from dreambooth.plugins.faults import named_where_it_ends, refused
-from dreambooth.plugins.slots import SLOTS
+from dreambooth.plugins.slots import components
 from dreambooth.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from dreambooth.component import Component
     from dreambooth.interfaces import ModelInfo
     from dreambooth.job import Job
     from dreambooth.jobs.diagnostics import Location
@@ -67,16 +68,6 @@ def require(job: Job, file: str | Path | None = None, override: Sequence[str] = 
         )
     document = overrides.apply(yamlfile.load(file), override, type(job))
     raise JobErrors(document.diagnostic(p.at, p.message, p.hint) for p in problems)
-
-
-def components(job: Job) -> Iterator[tuple[Location, Component]]:
-    """Yield every component of a job with its location."""
-    for field in (name for slot in SLOTS.values() for name in slot.fields):
-        value: Any = getattr(job, field)
-        if isinstance(value, list):
-            yield from (((field, i), item) for i, item in enumerate(value))
-        elif isinstance(value, Component):  # `exports: auto` is none
-            yield (field,), value
 
 
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:

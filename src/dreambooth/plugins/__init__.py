@@ -1,5 +1,14 @@
 """Installed plugins: found, loaded behind a guard, checked, asked for the kinds they bring."""
 
-from dreambooth.plugins.kinds import PluginInfo, Registry, register, registry, registry_with
+from dreambooth.plugins.kinds import Registry, Slot, component, register, registry, registry_with
+from dreambooth.plugins.loader import PluginInfo
 
-__all__ = ["PluginInfo", "Registry", "register", "registry", "registry_with"]
+__all__ = [
+    "PluginInfo",
+    "Registry",
+    "Slot",
+    "component",
+    "register",
+    "registry",
+    "registry_with",
+]

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.component import Component
 from dreambooth.component.door import DOOR, Called, WrongAnswer, told_by
 from dreambooth.errors import PluginError, UserError
-from dreambooth.plugins.kinds import PluginInfo, components_of, registry
-from dreambooth.plugins.loader import OWN_DISTRIBUTION
-from dreambooth.plugins.slots import SLOTS
+from dreambooth.plugins.kinds import registry
+from dreambooth.plugins.loader import OWN_DISTRIBUTION, PluginInfo
+from dreambooth.plugins.slots import SLOTS, components
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType, TracebackType
 
-    from dreambooth.job import Job
+    from dreambooth.component import AnyJob
 
 SHOWN = 300
 """Characters of what an exception says."""
@@ -46,7 +46,7 @@ class Place:
         return f"{named(self.owner)}, {self.method}() ({where})"
 
 
-def plugin_fault(error: BaseException, job: Job | None = None) -> PluginError | None:
+def plugin_fault(error: BaseException, job: AnyJob | None = None) -> PluginError | None:
     """Return the error that names the plugin which raised `error`; None where none did.
 
     What a person can mend, an interrupt and too little memory are nobody's fault; and what the
@@ -156,7 +156,7 @@ def _source(owner: Called) -> PluginInfo:
     return PluginInfo(f"{type(owner).__module__}.{type(owner).__qualname__}", None, "")
 
 
-def _places(trace: TracebackType | None, job: Job | None) -> Iterator[Place]:
+def _places(trace: TracebackType | None, job: AnyJob | None) -> Iterator[Place]:
     """Yield where plugins stood when an exception was raised, innermost first."""
     inside: list[tuple[FrameType, int]] = []
     for frame, line in reversed(list(traceback.walk_tb(trace))):
@@ -179,11 +179,11 @@ def _innermost(inside: Iterable[tuple[FrameType, int]], owner: Called, method: s
 
 
 def _without_door(
-    inside: Iterable[tuple[FrameType, int]], owner: Called | None, job: Job | None
+    inside: Iterable[tuple[FrameType, int]], owner: Called | None, job: AnyJob | None
 ) -> Iterator[Place]:
     """Yield the innermost frame of another plugin than that of `owner`, called by no method."""
     own = _package(type(owner)) if owner is not None else ""
-    by_package = {_package(type(c)): c for c in components_of(job)} if job else {}
+    by_package = {_package(type(c)): c for _, c in components(job)} if job else {}
     for frame, line in inside:
         package = _root(frame.f_globals.get("__name__", ""))
         mine = frame.f_locals.get("self")

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import TypeAdapter
 
 from dreambooth.component import Component
+from dreambooth.component.tagged import Tagged
 from dreambooth.errors import PluginError
 from dreambooth.plugins.loader import (
     OWN_DISTRIBUTION,
@@ -22,12 +25,10 @@ from dreambooth.plugins.loader import (
     given,
     load_plugin,
 )
-from dreambooth.plugins.slots import SLOTS
+from dreambooth.plugins.slots import SLOTS, components
 
 if TYPE_CHECKING:
-    from dreambooth.job import Job
-
-__all__ = ["PluginInfo", "Registry", "register", "registry", "registry_with"]
+    from dreambooth.component import AnyJob
 
 
 class Registry:
@@ -89,13 +90,13 @@ class Registry:
         clashes = [self._collision(*key) for key, who in self._providers.items() if len(who) > 1]
         return lines + clashes
 
-    def taking_part(self, job: Job, more: Iterable[Component] = ()) -> list[PluginInfo]:
+    def taking_part(self, job: AnyJob, more: Iterable[Component] = ()) -> list[PluginInfo]:
         """Return the plugins whose kinds a job uses (and of `more`, e.g. automatic exporters).
 
         A component that no plugin registered is listed under its class, without distribution.
         """
         found: dict[tuple[str, str], PluginInfo] = {}
-        for component in [*components_of(job), *more]:
+        for component in [*(c for _, c in components(job)), *more]:
             info = self.source_of(component)
             found[info.distribution or "", info.name] = info
         return [found[key] for key in sorted(found)]
@@ -197,15 +198,6 @@ def _load_all(sources: Iterable[Source]) -> tuple[Loaded, ...]:
     return tuple(sorted(loaded, key=lambda p: (p.info.distribution or "", p.info.name)))
 
 
-def components_of(job: Job) -> Iterator[Component]:
-    """Yield every component of a job."""
-    for field in (name for slot in SLOTS.values() for name in slot.fields):
-        value = getattr(job, field)
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Component):  # `exports: auto` is none
-                yield item
-
-
 def _free(plugin: Any, taken: Collection[str]) -> str:
     base = name = str(getattr(plugin, "__name__", type(plugin).__name__))
     count = 1
@@ -228,3 +220,28 @@ def _a(slot: str) -> str:
 
 def _uninstall(infos: Iterable[PluginInfo]) -> str:
     return " or ".join(dict.fromkeys(f'"{i.distribution or i.name}"' for i in infos))
+
+
+class Slot(Tagged):
+    """Annotation of a job field: `Annotated[Loss, Slot("loss")]`.
+
+    Takes `{kind: name, ...}`, the bare name, or an instance of the slot's base (registered or
+    not). The kinds are looked up when a job is validated, so plugins may be loaded late.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.base = name, SLOTS[name].base
+
+    def kinds(self) -> Mapping[str, type[Component]]:
+        """Return the installed kinds."""
+        return registry().kinds(self.name)
+
+    def why_missing(self, kind: str) -> str:
+        """Say which broken or colliding plugin would have brought a kind."""
+        return registry().why_missing(self.name, kind)
+
+
+def component(slot: str, kind: str) -> Any:
+    """Return the component of `kind` with its default options."""
+    adapter: TypeAdapter[Component] = TypeAdapter(Annotated[Component, Slot(slot)])
+    return adapter.validate_python(kind)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from dreambooth import interfaces
 from dreambooth.component import Component
-from dreambooth.component.tagged import Tagged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from dreambooth.component import AnyJob
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,11 @@ SLOTS: Mapping[str, SlotInfo] = {
 }
 
 
-class Slot(Tagged):
-    """Annotation of a job field: `Annotated[Loss, Slot("loss")]`.
-
-    Takes `{kind: name, ...}`, the bare name, or an instance of the slot's base (registered or
-    not). The kinds are looked up when a job is validated, so plugins may be loaded late.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.info = SLOTS[name]
-        self.name, self.base = name, self.info.base
-
-    def kinds(self) -> Mapping[str, type[Component]]:
-        """Return the installed kinds."""
-        from dreambooth.plugins import registry
-
-        return registry().kinds(self.name)
-
-    def why_missing(self, kind: str) -> str:
-        """Say which broken or colliding plugin would have brought a kind."""
-        from dreambooth.plugins import registry
-
-        return registry().why_missing(self.name, kind)
-
-
-def component(slot: str, kind: str) -> Any:
-    """Return the component of `kind` with its default options."""
-    adapter: TypeAdapter[Component] = TypeAdapter(Annotated[Component, Slot(slot)])
-    return adapter.validate_python(kind)
+def components(job: AnyJob) -> Iterator[tuple[tuple[str | int, ...], Component]]:
+    """Yield every component of a job with its location."""
+    for field in (name for slot in SLOTS.values() for name in slot.fields):
+        value: Any = getattr(job, field)
+        if isinstance(value, list):
+            yield from (((field, i), item) for i, item in enumerate(value))
+        elif isinstance(value, Component):  # `exports: auto` is none
+            yield (field,), value

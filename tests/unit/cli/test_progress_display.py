@@ -16,7 +16,7 @@ from dreambooth.cli.display.units import duration, file_size
 from dreambooth.cli.options import parse_size, with_sampler_options
 from dreambooth.console import wrapped
 from dreambooth.errors import JobError
-from dreambooth.plugins.slots import component
+from dreambooth.plugins.kinds import component
 
 
 def console(terminal=False):

@@ -15,6 +15,7 @@ from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import load
 from dreambooth.jobs.loading import load_job
 from dreambooth.jobs.schema import job_schema, schema_text, write
+from dreambooth.plugins import kinds
 from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def checker() -> jsonschema.Draft202012Validator:
 
 
 def test_the_committed_schema_is_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "registry", OwnKinds)
+    monkeypatch.setattr(kinds, "registry", OwnKinds)
     assert COMMITTED.read_text(encoding="utf-8") == schema_text(), (
         "the options of a default plugin or of the job changed; write the schema anew:\n"
         "    dbt schema --output schemas/job.schema.json"

@@ -11,8 +11,8 @@ from dreambooth.errors import RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
+from dreambooth.plugins import component
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
-from dreambooth.plugins.slots import component
 from dreambooth.runs.checkpoints import reason
 
 if TYPE_CHECKING:
