@@ -27,7 +27,7 @@ from transformers import CLIPModel
 import dreambooth
 from dreambooth import Job
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.results.exports import export_all
@@ -193,7 +193,7 @@ class Seen:
 def opened(job: Job) -> Iterator[Session]:
     """Set a job up on this machine."""
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         yield open_session(ctx, job.data.scan(ctx))
 

@@ -56,10 +56,11 @@ def test_half_precision_trains(on_card, emoji, name, precision):
 
 
 def test_auto_takes_half_precision_and_the_fused_optimizer(open_for, card, only_cuda):
-    from dreambooth.engine.devices.precision import choose
+    from dreambooth.engine.devices.automatic import Size, automatic_precision
+    from dreambooth.engine.devices.precision import has_bf16_units
 
     wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    assert choose("auto", torch.device(card)).name == wanted
+    assert automatic_precision("cuda", has_bf16_units(torch.device(card)), Size(0, 0)) == wanted
     s = open_for(wanted, train={"device": card})
     assert s.state.optimizer.defaults["fused"]
     assert {p.device.type for p in s.state.parameters.values()} == {"cuda"}

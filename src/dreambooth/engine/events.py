@@ -189,9 +189,8 @@ class Events:
 
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
-        assert self._session.validation is not None
         with self._session.during("validation"):
-            losses = self._session.validation.losses(self._session, self._stop.look)
+            losses = validation.losses(self._session, self._stop.look)
         self._validated_at = self._session.state.step
         self._publish(losses)
         self._tell("validate")

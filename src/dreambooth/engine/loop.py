@@ -13,8 +13,8 @@ from dreambooth.engine.checkpoints.best import show_best
 from dreambooth.engine.checkpoints.restoring import restore
 from dreambooth.engine.checkpoints.resuming import begin, newest_of_all, set_aside, together
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices.compiling import settle as settle_compiling
-from dreambooth.engine.devices.precision import Precision, resolve
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.events import Events
 from dreambooth.engine.manifest import (
@@ -27,7 +27,7 @@ from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.results.card import Facts, write_card
 from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.session import Session, open_session
-from dreambooth.engine.step import Meter, train_step
+from dreambooth.engine.step import Meter, settle_compiling, train_step
 from dreambooth.engine.watching.failures import explained
 from dreambooth.engine.watching.stopping import Asked, stop_requests
 from dreambooth.errors import Interrupted, RunError
@@ -157,7 +157,7 @@ def context_of(
 ) -> EngineContext:
     """Return the run's context, in the precision it began with, and say where it runs."""
     recorded = manifest.get("machine", {})
-    precision = devices.share(resolve(job, devices.device, recorded.get("precision")).name)
+    precision = devices.share(precision_of(job, devices.device, recorded.get("precision")).name)
     where = f"{devices.describe()} ({precision})"
     reporter.info(f"run {job.name} on {where}, {job.train.steps} steps")
     ctx = EngineContext(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import dreambooth
 from dreambooth.engine.context import EngineContext
+from dreambooth.engine.data.moments import content
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.results.exports import automatic_exporters
-from dreambooth.engine.session import content
+from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth.errors import JobError
+from dreambooth.helpers.naming import versions
 from dreambooth.jobs.changes import moved
 from dreambooth.plugins import registry
 
@@ -35,17 +34,6 @@ NO_OPTIONS = ("_diffusers_version", "_name_or_path")
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    found = {"dreambooth-trainer": dreambooth.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
 def describe_run(session: Session) -> dict[str, Any]:
     """Return the manifest's facts about a run that is set up."""
     ctx, model = session.ctx, session.model
@@ -54,7 +42,11 @@ def describe_run(session: Session) -> dict[str, Any]:
         part = name.split(".", 1)[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     return {
-        "versions": versions(),
+        "versions": {
+            **versions("dreambooth-trainer"),
+            "python": platform.python_version(),
+            **versions(*LIBRARIES),
+        },
         "machine": machine(ctx),
         "plugins": [
             {"name": p.name, "distribution": p.distribution, "version": p.version}

@@ -1,8 +1,10 @@
-"""How a run and its base are named where others read it: without paths of this machine."""
+"""How a run, its base and its libraries are named where others read it: without paths of here."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -30,3 +32,16 @@ def hub_id(job: Job) -> str | None:
     """Return the base's hub id (`org/name`); None for a file, a folder or a built-in."""
     source = str(getattr(job.model, "source", ""))
     return source if _HUB_ID.fullmatch(source) else None
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the version of each installed distribution by its name; `absent` for the others."""
+    return {name: _version(name) for name in distributions}
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,4 +1,4 @@
-"""Which format a run is exported to, from its name and options. Never imports torch."""
+"""Which formats a run is exported to: the job's own, or one by its name and options."""
 
 from __future__ import annotations
 
@@ -6,28 +6,50 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth.jobs import loading
+from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.jobs.diagnostics import JobErrors, did_you_mean, known_words
+from dreambooth.jobs.loading import load_job
+from dreambooth.plugins import component, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from dreambooth.component import Component
     from dreambooth.interfaces import Exporter
     from dreambooth.job import Job
-    from dreambooth.runs.folder import RunFolder
 
 
-def chosen_exporter(
-    folder: RunFolder, job: Job, kind: str, options: Sequence[str] = ()
+def automatic_exporters(job: Job) -> list[Exporter]:
+    """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
+    if job.exports != "auto":
+        return []
+    chosen: list[Exporter] = [
+        component("exporter", AUTOMATIC[k])
+        for k in sorted(job.freezing.artifacts)
+        if k in AUTOMATIC
+    ]
+    return [
+        component("exporter", INSTEAD[e.kind])
+        if e.kind in INSTEAD and e.refusal(job.freezing)
+        else e
+        for e in chosen
+    ]
+
+
+def chosen_exporters(job: Job) -> Sequence[Exporter]:
+    """Return the job's exporters, those that `auto` can come to written out."""
+    return automatic_exporters(job) if job.exports == "auto" else job.exports
+
+
+def named_exporter(
+    file: Path, job: Job, kind: str, options: Sequence[str] = ()
 ) -> Exporter:
-    """Return the exporter of a kind, with options (`dtype=fp16`) checked as in a job file.
+    """Return the exporter of a kind, with options (`dtype=fp16`) checked as in the run's job `file`.
 
     Raises `JobError` for an unknown kind (naming the known ones), for options it has not, and
     with the reason where it cannot hold what the run's freezing policy makes.
     """
-    from dreambooth.plugins import registry
-
     kinds = registry().kinds("exporter")
     if kind not in kinds:
         why = registry().why_missing("exporter", kind)
@@ -35,16 +57,16 @@ def chosen_exporter(
         near = did_you_mean(kind, kinds)
         hint = why or (known if near.startswith("known") else f"{near} {known}")
         raise JobError(f'there is no format "{kind}"', hint)
-    exporter = _with_options(folder, kind, options)
+    exporter = _with_options(file, kind, options)
     _check_fit(job, exporter, kinds)
     return exporter
 
 
-def _with_options(folder: RunFolder, kind: str, options: Sequence[str]) -> Exporter:
+def _with_options(file: Path, kind: str, options: Sequence[str]) -> Exporter:
     """Read the options through the run's own job, so that types and typos are told as there."""
     given = [f"exports=[{{kind: {kind}}}]", *(f"exports.0.{option}" for option in options)]
     try:
-        job = loading.load_job(folder.job, given)
+        job = load_job(file, given)
     except JobErrors as errors:
         raise JobErrors(
             replace(

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from dreambooth.engine.cost.plan import make_plan
-from dreambooth.engine.devices import precision
-from dreambooth.engine.devices.precision import CELLS, PARAMETERS, Size, automatic, resolve, size_of
+from dreambooth.engine.devices import automatic, precision
+from dreambooth.engine.devices.automatic import (
+    CELLS,
+    PARAMETERS,
+    Size,
+    automatic_precision,
+    precision_of,
+    size_of,
+)
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 
@@ -39,7 +46,7 @@ EMBEDDED = 9_000_000
     ],
 )
 def test_the_table_of_auto(device, units, size, expected):
-    assert automatic(device, units, size) == expected
+    assert automatic_precision(device, units, size) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,14 +67,14 @@ def test_units_are_read_from_the_cpus_flags(monkeypatch, flags, expected):
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
 def test_a_named_precision_is_taken(small_job, name):
-    assert resolve(small_job(train={"precision": name}), CPU, "bf16").name == name
+    assert precision_of(small_job(train={"precision": name}), CPU, "bf16").name == name
 
 
 def test_auto_stays_what_a_run_began_in(small_job, monkeypatch):
-    monkeypatch.setattr(precision, "has_bf16_units", lambda device: False)
+    monkeypatch.setattr(automatic, "has_bf16_units", lambda device: False)
     job = small_job(train={"precision": "auto"})
-    assert resolve(job, CPU).name == "fp32"
-    assert resolve(job, CPU, "bf16").name == "bf16"
+    assert precision_of(job, CPU).name == "fp32"
+    assert precision_of(job, CPU, "bf16").name == "bf16"
 
 
 def test_the_size_is_the_denoisers_and_one_pictures(small_job, tiny_model):
@@ -81,16 +88,16 @@ def test_the_size_is_the_denoisers_and_one_pictures(small_job, tiny_model):
 def test_autocast_computes_in_the_named_precision(small_job):
     a = torch.ones(2, 2)
     for name in ("fp32", "bf16"):
-        chosen = resolve(small_job(train={"precision": name}), CPU)
+        chosen = precision_of(small_job(train={"precision": name}), CPU)
         with chosen.autocast():
             assert (a @ a).dtype == chosen.dtype
 
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_plan_run_line_log_manifest_and_card_say_what_auto_became(small_job, monkeypatch, pays):
-    monkeypatch.setattr(precision, "has_bf16_units", lambda device: True)
-    monkeypatch.setattr(precision, "PARAMETERS", 1)
-    monkeypatch.setattr(precision, "CELLS", 64 if pays else 65)  # 32 pixels are 8 x 8 cells
+    monkeypatch.setattr(automatic, "has_bf16_units", lambda device: True)
+    monkeypatch.setattr(automatic, "PARAMETERS", 1)
+    monkeypatch.setattr(automatic, "CELLS", 64 if pays else 65)  # 32 pixels are 8 x 8 cells
     name = "bf16" if pays else "fp32"
     job = small_job(train={"precision": "auto", "steps": 1})
     plan = make_plan(job, Quiet())
@@ -106,7 +113,7 @@ def test_plan_run_line_log_manifest_and_card_say_what_auto_became(small_job, mon
 
 def test_a_run_that_goes_on_is_planned_in_the_precision_it_began_in(small_job, monkeypatch):
     run(small_job(train={"precision": "bf16", "steps": 1}))
-    monkeypatch.setattr(precision, "has_bf16_units", lambda device: False)
+    monkeypatch.setattr(automatic, "has_bf16_units", lambda device: False)
     job = small_job(train={"precision": "auto", "steps": 1})
     assert make_plan(job, Quiet()).precision == "bf16"
     assert make_plan(job, Quiet(), fresh=True).precision == "fp32"

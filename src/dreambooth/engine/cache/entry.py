@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.files import read_object
+from dreambooth.helpers.naming import versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,22 +31,10 @@ TAKEN_OVER = ("batch", "threads")
 """What a run can do as the record says, whatever its own job says; the rest it has or has not."""
 
 
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that compute what is kept."""
-    found = {}
-    for name in ("torch", "diffusers", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
 def making(train: Train, precision: Precision) -> dict[str, Any]:
     """Return how this run would make an entry, but for the rows at once."""
     machine = describe_machine(precision.device)
-    made = {"device": machine["device_name"], "precision": precision.name, **versions()}
+    made = {"device": machine["device_name"], "precision": precision.name, **versions("torch", "diffusers", "transformers")}
     if precision.device.type == "cpu":
         threads = train.threads or torch.get_num_threads()
         return {**made, "threads": threads, "cpu": machine["cpu_capability"]}

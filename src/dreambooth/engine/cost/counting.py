@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.engine.cost.activations import AsComputed, peak
 from dreambooth.engine.data.geometry import plain_geometry
-from dreambooth.engine.session import MOMENTS_CHUNK
+from dreambooth.engine.data.moments import MOMENTS_CHUNK
 from dreambooth.helpers.pictures import decode, encode
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.cost import counting
 from dreambooth.engine.cost import memory as cost
 from dreambooth.engine.cost.residency import residency_of
-from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.data.fixed import split
+from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
-from dreambooth.engine.watching.validation import evaluations, split
+from dreambooth.engine.watching.validation import evaluations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -128,7 +129,7 @@ def make_plan(
 
     device = pick_device(job.train.device) or default_device()
     recorded = {} if fresh else RunFolder(job.folder).read_manifest().get("machine", {})
-    precision = resolve(job, device, recorded.get("precision"))
+    precision = precision_of(job, device, recorded.get("precision"))
     ctx = EngineContext(job, torch.device("meta"), precision, job.folder, reporter)
     scan = job.data.scan(ctx)
     images = split(job, scan.items)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-import dreambooth
 from dreambooth.files import MAX_JSON, read_limited, write_text, write_with
-from dreambooth.helpers.naming import base_name, hub_id, last_part
+from dreambooth.helpers.naming import base_name, hub_id, last_part, versions
 from dreambooth.helpers.redact import redacted
 from dreambooth.helpers.text import code_span, flat, in_markdown
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder
 
+MAKER = "dreambooth-trainer"
 CARD, PICTURE = "README.md", "samples.png"
 CARD_FILES = (CARD, PICTURE)
 """Files of a card: a person may change them, and the export stays whole."""
@@ -115,7 +115,7 @@ def card(
             f"| {_cell(in_markdown(name))} | {value:.4g} |"
             for name, value in sorted(facts.scalars.items())
         ]
-    lines += ["", f"Made with dreambooth-trainer {dreambooth.__version__}."]
+    lines += ["", f"Made with dreambooth-trainer {versions(MAKER)[MAKER]}."]
     if export.check.message:
         lines += [f"The files were read back and compared: {in_markdown(export.check.message)}."]
     lines += ["What the licence of the base model says holds for this one too.", ""]

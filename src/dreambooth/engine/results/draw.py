@@ -10,9 +10,10 @@ import torch
 
 from dreambooth.engine.checkpoints import files
 from dreambooth.engine.checkpoints.best import WEIGHTS, Best, path_of
-from dreambooth.engine.checkpoints.restoring import check_shapes, taking_back
+from dreambooth.engine.checkpoints.optimizer import check_shapes
+from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.samples import draw_pictures, write_pictures
 from dreambooth.engine.session import trainable
@@ -136,7 +137,7 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
         stack.enter_context(explained(job, folder))
         devices = stack.enter_context(open_devices(job.train))
         recorded = folder.read_manifest().get("machine", {}).get("precision")
-        precision = resolve(job, devices.device, recorded)
+        precision = precision_of(job, devices.device, recorded)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
         model, source = open_trained(ctx, folder)
         sampler, size = request.sampler or job.sampler, request.size or job.data.size

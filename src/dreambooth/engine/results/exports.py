@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from dreambooth.errors import RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
-from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
-from dreambooth.plugins import component
+from dreambooth.jobs.exporters import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
 from dreambooth.runs.checkpoints import reason
 
@@ -33,28 +32,6 @@ class Export:
     folder: Path
     check: Check
     exporter: Exporter
-
-
-def automatic_exporters(job: Job) -> list[Exporter]:
-    """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
-    if job.exports != "auto":
-        return []
-    chosen: list[Exporter] = [
-        component("exporter", AUTOMATIC[k])
-        for k in sorted(job.freezing.artifacts)
-        if k in AUTOMATIC
-    ]
-    return [
-        component("exporter", INSTEAD[e.kind])
-        if e.kind in INSTEAD and e.refusal(job.freezing)
-        else e
-        for e in chosen
-    ]
-
-
-def chosen_exporters(job: Job) -> Sequence[Exporter]:
-    """Return the job's exporters, those that `auto` can come to written out."""
-    return automatic_exporters(job) if job.exports == "auto" else job.exports
 
 
 def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:

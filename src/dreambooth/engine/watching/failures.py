@@ -40,7 +40,7 @@ def explained(job: Job, folder: RunFolder) -> Iterator[None]:
             f"{whole(folder)}: make room and run the same command again",
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             from dreambooth.engine.cost.advice import advise
 
             try:
@@ -80,7 +80,7 @@ def environmental(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return disk_is_full(error)
     known = isinstance(error, MemoryError | RuntimeError)
-    return known and (out_of_memory(error) or lost_a_process(error))
+    return known and (is_out_of_memory(error) or lost_a_process(error))
 
 
 def keep_traceback(folder: RunFolder, error: BaseException) -> bool:
@@ -103,11 +103,6 @@ def whole(folder: RunFolder) -> str:
     return (
         f"the checkpoint of step {max(steps)} is intact" if steps else "no checkpoint was due yet"
     )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Say whether memory ran out, on whatever device."""
-    return isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)
 
 
 def lost_a_process(error: BaseException) -> bool:
