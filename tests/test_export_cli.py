@@ -167,9 +167,8 @@ def test_unchecked_says_so(trained, dbt):
 )
 def test_what_cannot_be_is_said_before_anything_is_opened(trained, dbt, monkeypatch, args, said):
     folder = trained()
-    monkeypatch.setitem(
-        sys.modules, "dreambooth.engine.results.export_run", None
-    )  # importing it fails
+    # Importing it fails.
+    monkeypatch.setitem(sys.modules, "dreambooth.engine.results.exports", None)
     code, _, err = dbt("export", folder, *args)
     assert code == 2
     for text in said:

@@ -28,7 +28,7 @@ from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
 from dreambooth.engine.manifest import check_environment, check_inputs
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.results.draw import open_trained
+from dreambooth.engine.results.weights import open_trained
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.errors import RunError, UserError

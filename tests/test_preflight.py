@@ -18,8 +18,8 @@ from PIL import Image
 from dreambooth.engine import loop
 from dreambooth.engine.checkpoints import files
 from dreambooth.engine.cost import plan
+from dreambooth.engine.data.moments import content
 from dreambooth.engine.manifest import describe_base
-from dreambooth.engine.session import content
 from dreambooth.jobs.loading import dump_job
 from dreambooth.process import launcher
 from dreambooth.runs.folder import RunFolder

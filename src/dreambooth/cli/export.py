@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dreambooth.engine.results.exports import Export
+    from dreambooth.engine.results.card import Export
 
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's folder, or its job file.", show_default=False)
@@ -60,16 +60,16 @@ def export(
     from dreambooth.cli.display.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
     from dreambooth.helpers.text import json_text, one_line
-    from dreambooth.jobs.exporters import chosen_exporter
+    from dreambooth.jobs.exporters import named_exporter
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import run_of
 
     if not as_json:
         only_displays()
     folder, job = run_of(run)
-    exporter = chosen_exporter(folder, job, kind, option or ())
+    exporter = named_exporter(folder.job, job, kind, option or ())
     # From here on torch is needed; the checks before answered at once.
-    from dreambooth.engine.results.export_run import export_run
+    from dreambooth.engine.results.exports import export_run
 
     console = stdout()
     reporter = reporter_for(stderr() if as_json else console)

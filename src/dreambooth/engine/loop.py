@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
-    from dreambooth.engine.results.exports import Export
+    from dreambooth.engine.results.card import Export
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
     from dreambooth.runs.preflight import Outlook

@@ -13,10 +13,10 @@ from dreambooth.engine.data.moments import content
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.engine.reporting import Quiet
-from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth.errors import JobError
 from dreambooth.helpers.naming import versions
 from dreambooth.jobs.changes import moved
+from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:

@@ -42,10 +42,8 @@ def chosen_exporters(job: Job) -> Sequence[Exporter]:
     return automatic_exporters(job) if job.exports == "auto" else job.exports
 
 
-def named_exporter(
-    file: Path, job: Job, kind: str, options: Sequence[str] = ()
-) -> Exporter:
-    """Return the exporter of a kind, with options (`dtype=fp16`) checked as in the run's job `file`.
+def named_exporter(file: Path, job: Job, kind: str, options: Sequence[str] = ()) -> Exporter:
+    """Return the exporter of a kind, with options (`dtype=fp16`) checked as in a run's job `file`.
 
     Raises `JobError` for an unknown kind (naming the known ones), for options it has not, and
     with the reason where it cannot hold what the run's freezing policy makes.

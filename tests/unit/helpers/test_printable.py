@@ -14,8 +14,7 @@ from rich.console import Console
 from dreambooth import console
 from dreambooth.cli.display.progress import LiveReporter
 from dreambooth.engine.reporting import Logged, Quiet
-from dreambooth.engine.results.card import Facts, card
-from dreambooth.engine.results.exports import Export
+from dreambooth.engine.results.card import Export, Facts, card
 from dreambooth.errors import RunError
 from dreambooth.helpers.text import code_span, flat, in_markdown, json_text, one_line, printable
 from dreambooth.interfaces import Check

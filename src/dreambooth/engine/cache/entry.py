@@ -34,7 +34,11 @@ TAKEN_OVER = ("batch", "threads")
 def making(train: Train, precision: Precision) -> dict[str, Any]:
     """Return how this run would make an entry, but for the rows at once."""
     machine = describe_machine(precision.device)
-    made = {"device": machine["device_name"], "precision": precision.name, **versions("torch", "diffusers", "transformers")}
+    made = {
+        "device": machine["device_name"],
+        "precision": precision.name,
+        **versions("torch", "diffusers", "transformers"),
+    }
     if precision.device.type == "cpu":
         threads = train.threads or torch.get_num_threads()
         return {**made, "threads": threads, "cpu": machine["cpu_capability"]}

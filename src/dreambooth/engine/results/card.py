@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.component import Component
-    from dreambooth.engine.results.exports import Export
-    from dreambooth.interfaces import ModelInfo
+    from dreambooth.interfaces import Check, Exporter, ModelInfo
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder
 
@@ -31,6 +30,16 @@ MAKER = "dreambooth-trainer"
 CARD, PICTURE = "README.md", "samples.png"
 CARD_FILES = (CARD, PICTURE)
 """Files of a card: a person may change them, and the export stays whole."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """One finished export."""
+
+    kind: str
+    folder: Path
+    check: Check
+    exporter: Exporter
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from dreambooth.engine.checkpoints import files
-from dreambooth.engine.checkpoints.best import WEIGHTS, Best, path_of
-from dreambooth.engine.checkpoints.optimizer import check_shapes
-from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.samples import draw_pictures, write_pictures
-from dreambooth.engine.session import trainable
+from dreambooth.engine.results.weights import open_trained
 from dreambooth.engine.watching.failures import explained
-from dreambooth.errors import JobError, RunError
+from dreambooth.errors import JobError
 from dreambooth.helpers.random import derive
-from dreambooth.runs.checkpoints import Damaged, list_checkpoints
 from dreambooth.runs.finding import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from torch.nn import Parameter
-
-    from dreambooth.engine.checkpoints.files import Checkpoint
     from dreambooth.engine.reporting import Reporter
-    from dreambooth.interfaces import LoadedModel, Sampler
-    from dreambooth.job import Job
+    from dreambooth.interfaces import Sampler
     from dreambooth.runs.folder import RunFolder
 
 
@@ -48,71 +37,6 @@ class DrawRequest:
     sampler: Sampler | None = None
     out: Path | None = None
     batch_size: int | None = None
-
-
-def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
-    """Open the model a run made, and say where it came from.
-
-    `final/` where the run ended in whole weights and no checkpoint is newer, else a checkpoint's
-    weights (its average, where the run keeps one) on top of the base: the best one's, where the
-    job exports that, or the newest one's.
-    """
-    job = ctx.job
-    ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
-    steps = [step for step, _ in list_checkpoints(folder.checkpoints)]
-    whole = folder.result_is_whole() and (folder.final / "model_index.json").is_file()
-    if whole and ended >= max(steps, default=0):
-        return job.model.at(folder.final).open(ctx), "final"
-    model, _, source = open_weights(ctx, folder)
-    return model, source
-
-
-def open_weights(
-    ctx: EngineContext, folder: RunFolder
-) -> tuple[LoadedModel, dict[str, Parameter], str]:
-    """Open the base with what a run trained on top; return also that, and where it came from.
-
-    From the newest checkpoint (its average, where the run keeps one), or without any from
-    `final/`, where the policy can read that back. `RunError` where there is neither.
-    """
-    job = ctx.job
-    found = files.newest(folder.checkpoints, ctx.warn)
-    policy = job.freezing
-    if found is None:
-        readable = policy.at(folder.final) if folder.result_is_whole() else None
-        if readable is None:
-            raise RunError(
-                f"{folder.path} has neither a result nor a checkpoint yet",
-                "run the job first, at least up to its first checkpoint",
-            )
-        policy = readable
-    else:
-        found = best_of(found, job, ctx)
-    model = job.model.open(ctx)
-    policy.prepare(model, ctx)
-    parameters = trainable(model, policy)
-    if found is None:
-        return model, parameters, "final"
-    with torch.no_grad(), taking_back(found):
-        weights = found.tensors.get("ema") or found.tensors["trainable"]
-        check_shapes(parameters, weights)
-        for name, parameter in parameters.items():
-            parameter.data = weights[name].to(ctx.device)
-    return model, parameters, found.folder.name
-
-
-def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
-    """Return the best checkpoint as of the newest one, where the job exports that."""
-    best = Best(job.checkpoints.keep_best)
-    with taking_back(newest):
-        best.load(newest.numbers.get("best"), newest.folder.parent, ctx.warn)
-    if best.rule is None or not best.rule.export or best.step is None:
-        return newest
-    try:
-        return files.load(path_of(newest.folder.parent, best.step), WEIGHTS)
-    except Damaged as error:
-        ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
-        return newest
 
 
 @dataclass(frozen=True)
