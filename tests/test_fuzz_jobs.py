@@ -97,7 +97,7 @@ def told_in_words(error: UserError) -> None:
     if isinstance(error, JobErrors):
         assert error.diagnostics
         assert all(found.message.strip() for found in error.diagnostics)
-        assert error.render().encode()
+        assert error.located().encode()
         assert json.dumps([found.as_dict() for found in error.diagnostics])
 
 

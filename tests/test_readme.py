@@ -99,7 +99,7 @@ def test_the_shown_error_is_what_one_gets(job_file):
     path = job_file(job)
     with pytest.raises(JobErrors) as caught:
         check_job(path)
-    assert caught.value.render().replace(str(path), "job.yaml").strip() == shown.strip()
+    assert caught.value.located().replace(str(path), "job.yaml").strip() == shown.strip()
 
 
 def commands():

@@ -22,7 +22,7 @@ from dreambooth.cli.display.progress import LineReporter
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, PluginError, RunError
-from dreambooth.helpers.redact import redacted
+from dreambooth.helpers.text import redacted
 from dreambooth.interfaces import Observer, Stop, Subject
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import load_job

@@ -52,6 +52,10 @@ class UserError(Exception):
         self.message = message
         self.hint = hint
 
+    def located(self) -> str:
+        """Return the whole error as text, where it has places in a file; else nothing."""
+        return ""
+
 
 class RunError(UserError):
     """The run could not go on (exit code 1)."""

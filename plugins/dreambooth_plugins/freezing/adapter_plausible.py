@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.files.headers import read_number
-from dreambooth.jobs.diagnostics import quoted
+from dreambooth.helpers.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

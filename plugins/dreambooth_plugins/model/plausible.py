@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth.jobs.diagnostics import quoted
+from dreambooth.helpers.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

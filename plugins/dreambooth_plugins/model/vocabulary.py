@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.files import MAX_JSON, read_limited
+from dreambooth.helpers.text import quoted
 from dreambooth.interfaces import Vocabulary
-from dreambooth.jobs.diagnostics import quoted
 from dreambooth_plugins.model.clip_vocabulary import byte_alphabet, byte_order, clip_vocabulary
 from dreambooth_plugins.model.source import read_json
 

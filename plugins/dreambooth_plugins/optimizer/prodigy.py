@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from dreambooth import Job
+    from dreambooth.component import Location
     from dreambooth.interfaces import ModelInfo
-    from dreambooth.jobs.diagnostics import Location
 
 LOWEST, HIGHEST = 0.1, 10.0
 """Learning rates that are a correction of the one Prodigy finds; others are meant for AdamW."""

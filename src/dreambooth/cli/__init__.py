@@ -156,8 +156,7 @@ def _unexpected(error: Exception) -> int:
             print(f"  hint: {hint}", file=sys.stderr)
         return int(error.exit_code)
     from dreambooth import __version__
-    from dreambooth.helpers.redact import redacted
-    from dreambooth.helpers.text import printable
+    from dreambooth.helpers.text import printable, redacted
 
     told = printable(redacted("".join(traceback.format_exception(error))))
     print(told, end="", file=sys.stderr)

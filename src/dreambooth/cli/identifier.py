@@ -20,6 +20,7 @@ def identifier(
     from dreambooth.console import echo, print_warning
     from dreambooth.errors import JobError
     from dreambooth.helpers.text import json_text, one_line
+    from dreambooth.interfaces import AUTO
     from dreambooth.jobs import identifiers
     from dreambooth.jobs.loading import load_job
 
@@ -34,7 +35,7 @@ def identifier(
     chosen = identifiers.settled(loaded).subject.identifier
     result: dict[str, Any] = {
         "identifier": chosen,
-        "auto": loaded.subject.identifier == identifiers.AUTO,
+        "auto": loaded.subject.identifier == AUTO,
         "tokens": vocabulary.split(chosen),
         "warnings": identifiers.warnings(loaded),
         "proposals": words,

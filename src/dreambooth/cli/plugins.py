@@ -97,7 +97,7 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
 
     `UserError` where there is none, and no slot of that name either.
     """
-    from dreambooth.jobs.diagnostics import did_you_mean
+    from dreambooth.helpers.text import did_you_mean
     from dreambooth.plugins.slots import SLOTS
 
     if "/" in name:
@@ -123,7 +123,7 @@ def slots_by_name() -> dict[str, str]:
 
 
 def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
-    from dreambooth.jobs.diagnostics import did_you_mean
+    from dreambooth.helpers.text import did_you_mean
 
     slots = slots_by_name()
     if slot_name not in slots:

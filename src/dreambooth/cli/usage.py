@@ -12,7 +12,7 @@ TAKE_OVERRIDES = ("run", "validate")
 
 def hint_for(error: Any) -> str:
     """Return a hint for a usage error of click: the option that was meant, or where it is set."""
-    from dreambooth.jobs.diagnostics import nearest
+    from dreambooth.helpers.text import nearest
 
     given, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if not given or ctx is None:
@@ -26,8 +26,8 @@ def hint_for(error: Any) -> str:
 
 def _of_the_job(name: str) -> str:
     """Say how an option of the job is set from the command line."""
+    from dreambooth.helpers.text import nearest
     from dreambooth.jobs.aliases import reply_to
-    from dreambooth.jobs.diagnostics import nearest
 
     key, places = name.replace("-", "_"), dict(_options())
     if key in places:

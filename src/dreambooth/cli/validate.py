@@ -30,8 +30,7 @@ def validate(
     """
     from dreambooth.console import print_error, print_warning
     from dreambooth.errors import EXIT_BAD_JOB
-    from dreambooth.helpers.redact import redacted_in
-    from dreambooth.helpers.text import json_text, printable
+    from dreambooth.helpers.text import json_text, printable, redacted_in
     from dreambooth.jobs import identifiers
     from dreambooth.jobs.diagnostics import JobErrors
     from dreambooth.jobs.loading import check_job

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from dreambooth.component.model_info import ModelInfo
 
 
+Location = tuple[str | int, ...]
+"""Where in a job: keys and list indices from the top, e.g. `("trackers", 0, "kind")`."""
+
 AnyJob: TypeAlias = Any
 """The job a component is part of, in the signatures of the bases. `dreambooth.Job` is made of
 components, so it lies above all of them; a plugin writes `job: Job` and has its options typed."""
@@ -106,7 +109,7 @@ class Problem:
     column are added where they are known.
     """
 
-    at: tuple[str | int, ...]
+    at: Location
     message: str
     hint: str = ""
 

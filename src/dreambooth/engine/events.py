@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
 from dreambooth.engine.checkpoints.interval import Pace
@@ -22,7 +21,7 @@ from dreambooth.engine.watching.observers import Observers
 from dreambooth.engine.watching.stopping import LeftOut
 from dreambooth.engine.watching.trackers import Trackers
 from dreambooth.errors import RunError
-from dreambooth.helpers.pictures import to_images
+from dreambooth.helpers.pictures import to_images, to_pixels
 from dreambooth.interfaces import RunView, Stop
 from dreambooth.jobs.loading import dump_job
 

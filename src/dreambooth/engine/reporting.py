@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from dreambooth.helpers.redact import redacted
-from dreambooth.helpers.text import printable
+from dreambooth.helpers.text import printable, redacted
 from dreambooth.process import newly_quiet
 
 if TYPE_CHECKING:

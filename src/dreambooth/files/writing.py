@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +79,26 @@ def store_trouble() -> str:
         return ""
     can = "change what this run reads from" if opened & 0o022 else "read your pictures' latents in"
     return f"other users can {can} the store {root}: chmod 700 keeps it yours"
+
+
+def unwritable(path: Path) -> str:
+    """Say why a folder cannot be made or written into; empty where it can.
+
+    Permissions do not tell it all (quotas, read-only and remote disks): a folder is made and
+    removed in what is there of the path.
+    """
+    there = path
+    try:
+        while not os.path.lexists(there):
+            there = there.parent
+        with tempfile.TemporaryDirectory(prefix=".dreambooth-", dir=there):
+            pass
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # a name too long is not there, and cannot be made either
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        return said if there == path else f"{there}: {said}"
+    return ""
 
 
 def disk_is_full(error: OSError) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from dreambooth.interfaces import LoadedModel
+    from dreambooth.interfaces import LoadedModel, Sample
 
 PIXELS_AT_ONCE = 512 * 512
 """Pixels that go through the VAE together: its memory grows with them alone, three quarters of a
@@ -45,6 +45,14 @@ def encode(model: LoadedModel, pixels_BCHW: Tensor) -> Latents:
         parts = [model.encode_images(some) for some in pixels_BCHW.split(at_once((height, width)))]
     stds = [part.std for part in parts if part.std is not None]
     return Latents(torch.cat([part.mean for part in parts]), torch.cat(stds) if stds else None)
+
+
+def to_pixels(samples: Sequence[Sample]) -> Tensor:
+    """Return [B, 3, H, W] float32 in [-1, 1] from 8-bit samples."""
+    import torch
+
+    stacked = torch.stack([torch.from_numpy(s.pixels) for s in samples])
+    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.component import Problem
-from dreambooth.jobs.diagnostics import did_you_mean, nearest
+from dreambooth.helpers.text import did_you_mean, nearest
 
 if TYPE_CHECKING:
+    from dreambooth.component import Location
     from dreambooth.interfaces.callback import Event
     from dreambooth.job import Job
-    from dreambooth.jobs.diagnostics import Location
 
 TRAIN = ("train/loss", "train/loss_instance", "train/grad_norm", "train/lr")
 VALIDATION = ("validation/loss", "validation/loss_instance")

@@ -6,6 +6,7 @@ from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F40
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
 from dreambooth.interfaces.data import (
+    AUTO,
     DataSource,
     Item,
     Rejected,
@@ -40,6 +41,7 @@ from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
+    "AUTO",
     "LARGE",
     "NEW_ROWS",
     "Artifact",

@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 from dreambooth.component import Problem
 from dreambooth.errors import UserError
+from dreambooth.files import unwritable
 from dreambooth.helpers.scalars import never_logged
+from dreambooth.helpers.text import dotted, quoted
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.jobs import document as yamlfile
 from dreambooth.jobs import overrides
-from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, dotted, quoted
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.plugins.faults import named_where_it_ends, refused
 from dreambooth.plugins.slots import components
-from dreambooth.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from dreambooth.component import Component
+    from dreambooth.component import Component, Location
     from dreambooth.interfaces import ModelInfo
     from dreambooth.job import Job
-    from dreambooth.jobs.diagnostics import Location
 
 
 @named_where_it_ends()
@@ -215,10 +215,9 @@ def _plain_mistakes(job: Job) -> Iterator[Problem]:
 
 
 def _output(job: Job) -> Iterator[Problem]:
-    folder = RunFolder(job.folder)
-    if why := folder.unwritable():
+    if why := unwritable(job.folder):
         hint = "name a folder you may write to in output (or -o output=...)"
-        yield Problem(("output",), f"cannot write into {folder.path}: {why}", hint)
+        yield Problem(("output",), f"cannot write into {job.folder}: {why}", hint)
 
 
 def _validation(job: Job) -> Iterator[Problem]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.helpers.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-Location = tuple[str | int, ...]
-"""Where in a job: keys and list indices from the top, e.g. `("trackers", 0, "kind")`."""
+    from dreambooth.component import Location
 
 SHOWN_COLUMNS = 96
-SHOWN_VALUE = 60
 
 
 @dataclass(frozen=True)
@@ -70,44 +66,9 @@ class JobErrors(JobError):
         super().__init__("\n".join(d.headline() for d in ordered))
         self.diagnostics: tuple[Diagnostic, ...] = tuple(ordered)
 
-    def render(self) -> str:
+    def located(self) -> str:
         """Return all faults with their source lines."""
         return "\n".join(d.render() for d in self.diagnostics)
-
-
-def quoted(value: Any) -> str:
-    """Return a value as a person would write it in a job file, shortened, never over a line."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN_VALUE else f"{text[: SHOWN_VALUE - 3]}..."
-
-
-def dotted(at: Location) -> str:
-    """Return `trackers.0.kind` for `("trackers", 0, "kind")`."""
-    return ".".join(map(str, at))
-
-
-def nearest(word: Any, known: Iterable[Any], cutoff: float = 0.6) -> str | None:
-    """Return the known word most like `word`, letter case aside, or None."""
-    by_lower = {str(k).lower(): str(k) for k in known}
-    found = get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=cutoff)
-    return by_lower[found[0]] if found else None
-
-
-def did_you_mean(word: Any, known: Iterable[Any]) -> str:
-    """Return `did you mean "x"?`, or which words are known, or nothing where none is."""
-    names = list(dict.fromkeys(map(str, known)))
-    near = nearest(word, names)
-    return f'did you mean "{near}"?' if near else known_words(names)
-
-
-def known_words(names: Sequence[str], most: int = 16) -> str:
-    """Return `known: a, b, c`, shortened; nothing for no names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"known: {', '.join(names[:most])}{more}" if names else ""
 
 
 def _continued(hint: str) -> str:

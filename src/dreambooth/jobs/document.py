@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, Location, nearest
+from dreambooth.helpers.text import nearest
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.jobs.yaml import Mark, YamlProblem, compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from dreambooth.component import Location
 
 MAX_BYTES = 256 * 1024
 _LINE_BREAK = re.compile(r"\r\n|\n|\r")

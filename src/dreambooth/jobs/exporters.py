@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
+from dreambooth.helpers.text import did_you_mean, known_words
 from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
-from dreambooth.jobs.diagnostics import JobErrors, did_you_mean, known_words
+from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import load_job
 from dreambooth.plugins import component, registry
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component.docs import option_docs
+from dreambooth.helpers.text import did_you_mean, dotted, known_words, nearest, quoted
 from dreambooth.jobs.aliases import reply_to
-from dreambooth.jobs.diagnostics import did_you_mean, dotted, known_words, nearest, quoted
 from dreambooth.jobs.keys import homes, model_at, slot_of
 from dreambooth.jobs.wording import about_type, describe, first_sentence
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from dreambooth.jobs.diagnostics import Diagnostic, Location
+    from dreambooth.component import Location
+    from dreambooth.jobs.diagnostics import Diagnostic
     from dreambooth.jobs.document import Document
 
 

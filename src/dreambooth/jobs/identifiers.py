@@ -7,14 +7,13 @@ import re
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError, UserError
+from dreambooth.interfaces import AUTO
 from dreambooth.plugins.faults import named_where_it_ends
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Vocabulary
     from dreambooth.job import Job
 
-AUTO = "auto"
-"""What a job says to have its identifier chosen."""
 LONGEST = 3
 """Letters of a proposal at most: longer single tokens are words or names."""
 RARE = 0.5

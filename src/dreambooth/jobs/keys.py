@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from dreambooth.jobs.diagnostics import Location
+    from dreambooth.component import Location
 
 Model = type[BaseModel]
 

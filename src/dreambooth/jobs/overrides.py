@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from dreambooth.errors import JobError
-from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, Location, dotted, quoted
+from dreambooth.helpers.text import dotted, quoted
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.jobs.keys import default_of, model_at, slot_at
 from dreambooth.jobs.yaml import NOT_TEXT, YamlProblem, compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dreambooth.component import Location
     from dreambooth.jobs.document import Document
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.jobs.diagnostics import dotted, nearest, quoted
+from dreambooth.helpers.text import dotted, nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
-    from dreambooth.jobs.diagnostics import Location
+    from dreambooth.component import Location
 
 _TYPES: Mapping[str, str] = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),

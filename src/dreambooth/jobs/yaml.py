@@ -16,11 +16,13 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scanner import Scanner
 
 from dreambooth.errors import JobError
-from dreambooth.jobs.diagnostics import Location, quoted
+from dreambooth.helpers.text import quoted
 from dreambooth.jobs.yaml_words import plain_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from dreambooth.component import Location
 
 MAX_DEPTH = 64
 MAX_NODES = 10_000

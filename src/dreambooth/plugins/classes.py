@@ -16,9 +16,7 @@ import pluggy
 from dreambooth import hookspecs
 from dreambooth.component import Component, Section
 from dreambooth.errors import PluginError
-from dreambooth.helpers.redact import redacted
-from dreambooth.helpers.text import printable
-from dreambooth.jobs.diagnostics import did_you_mean
+from dreambooth.helpers.text import did_you_mean, printable, redacted
 from dreambooth.plugins.slots import SLOTS, SlotInfo
 
 TRACE = "DREAMBOOTH_TRACE_PLUGINS"

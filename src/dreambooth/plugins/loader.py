@@ -21,7 +21,7 @@ import pluggy
 from dreambooth.component.door import put_back, settings
 from dreambooth.console import print_warning
 from dreambooth.errors import PluginError
-from dreambooth.helpers.redact import redacted
+from dreambooth.helpers.text import redacted
 from dreambooth.hookspecs import PROJECT
 from dreambooth.plugins.classes import Classes, call_hooks, check_options, elapsed, trace
 from dreambooth.plugins.slots import SLOTS

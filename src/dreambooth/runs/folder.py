@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import read_object, write_json, write_text
-from dreambooth.helpers.redact import redacted_in
+from dreambooth.helpers.text import redacted_in
 from dreambooth.jobs.changes import as_now, differences, digests, is_moved
 from dreambooth.runs import lock as run_lock
 from dreambooth.runs.records import checked
@@ -181,25 +179,6 @@ class RunFolder:
         aside = self.free_aside()
         self.path.rename(aside)
         return aside
-
-    def unwritable(self) -> str:
-        """Say why the folder cannot be made or written into; empty where it can.
-
-        Permissions do not tell it all (quotas, read-only and remote disks): a folder is made and
-        removed in what is there of the path.
-        """
-        there = self.path
-        try:
-            while not os.path.lexists(there):
-                there = there.parent
-            with tempfile.TemporaryDirectory(prefix=".dreambooth-", dir=there):
-                pass
-            with suppress(FileNotFoundError):
-                os.lstat(self.path)  # a name too long is not there, and cannot be made either
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            return said if there == self.path else f"{there}: {said}"
-        return ""
 
     def lock(self, warn: Callable[[str], None] = logger.warning) -> AbstractContextManager[None]:
         """Own the run for the block; a crash leaves no lock behind. `RunError` if owned.

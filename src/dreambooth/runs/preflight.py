@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import cache_root
+from dreambooth.files import cache_root, unwritable
 from dreambooth.jobs import changes
 from dreambooth.process import launcher
 from dreambooth.runs import lock
@@ -99,7 +99,7 @@ def require_environment() -> None:
 
 def require_writable(folder: RunFolder) -> None:
     """Raise `JobError` where a run's folder cannot be made or written into."""
-    if why := folder.unwritable():
+    if why := unwritable(folder.path):
         raise JobError(f"cannot write into {folder.path}: {why}", OUTPUT_HINT)
 
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreambooth.component import Section
-from dreambooth.jobs.diagnostics import Diagnostic, JobErrors, did_you_mean, nearest, quoted
+from dreambooth.helpers.text import did_you_mean, nearest, quoted
+from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.jobs.document import load
 from dreambooth.jobs.findings import explain
 

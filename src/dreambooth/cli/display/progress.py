@@ -12,8 +12,7 @@ from dreambooth.cli.display.halfblocks import halfblocks
 from dreambooth.cli.display.timeleft import Pause, TimeLeft
 from dreambooth.cli.display.units import duration, shown_path
 from dreambooth.console import say
-from dreambooth.helpers.redact import redacted
-from dreambooth.helpers.text import printable
+from dreambooth.helpers.text import printable, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.batches import to_pixels
 from dreambooth.engine.data.geometry import pack_geometry, shrink_masks
-from dreambooth.helpers.pictures import at_once, encode
+from dreambooth.helpers.pictures import at_once, encode, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,7 @@ from PIL import Image
 
 from dreambooth.files import MAX_JSON, read_limited, write_text, write_with
 from dreambooth.helpers.naming import base_name, hub_id, last_part, versions
-from dreambooth.helpers.redact import redacted
-from dreambooth.helpers.text import code_span, flat, in_markdown
+from dreambooth.helpers.text import code_span, flat, in_markdown, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

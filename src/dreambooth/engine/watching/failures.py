@@ -11,8 +11,7 @@ import torch
 
 from dreambooth.errors import PluginError, RunError, is_out_of_memory, no_memory
 from dreambooth.files import disk_is_full
-from dreambooth.helpers.redact import redacted
-from dreambooth.helpers.text import printable
+from dreambooth.helpers.text import printable, redacted
 from dreambooth.plugins.faults import plugin_fault
 from dreambooth.runs.checkpoints import list_checkpoints
 
