@@ -13,8 +13,8 @@ from PIL import Image
 
 from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
-from dreambooth.engine.checkpoints.interval import Pace
 from dreambooth.engine.checkpoints.restoring import taking_back
+from dreambooth.engine.checkpoints.rotation import Pace
 from dreambooth.engine.results.samples import draw_pictures, sample_seed, write_pictures
 from dreambooth.engine.watching import nonfinite, validation
 from dreambooth.engine.watching.observers import Observers

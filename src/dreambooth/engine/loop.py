@@ -37,9 +37,8 @@ from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins.faults import remarks_to
 from dreambooth.runs.folder import RunFolder
+from dreambooth.runs.manifest import RunResult, checked_pins, result_of
 from dreambooth.runs.preflight import require_environment, require_writable
-from dreambooth.runs.records import checked_pins
-from dreambooth.runs.result import RunResult, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

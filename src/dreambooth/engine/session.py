@@ -61,7 +61,7 @@ class Session:
     compiled: Compiled | None = None
     """The parts a training step runs through, compiled, where `train.compile` says so."""
     answers_are_finite: bool = False
-    """Whether what plugins compute in a step was looked at already (`first_use`)."""
+    """Whether what plugins compute in a step was looked at already (`nonfinite`)."""
 
     @property
     def trained_parts(self) -> set[str]:

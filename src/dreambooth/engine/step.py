@@ -10,7 +10,7 @@ import torch
 
 from dreambooth.engine.devices.automatic import compiling_pays, size_with
 from dreambooth.engine.devices.compiling import Compiled
-from dreambooth.engine.watching import first_use, nonfinite
+from dreambooth.engine.watching import nonfinite
 from dreambooth.helpers.random import derive
 from dreambooth.interfaces import FreezingPolicy, StepTensors
 
@@ -113,7 +113,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             snr_table=s.schedule.snr_table(),
         )
     )
-    first_use.require_finite(s, batch, z_t, target, pred, losses)
+    nonfinite.require_answers(s, batch, z_t, target, pred, losses)
     return losses
 
 

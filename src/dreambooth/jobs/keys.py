@@ -83,7 +83,7 @@ def _walk(root: Model, data: Any, at: Location) -> tuple[Model | None, Any]:
     model: Model | None = root
     annotation: Any = root
     for step in at:
-        data = _below(data, step)
+        data = below(data, step)
         if isinstance(step, int):
             annotation = _item(annotation)
         elif model is not None and step in model.model_fields:
@@ -107,7 +107,8 @@ def sections(root: Model, name: str = "") -> Iterator[tuple[str, Model]]:
             yield from sections(model, f"{name}{key}.")
 
 
-def _below(data: Any, step: str | int) -> Any:
+def below(data: Any, step: str | int) -> Any:
+    """Return what lies one step below in nested data; None where nothing does."""
     if isinstance(data, dict):
         return data.get(step)
     if isinstance(data, list) and isinstance(step, int) and step < len(data):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,8 @@ from dreambooth.job import Job
 from dreambooth.jobs import checks, identifiers, overrides
 from dreambooth.jobs import document as yamlfile
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.findings import explain
-from dreambooth.jobs.yaml import resolve
+from dreambooth.jobs.scalars import written
+from dreambooth.jobs.wording import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,42 +86,18 @@ def dump_job(job: Job, schema: str | None = None) -> str:
 def _mapping(data: dict[str, Any]) -> Iterable[str]:
     for key, value in data.items():
         if isinstance(value, dict) and value:
-            yield f"{_scalar(key)}:"
+            yield f"{written(key)}:"
             yield from (f"  {line}" for line in _mapping(value))
         elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
-            yield f"{_scalar(key)}:"
+            yield f"{written(key)}:"
             yield from (f"  - {_flow(item)}" for item in value)
         else:
-            yield f"{_scalar(key)}: {_flow(value)}"
+            yield f"{written(key)}: {_flow(value)}"
 
 
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_scalar(k)}: {_flow(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{written(k)}: {_flow(v)}' for k, v in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
-    return _scalar(value)
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9_./~][A-Za-z0-9_./ ()+-]*(?<! )")
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, float):
-        return {"inf": ".inf", "-inf": "-.inf"}.get(repr(value), repr(value))
-    if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and _reads_as_text(value):
-            return value
-        # JSON's strings are YAML's double-quoted ones, but for what YAML does not print.
-        text = json.dumps(value, ensure_ascii=False)
-        return _ESCAPED.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
-    return json.dumps(value)
-
-
-def _reads_as_text(text: str) -> bool:
-    """Say whether a text may stand without quotes: it is read back as itself."""
-    try:
-        return isinstance(resolve(text), str)
-    except ValueError:
-        return False
+    return written(value)

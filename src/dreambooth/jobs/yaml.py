@@ -17,7 +17,7 @@ from ruamel.yaml.scanner import Scanner
 
 from dreambooth.errors import JobError
 from dreambooth.helpers.text import quoted
-from dreambooth.jobs.yaml_words import plain_words
+from dreambooth.jobs.scalars import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,35 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 MAX_NODES = 10_000
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What no text file holds: NUL, and halves of characters (bytes of a name that are not UTF-8)."""
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+"""A character beyond U+FFFF as JSON escapes it: a job may be written by a JSON library."""
+_SYNTAX = (
+    (r"found character '\\t'", "a tab cannot indent", "use spaces"),
+    (
+        r"found character '([@`%])'",
+        "a value cannot begin with {0}",
+        "put the value in quotes",
+    ),
+    (
+        r"mapping values are not allowed",
+        'a ":" is not expected here',
+        'check the indentation, and quote a value that holds ": "',
+    ),
+    (r"could not find expected ':'", 'a ":" is missing', 'a key is written as "key: value"'),
+    (r"unexpected end of stream", "a quote is not closed", "{opened}"),
+    (r"expected ',' or '([\]}])'", 'a "{0}" or "," is missing', "{opened}"),
+    (
+        r"expected <block end>",
+        "does not fit the lines above",
+        "keys of one mapping begin at the same column",
+    ),
+    (r"sequence entries are not allowed", 'a "-" is not expected here', "check the indentation"),
+    (r"unknown escape character", "unknown escape in double quotes", "use single quotes"),
+    (r"undefined tag handle", "a tag", "tags are not allowed in a job"),
+    (r"expected the node content", "a value is missing", ""),
+)
 
 
 class Mark(NamedTuple):
@@ -192,47 +221,24 @@ def _events(text: str) -> Iterator[Any]:
     except MarkedYAMLError as error:
         unclosed = re.search("end of stream|stream end", str(error.problem))
         mark = (unclosed and error.context_mark) or error.problem_mark or error.context_mark
-        raise YamlProblem(_mark(mark) if mark else None, *plain_words(error)) from None
+        raise YamlProblem(_mark(mark) if mark else None, *_plain_words(error)) from None
     except (YAMLError, ValueError, OverflowError) as error:  # a bad escape such as "\UFFFFFFFF"
         raise YamlProblem(None, f"not valid YAML: {str(error).splitlines()[0]}") from None
 
 
+def _plain_words(error: MarkedYAMLError) -> tuple[str, str]:
+    """Return message and hint for a syntax error."""
+    problem = str(error.problem or error.context)
+    for pattern, message, hint in _SYNTAX:
+        if found := re.search(pattern, problem):
+            mark = error.context_mark
+            opened = f"it was opened on line {mark.line + 1}" if mark else ""
+            return f"not valid YAML: {message.format(*found.groups())}", hint.format(opened=opened)
+    return f"not valid YAML: {problem}", ""
+
+
 def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
-
-
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-"""What no text file holds: NUL, and halves of characters (bytes of a name that are not UTF-8)."""
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-"""A character beyond U+FFFF as JSON escapes it: a job may be written by a JSON library."""
-_INF = re.compile(r"[-+]?\.(inf|Inf|INF)")
-_WORDS = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-
-
-def resolve(text: str) -> Any:
-    """Return the value of a plain scalar by the core schema; `ValueError` for unusable numbers."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INT.fullmatch(text):
-        if len(text) > 100:
-            raise ValueError("too long a number")
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if _FLOAT.fullmatch(text):
-        number = float(text)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError("too large a number")
-        return number
-    if _INF.fullmatch(text):
-        return float(text.replace(".", ""))
-    if text in (".nan", ".NaN", ".NAN"):
-        raise ValueError("not a number")
-    return text
 
 
 def _joined(pair: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ from dreambooth.files import read_object, write_json, write_text
 from dreambooth.helpers.text import redacted_in
 from dreambooth.jobs.changes import as_now, differences, digests, is_moved
 from dreambooth.runs import lock as run_lock
-from dreambooth.runs.records import checked
+from dreambooth.runs.manifest import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ from dreambooth.component import Section
 from dreambooth.helpers.text import did_you_mean, nearest, quoted
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.jobs.document import load
-from dreambooth.jobs.findings import explain
+from dreambooth.jobs.wording import explain
 
 if TYPE_CHECKING:
     from pathlib import Path

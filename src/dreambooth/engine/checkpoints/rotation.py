@@ -1,13 +1,25 @@
-"""Which checkpoints are written, and which of them stay."""
+"""When a checkpoint is written (by steps, by the clock), and which of them stay."""
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from dreambooth.engine.devices.processes import Agreement
 
-    from dreambooth.job import Checkpoints
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from dreambooth.engine.devices.processes import Devices
+    from dreambooth.job import Checkpoints, Job
+
+SHARE = 0.02
+"""Of the time, at most what writing checkpoints may take."""
+LONGEST = 15 * 60.0
+"""Seconds of work that may be lost, whatever a checkpoint costs."""
+GUESS = 100e6
+"""Bytes a second that a disk and a SHA-256 are taken to manage until a checkpoint was timed."""
 
 
 def is_due(options: Checkpoints, step: int) -> bool:
@@ -32,3 +44,42 @@ def superseded(
     here = sorted(step for step in steps if step <= written)
     kept = {*here[-options.keep_last :], best}
     return [step for step in here if step not in kept and not is_for_good(options, step)]
+
+
+class Pace:
+    """Says when the next checkpoint of `checkpoints.every: auto` is due."""
+
+    def __init__(
+        self, job: Job, devices: Devices, trained: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`trained` counts the parameters that train, `clock` returns seconds."""
+        self._by_clock, self._clock = job.checkpoints.every == "auto", clock
+        self._is_main, self._agreement = devices.is_main, Agreement(devices)
+        self._cost = checkpoint_bytes(job, [trained]) / GUESS
+        self._since = clock()
+
+    @property
+    def interval(self) -> float:
+        """Return the seconds from the end of one checkpoint to the beginning of the next."""
+        return min(self._cost / SHARE, LONGEST)
+
+    def is_due(self) -> bool:
+        """Say whether one is to be written now, alike on every process; ask once a step."""
+        if not self._by_clock:
+            return False
+        waited = self._is_main and self._clock() - self._since >= self.interval
+        return bool(self._agreement.largest(int(waited)))
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Learn from the checkpoint that is written in the block; the next is counted from it."""
+        began = self._clock()
+        yield
+        self._since = self._clock()
+        self._cost = self._since - began
+
+
+def checkpoint_bytes(job: Job, sizes: Iterable[int]) -> int:
+    """Return the bytes of a checkpoint of tensors of these sizes: weights, optimizer, average."""
+    each = 4 + (4 if job.train.ema else 0)
+    return sum(each * size + round(job.optimizer.state_bytes(size) * size) for size in sizes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.checkpoints.interval import checkpoint_bytes
+from dreambooth.engine.checkpoints.rotation import checkpoint_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.cost import counting
 from dreambooth.engine.cost import memory as cost

@@ -1,4 +1,8 @@
-"""Losses and gradients that are not finite: stop, or pass the step over, and name the rows."""
+"""Numbers that are not finite: whose they are; stop, or pass the step over and name the rows.
+
+What plugins computed for a first step is looked at once: values would have to be waited for on a
+GPU. Later steps are watched by their losses and gradients, which cannot tell whose fault it is.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.errors import RunError
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +24,34 @@ if TYPE_CHECKING:
 SMALLEST_SCALE = 2.0**-10
 """A loss scaler that got here has halved its scale in dozens of steps without one update."""
 HINT = "lower optimizer.lr, or use train.precision: fp32; checkpoints written before are intact"
+NOT_FINITE = "returned numbers that are not finite"
+
+
+def require_answers(
+    s: Session, batch: Batch, z_t: Tensor, target: Tensor, pred: Tensor, rows: Tensor
+) -> None:
+    """Name the plugin that made numbers which are not finite out of ones that were.
+
+    What the network predicts is left out: precision or learning rate may be to blame.
+    """
+    if s.answers_are_finite:
+        return
+    s.answers_are_finite = True
+    class_latents = batch.latents[batch.is_prior]
+    for owner, method, made, given in (
+        (s.prior, "rows", class_latents, ()),
+        (s.schedule, "draw", batch.draw.noise, ()),
+        (s.schedule, "add_noise", z_t, (batch.latents, batch.draw.noise)),
+        (s.schedule, "target", target, (batch.latents, batch.draw.noise)),
+        (s.job.loss, "rows", rows, (pred, target)),
+    ):
+        if not finite(made) and all(map(finite, given)):
+            raise refused(owner, method, NOT_FINITE)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Say whether all numbers are finite."""
+    return bool(tensor.isfinite().all())
 
 
 def bad_rows(batch: Batch, rows: Tensor) -> list[str]:
