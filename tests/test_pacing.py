@@ -9,7 +9,7 @@ import pytest
 
 from dreambooth import run
 from dreambooth.engine import events, loop
-from dreambooth.engine.checkpoints import interval as pacing
+from dreambooth.engine.checkpoints import rotation as pacing
 from dreambooth.engine.checkpoints.rotation import Pace
 from dreambooth.engine.devices.processes import open_devices
 

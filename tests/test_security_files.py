@@ -24,7 +24,7 @@ from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import Subject
 from dreambooth.runs.checkpoints import copy
 from dreambooth.runs.folder import RunFolder
-from dreambooth.runs.preflight import Outlook
+from dreambooth.runs.outlook import Outlook
 from dreambooth_plugins.data import Folder
 from dreambooth_plugins.model.loading import load_part
 from dreambooth_plugins.model.source import PARTS, STEMS, Source

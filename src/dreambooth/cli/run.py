@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
     from dreambooth.runs.manifest import RunResult
-    from dreambooth.runs.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
-    from dreambooth.runs.preflight import require_environment
+    from dreambooth.runs.outlook import require_environment
 
     process.only_displays()
 
@@ -112,7 +112,7 @@ def _look_ahead(
     """Return what the run will do, before any work; None where all processes have to be told."""
     from dreambooth.console import print_warning
     from dreambooth.process import launcher
-    from dreambooth.runs.preflight import preflight
+    from dreambooth.runs.outlook import look_ahead
 
     shared = launcher.process_count() > 1 and not dry_run
     if shared and launcher.rank() > 0:
@@ -120,7 +120,7 @@ def _look_ahead(
     count = max(processes, launcher.process_count())
     warn = print_warning if dry_run else _unsaid
     try:
-        outlook = preflight(job, fresh=fresh, resume_from=resume_from, processes=count, warn=warn)
+        outlook = look_ahead(job, fresh=fresh, resume_from=resume_from, processes=count, warn=warn)
     except UserError:
         if shared:  # those that wait for this one have to leave, too
             return None

@@ -38,7 +38,7 @@ from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins.faults import remarks_to
 from dreambooth.runs.folder import RunFolder
 from dreambooth.runs.manifest import RunResult, checked_pins, result_of
-from dreambooth.runs.preflight import require_environment, require_writable
+from dreambooth.runs.outlook import require_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.results.card import Export
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
-    from dreambooth.runs.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 
 UNMOVED = 20
@@ -67,7 +67,7 @@ def run(
     The same call again resumes an interrupted run and returns at once for a finished one.
     `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
     `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
-    `runs.preflight.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
+    `runs.outlook.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
     person can mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1
     saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
     """
@@ -82,7 +82,6 @@ def run(
         def beginning() -> Outlook:
             nonlocal reporter
             assert reporter is not None
-            require_writable(folder)
             if fresh:
                 set_aside(folder, reporter)
             stack.enter_context(folder.lock(reporter.warn))

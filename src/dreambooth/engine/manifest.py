@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import LoadedModel, Scan
     from dreambooth.job import Job
-    from dreambooth.runs.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 WHAT = {"images": "pictures", "model": "weights", "schedule": "options of the noise schedule"}
 """Entries of the manifest that a job which names other places is held against."""

@@ -6,11 +6,11 @@ import codecs
 import errno
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.files import read_limited
 from dreambooth.helpers.text import nearest
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.jobs.yaml import Mark, YamlProblem, compose
@@ -112,42 +112,29 @@ def _refuse(file: str, message: str, hint: str = "") -> JobErrors:
 
 def _read(file: str) -> bytes:
     """Return the bytes of a regular file of bounded size; nothing else is opened or waited for."""
-    too_big = _refuse(file, f"larger than {MAX_BYTES // 1024} KiB", "that is not a job file")
+    if os.path.isdir(file):
+        inside = sorted(p.name for p in Path(file).glob("*.y*ml"))
+        hint = f'did you mean "{Path(file, inside[0])}"?' if inside else "name the job file in it"
+        raise _refuse(file, "is a folder, not a job file", hint)
     try:
-        before = os.stat(file)
-        _check_regular(file, before.st_mode)
-        if before.st_size > MAX_BYTES:
-            raise too_big
-        # Without O_NONBLOCK a pipe that took the file's place meanwhile would be waited for.
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as stream:
-            _check_regular(file, os.fstat(handle).st_mode)
-            content = stream.read(MAX_BYTES + 1)
+        return read_limited(Path(file), MAX_BYTES)
     except FileNotFoundError:
         raise _missing(file) from None
     except PermissionError:
         raise _refuse(file, "no permission to read the file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise _refuse(file, _reason(error)) from None
-    if len(content) > MAX_BYTES:
-        raise too_big
-    return content
+        raise _refuse(file, *_reason(error)) from None
 
 
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
-        return "no such file: part of the path is not a folder"
-    reason = error.strerror if isinstance(error, OSError) else error
-    return f"cannot be read: {reason}"
-
-
-def _check_regular(file: str, mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        inside = sorted(p.name for p in Path(file).glob("*.y*ml"))
-        hint = f'did you mean "{Path(file, inside[0])}"?' if inside else "name the job file in it"
-        raise _refuse(file, "is a folder, not a job file", hint)
-    if not stat.S_ISREG(mode):
-        raise _refuse(file, "is not a regular file", "write the job to a file first")
+def _reason(error: OSError | ValueError) -> tuple[str, str]:
+    number = getattr(error, "errno", None)
+    if number == errno.EFBIG:
+        return f"larger than {MAX_BYTES // 1024} KiB", "that is not a job file"
+    if number == errno.EINVAL:
+        return "is not a regular file", "write the job to a file first"
+    if number == errno.ENOTDIR:
+        return "no such file: part of the path is not a folder", ""
+    return f"cannot be read: {getattr(error, 'strerror', error)}", ""
 
 
 def _missing(file: str) -> JobErrors:

@@ -64,12 +64,24 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((step, entry) for step, entry in numbered if step is not None)
 
 
-def verify_all(folder: Path) -> dict[str, object]:
-    """Return a checkpoint's checksums; `Damaged` unless all its files are as they were written."""
+def read_sums(folder: Path) -> dict[str, object]:
+    """Return what a checkpoint's files must hash to, by name; `Damaged` where that cannot be read.
+
+    The folder may be a stranger's: no name leads out of it.
+    """
     try:
         sums: dict[str, object] = read_object(folder / CHECKSUMS)
     except (OSError, ValueError) as error:
         raise Damaged(f"{CHECKSUMS} cannot be read: {reason(error)}") from error
+    for name in sums:
+        if not _FILE.match(name):
+            raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
+    return sums
+
+
+def verify_all(folder: Path) -> dict[str, object]:
+    """Return a checkpoint's checksums; `Damaged` unless all its files are as they were written."""
+    sums = read_sums(folder)
     try:
         for name, expected in sums.items():
             verify(folder, name, expected)
@@ -88,9 +100,7 @@ def copy(source: Path, dest: Path) -> None:
     stranger's, and the copy becomes this run's own.
     """
     try:
-        for name in (CHECKSUMS, *read_object(source / CHECKSUMS)):
-            if not _FILE.match(name):
-                raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
+        for name in (CHECKSUMS, *read_sums(source)):
             with open_regular(source / name, follow=False) as file, (dest / name).open("wb") as out:
                 shutil.copyfileobj(file, out, 1 << 20)
     except (OSError, ValueError) as error:
@@ -100,9 +110,6 @@ def copy(source: Path, dest: Path) -> None:
 
 def verify(folder: Path, name: str, expected: object) -> None:
     """Raise `Damaged` unless a checkpoint's file is there as it was written."""
-    # Names come from a file: neither they nor links may lead out of the folder.
-    if not _FILE.match(name):
-        raise Damaged(f"{CHECKSUMS} names {name!r}, which is no file of a checkpoint")
     if folder.is_symlink() or (folder / name).is_symlink():
         raise Damaged(f"{name} is a link, not the file that was written")
     if not (folder / name).is_file():

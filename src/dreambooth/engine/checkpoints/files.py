@@ -19,6 +19,7 @@ from dreambooth.runs.checkpoints import (
     file_hash,
     list_checkpoints,
     passed_over,
+    read_sums,
     reason,
     verify_all,
 )
@@ -76,7 +77,7 @@ def save(
 def holds_the_same(folder: Path, other: Path) -> bool:
     """Say whether a checkpoint is whole and equal to another one in every file."""
     try:
-        return read_object(other / CHECKSUMS) == verify_all(folder)
+        return read_sums(other) == verify_all(folder)
     except (Damaged, OSError, ValueError):
         return False
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from dreambooth.engine.checkpoints import files as checkpoint
 from dreambooth.errors import RunError, ToldElsewhere, UserError
-from dreambooth.files import new_folder, read_object, sweep
-from dreambooth.runs.checkpoints import CHECKSUMS, Damaged, copy
-from dreambooth.runs.preflight import changed_line, decide
+from dreambooth.files import new_folder, sweep
+from dreambooth.runs.checkpoints import Damaged, copy, read_sums
+from dreambooth.runs.outlook import changed_line, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from dreambooth.engine.checkpoints.files import Checkpoint
     from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder
-    from dreambooth.runs.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ def newest_of_all(
     none: `RunError` in all processes then, for they would train on from different steps.
     """
     found = checkpoint.newest(folder.checkpoints, warn) if devices.is_main else None
-    wanted = devices.share((found.folder.name, sums_of(found.folder)) if found else None)
+    wanted = devices.share((found.folder.name, read_sums(found.folder)) if found else None)
     if devices.world_size == 1 or wanted is None:
         return found
     name, sums = wanted
@@ -96,7 +95,7 @@ def newest_of_all(
     if not devices.is_main:
         try:
             found = checkpoint.load(folder.checkpoints / name)
-            if sums_of(found.folder) != sums:
+            if read_sums(found.folder) != sums:
                 lacking = "it is another one"
         except Damaged as error:
             lacking = str(error)
@@ -110,11 +109,6 @@ def newest_of_all(
         )
         raise differ if devices.is_main else elsewhere(differ)
     return found
-
-
-def sums_of(folder: Path) -> dict[str, Any]:
-    """Return what a checkpoint's files must hash to."""
-    return read_object(folder / CHECKSUMS)
 
 
 def together(devices: Devices, work: Callable[[], T]) -> T:

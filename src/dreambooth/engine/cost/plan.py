@@ -121,7 +121,7 @@ def make_plan(
 ) -> Plan:
     """Count with the real model's shapes on the `meta` device: no weights are read.
 
-    `resumes_at`: the step at which the run will begin (see `preflight`); `fresh`: no run that is
+    `resumes_at`: the step at which the run will begin (see `runs.outlook`); `fresh`: no run that is
     there has a say. `processes` share each optimizer step; memory is one process's, prices are in
     steps all of them take part in.
     """

@@ -1,8 +1,7 @@
-"""One preflight for `validate`, `run --dry-run` and `run`: what can be known before any work.
+"""What a run will do with what lies in its folder: known before any work, and nothing is changed.
 
-In the order of what is cheap: the environment, the output, the lock, then what becomes of the run
-that lies there. Nothing is changed, and torch is not imported. The job, its plugins and the model
-come before (`jobs.loading.check_job`), what needs the model's shapes comes after (`engine.plan`).
+The job, its plugins, its model and its output were checked before (`jobs.loading.check_job`); what
+needs the model's shapes comes after (`engine.cost.plan`). torch is not imported.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import cache_root, unwritable
+from dreambooth.files import cache_root
 from dreambooth.jobs import changes
 from dreambooth.process import launcher
 from dreambooth.runs import lock
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dreambooth.job import Job
-
-OUTPUT_HINT = "name a folder you may write to in output (or -o output=...)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def changed_line(name: str, old: object, new: object) -> str:
     return f"{name} changed since the last time: {old!r} -> {new!r}"
 
 
-def preflight(
+def look_ahead(
     job: Job,
     *,
     fresh: bool = False,
@@ -80,14 +77,11 @@ def preflight(
     processes: int = 1,
     warn: Callable[[str], None],
 ) -> Outlook:
-    """Check all that a run needs besides its job, and say what it will do with what is there.
+    """Say what a run will do with what is there, and that no other process works on it.
 
     Raises the `UserError` with which the run would end. `warn` is told what the run would warn of.
     """
-    require_environment()
-    folder = RunFolder(job.folder)
-    require_writable(folder)
-    lock.require_free(folder.path)
+    lock.require_free(job.folder)
     return decide(job, fresh=fresh, resume_from=resume_from, processes=processes, warn=warn)
 
 
@@ -95,12 +89,6 @@ def require_environment() -> None:
     """Raise `JobError` for variables that name other processes wrongly, or a user without home."""
     launcher.require_environment()
     cache_root()
-
-
-def require_writable(folder: RunFolder) -> None:
-    """Raise `JobError` where a run's folder cannot be made or written into."""
-    if why := unwritable(folder.path):
-        raise JobError(f"cannot write into {folder.path}: {why}", OUTPUT_HINT)
 
 
 def decide(
