@@ -21,7 +21,7 @@ HEAVY = {
     "torch", "numpy", "diffusers", "transformers", "accelerate", "peft", "safetensors", "PIL",
     "bitsandbytes", "prodigyopt",
 }  # fmt: skip
-MAX_FILE, MAX_FUNCTION, MAX_ENTRIES = 350, 65, 17
+MAX_FILE, MAX_FUNCTION, MAX_ENTRIES = 300, 60, 17
 CROWDED = {"plugins/dreambooth_plugins/model": 25}
 """Folders of the default plugins that hold more entries so far; none comes in, none grows."""
 

@@ -70,7 +70,6 @@ def init(
     """
     from dreambooth.cli.starter import job_text, run_name
     from dreambooth.errors import JobError
-    from dreambooth.files import write_bytes
     from dreambooth.jobs.schema import schema_text
 
     if example and pictures:
@@ -84,16 +83,21 @@ def init(
     _check_words(name, identifier, noun)
     starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
     starter = replace(starter, name=name, identifier=identifier, lora=lora)
-    notes = [*about, *notes]
 
     files[SCHEMA] = schema_text().encode()
     files[JOB] = job_text(starter).encode()  # last: a job that is there is complete
     _refuse_overwriting(directory, files, force)
     if pictures is None:
         folder.mkdir(parents=True, exist_ok=True)
+    _write(directory, files)
+    _say(directory, folder, starter, [*about, *notes])
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    from dreambooth.files import write_bytes
+
     for relative, data in files.items():
         write_bytes(directory / relative, data)
-    _say(directory, folder, starter, notes)
 
 
 def _ask_class_noun() -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
-    from dreambooth.runs.manifest import RunResult
+    from dreambooth.runs.folder import RunResult
     from dreambooth.runs.outlook import Outlook
 
 
@@ -83,10 +83,16 @@ def run(
                 return
     except UserError as error:
         raise _of_this_process(error) from error
-    arguments = ["run", str(job), *(f"-o{pair}" for pair in override or ())]
+    sys.exit(launcher.launch(_same_command(job, override or (), fresh, resume_from), processes))
+
+
+def _same_command(
+    job: Path, override: Sequence[str], fresh: bool, resume_from: str | None
+) -> list[str]:
+    """Return the arguments that each of several processes is started with."""
+    arguments = ["run", str(job), *(f"-o{pair}" for pair in override)]
     arguments += ["--fresh"] if fresh else []
-    arguments += ["--resume-from", resume_from] if resume_from else []
-    sys.exit(launcher.launch(arguments, processes))
+    return [*arguments, "--resume-from", resume_from] if resume_from else arguments
 
 
 @contextmanager
@@ -188,8 +194,7 @@ def _train(
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
     """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
     from dreambooth.console import stdout
-    from dreambooth.runs.folder import RunFolder
-    from dreambooth.runs.manifest import result_of
+    from dreambooth.runs.folder import RunFolder, result_of
 
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 

@@ -10,8 +10,8 @@ import torch
 
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.data.moments import content
+from dreambooth.engine.devices.machine import describe_machine
 from dreambooth.engine.devices.precision import Precision
-from dreambooth.engine.devices.processes import describe_machine
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.helpers.naming import versions

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.files import open_regular
+from dreambooth.files.reading import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Files written whole or not at all (beside their place, then renamed), and read with limits."""
+"""Files and folders written whole or not at all: beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import tempfile
 import time
@@ -15,70 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.errors import JobError
+from dreambooth.files.store import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BufferedReader
-
-
-MAX_JSON, MAX_DEPTH = 32 << 20, 64
-"""Bytes and levels of a JSON file that is read. In memory it takes up to twenty-five times that."""
-
-
-def cache_root() -> Path:
-    """Return the store's folder: `DREAMBOOTH_CACHE`, or the user's cache folder.
-
-    `JobError` for a user without a home: containers run under numbers that no one has a name for.
-    """
-    try:
-        if named := os.environ.get("DREAMBOOTH_CACHE"):
-            return Path(named).expanduser().absolute()
-        if sys.platform == "darwin":
-            return Path.home() / "Library/Caches/dreambooth"
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "dreambooth" / "cache"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreambooth"
-    except RuntimeError as error:
-        raise JobError(
-            "there is no place for the cache: HOME is not set, and the system knows no home folder "
-            "of this user",
-            "set the environment variable DREAMBOOTH_CACHE to a folder you may write to, or HOME",
-        ) from error
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; the store is made for its user alone."""
-    root = cache_root()
-    if root in (path, *path.parents) and not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(0o700, exist_ok=True)
-    path.mkdir(parents=True, exist_ok=True)
-
-
-def store_trouble() -> str:
-    """Return why what lies in the store may not be the user's own; empty where it must be.
-
-    Whoever can write there can change what a run learns from. The store's usual place is closed
-    to others where it stands open; a folder that the user named is left as it is.
-    """
-    root = cache_root()
-    if not hasattr(os, "geteuid") or not root.is_dir():
-        return ""
-    found = root.stat()
-    if found.st_uid != os.geteuid():
-        return (
-            f"the store {root} belongs to another user, who can change what this run reads from "
-            "it: name a folder of your own in the environment variable DREAMBOOTH_CACHE"
-        )
-    opened = found.st_mode & 0o077
-    if opened and not os.environ.get("DREAMBOOTH_CACHE"):
-        root.chmod(0o700)
-        return ""
-    if not opened:
-        return ""
-    can = "change what this run reads from" if opened & 0o022 else "read your pictures' latents in"
-    return f"other users can {can} the store {root}: chmod 700 keeps it yours"
 
 
 def unwritable(path: Path) -> str:
@@ -159,58 +98,6 @@ def place_of(aside: Path) -> Path | None:
     if not name or not aside.is_dir() or os.path.lexists(aside.with_name(name[1])):
         return None
     return aside.with_name(name[1])
-
-
-def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
-    """Open a file to read its bytes; `OSError` for pipes and devices, which may have no end.
-
-    With `follow=False` a link is none either.
-    """
-    _require_regular(os.stat(path, follow_symlinks=follow).st_mode, path)
-    # Without O_NONBLOCK a pipe that took the file's place meanwhile would be waited for.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    try:
-        _require_regular(os.fstat(file.fileno()).st_mode, path)
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
-def _require_regular(mode: int, path: Path) -> None:
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
-def read_limited(path: Path, limit: int) -> bytes:
-    """Return a regular file's bytes; `OSError` where there are more than `limit` of them."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
-        return file.read(size)  # memory for as much as is asked for is taken at once
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object a file holds; `OSError` or `ValueError` where it holds none.
-
-    Whoever goes through the object by recursion may do so: it nests `MAX_DEPTH` deep at most.
-    """
-    try:
-        data = json.loads(read_limited(path, MAX_JSON).decode("utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(data, dict):
-        raise ValueError("not a JSON object")
-    level: list[Any] = [data]
-    for _ in range(MAX_DEPTH):
-        inside = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [value for some in inside for value in some if isinstance(value, dict | list)]
-    if level:
-        raise ValueError("nested too deep")
-    return data
 
 
 def sync(path: Path) -> None:

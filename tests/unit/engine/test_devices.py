@@ -10,7 +10,14 @@ import torch
 
 from dreambooth.engine.cost import plan
 from dreambooth.engine.devices import processes as devices
-from dreambooth.engine.devices.processes import current, default_device, deterministic, open_devices
+from dreambooth.engine.devices.machine import (
+    WORKSPACE,
+    current,
+    default_device,
+    describe_machine,
+    deterministic,
+)
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.errors import JobError
 from dreambooth.helpers.random import kept_generators
 from dreambooth.job import Train
@@ -83,13 +90,13 @@ def test_global_generators_of_every_kind_of_device_are_given_back(monkeypatch, k
 
 
 def test_determinism_is_set_for_the_run_and_given_back(monkeypatch):
-    monkeypatch.delenv(devices.WORKSPACE, raising=False)
+    monkeypatch.delenv(WORKSPACE, raising=False)
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with open_devices(Train(device="cpu", deterministic=True)) as opened:
         assert torch.are_deterministic_algorithms_enabled()
         assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
-        assert os.environ[devices.WORKSPACE] == ":4096:8"
-        assert devices.describe_machine(opened.device)["deterministic"] is True
+        assert os.environ[WORKSPACE] == ":4096:8"
+        assert describe_machine(opened.device)["deterministic"] is True
     assert not torch.are_deterministic_algorithms_enabled()
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before
 

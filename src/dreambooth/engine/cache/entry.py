@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.devices.processes import describe_machine
+from dreambooth.engine.devices.machine import describe_machine
 from dreambooth.files import read_object
 from dreambooth.helpers.naming import versions
 

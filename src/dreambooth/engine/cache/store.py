@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dreambooth.engine.cache.entry import MADE, Entry, can_finish, choose, difference, read_made
-from dreambooth.engine.devices.processes import threads_of
+from dreambooth.engine.devices.machine import threads_of
 from dreambooth.errors import RunError
 from dreambooth.files import cache_root, sweep, write_json, write_with
 

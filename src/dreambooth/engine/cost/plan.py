@@ -14,7 +14,7 @@ from dreambooth.engine.cost import memory as cost
 from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.data.fixed import split
 from dreambooth.engine.devices.automatic import precision_of
-from dreambooth.engine.devices.processes import default_device, pick_device
+from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.watching.validation import evaluations

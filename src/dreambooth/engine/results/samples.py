@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.files import write_json
-from dreambooth.helpers.pictures import decode, grid, save_picture, to_images
+from dreambooth.helpers.pictures import decode, grid, save_picture, to_images, to_pixels
 from dreambooth.helpers.random import derive
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from dreambooth.engine.session import Session
     from dreambooth.interfaces import Context, LoadedModel, Progress, Sampler
+
+INSTANCES_FOR_METRICS = 8
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,40 @@ def write_pictures(
 def sample_seed(seed: int, prompt: int, number: int) -> int:
     """Return the fixed seed of preview `number` of prompt `prompt`; a 32-bit number reads well."""
     return derive(seed, "sample", prompt, number) % 2**32
+
+
+def draw_samples(s: Session, look: Callable[[], None]) -> list[Picture]:
+    """Draw the job's prompts from fixed seeds, with the weights that are exported."""
+    job = s.job
+    prompts = [job.subject.fill(p) for p in job.samples.prompts]
+    numbered = [(i, k) for i in range(len(prompts)) for k in range(job.samples.per_prompt)]
+    with s.during("drawing"), s.state.showing_result():
+        return draw_pictures(
+            s.ctx,
+            s.model,
+            job.sampler,
+            [prompts[i] for i, _ in numbered],
+            [sample_seed(job.train.seed, i, k) for i, k in numbered],
+            size=job.data.size,
+            solver_config=s.schedule.solver_config(job.data.size, job.sampler.sampling_steps()),
+            batch_size=job.samples.batch_size,
+            look=look,
+        )
+
+
+def measured(s: Session, pictures: Sequence[Picture], look: Callable[[], None]) -> dict[str, float]:
+    """Return what the job's metrics say of samples, beside the first instance images."""
+    if not s.job.metrics:
+        return {}
+    by_prompt: dict[str, list[Image]] = {}
+    for picture in pictures:
+        by_prompt.setdefault(picture.prompt, []).append(picture.image)
+    rng = s.ctx.numpy_random("unused")
+    items = s.scan.items[:INSTANCES_FOR_METRICS]
+    instances = to_images(to_pixels([s.job.data.load(i, 0, rng) for i in items]))
+    values: dict[str, float] = {}
+    for metric in s.job.metrics:
+        look()
+        scores = metric.score(by_prompt, instances, s.ctx)
+        values |= {f"metric/{name}": float(value) for name, value in scores.items()}
+    return values
