@@ -33,17 +33,20 @@ unit: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
-# On a machine with a card and a torch of its own, which is used as it is; its other libraries come
-# from the index, or from a folder: make test-gpu WHEELS=folder. PEER=folder compares with scripts.
+# On a machine with a card and a torch of its own, which is used as it is (PYTHON may itself be of an
+# environment: its packages are seen); other libraries come from the index, or from a folder:
+# make test-gpu WHEELS=folder. PEER=folder compares with scripts.
 GPU_VENV := .venv-gpu
 test-gpu:
-	test -d $(GPU_VENV) || $(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	test -d $(GPU_VENV) || $(PYTHON) -m venv $(GPU_VENV)
+	$(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+		> $$($(GPU_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/parent.pth
 	$(GPU_VENV)/bin/python -c 'import torch'
 	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(WHEELS),--no-index --find-links $(WHEELS)) hatchling editables pytest hypothesis
 	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(WHEELS),--no-index --find-links $(WHEELS)) --no-build-isolation -e .
-	$(if $(PEER),PEER=$(abspath $(PEER))) $(GPU_VENV)/bin/python -m pytest -q -m gpu -W default tests/gpu
+	$(if $(PEER),PEER=$(abspath $(PEER))) $(GPU_VENV)/bin/python -m pytest -q -m gpu -W default $(GPU_TESTS) tests/gpu
 
 # SIZE=small|sd15; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
 SIZE ?= small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch.nn.functional as F
 from dreambooth.files import write_json
 from dreambooth.helpers.pictures import grid, to_images
 from dreambooth.helpers.random import generator
-from emoji_recipe import loop, optim, textures
+from emoji_recipe import card, loop, optim, textures
+from emoji_recipe.ahead import ahead
 from emoji_recipe.compose import HELD_OUT, compose
 from emoji_recipe.drawings import read_drawings
 from emoji_recipe.grounds import EDGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from PIL import Image
@@ -48,13 +50,37 @@ def compositions(settings: RecipeSettings, first: int, count: int) -> tuple[Tens
     return stacked([item.pixels for item in items]), [item.caption for item in items]
 
 
+def spans(first: int, count: int, size: int = 250) -> list[tuple[int, int]]:
+    """Return (first, count) of pieces of at most `size`."""
+    return [(first + at, min(size, count - at)) for at in range(0, count, size)]
+
+
+def drawn(
+    settings: RecipeSettings, pieces: Sequence[tuple[int, int]]
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """Yield the compositions (first, count) of each piece, by the recipe's workers."""
+    read_drawings(settings.packages)  # once, before workers are forked
+    make = partial(compositions, settings)
+    return ahead(lambda at: make(*pieces[at]), range(len(pieces)), settings.workers)
+
+
 def training_pictures(settings: RecipeSettings) -> Tensor:
     """Return what the autoencoder learns from: compositions, dead leaves, photographs."""
     options, seed = settings.autoencoder, settings.seed
-    drawn, _ = compositions(settings, 0, options.compositions)
-    others = [textures.dead_leaves(seed, i) for i in range(options.leaves)]
-    others += [textures.photograph(seed, i) for i in range(options.photographs)]
-    return torch.cat([drawn, stacked(others)]) if others else drawn
+    parts = [pixels for pixels, _ in drawn(settings, spans(0, options.compositions))]
+    kinds = ((textures.dead_leaves, options.leaves), (textures.photograph, options.photographs))
+    for make, count in kinds:
+        pieces = spans(0, count)
+        made = partial(_several, make, seed, pieces)
+        parts += ahead(made, range(len(pieces)), settings.workers)
+    return torch.cat(parts)
+
+
+def _several(
+    make: Callable[[int, int], Any], seed: int, pieces: Sequence[tuple[int, int]], at: int
+) -> Tensor:
+    first, count = pieces[at]
+    return stacked([make(seed, first + i) for i in range(count)])
 
 
 def held_out_photographs(folder: Path) -> Tensor:
@@ -106,23 +132,27 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 
 def stage(settings: RecipeSettings) -> loop.Stage:
     """Return the stage: what is trained, and its loss as a function of the step."""
-    options, crop, vae = settings.autoencoder, settings.autoencoder.crop, build(settings)
+    options, crop = settings.autoencoder, settings.autoencoder.crop
+    vae = build(settings).to(settings.device)
     data = training_pictures(settings)
     shown = held_out(settings)[:: max(1, settings.check.heldout // 16)][:16]
-    dtype = loop.pick_precision(settings)
 
-    def loss(step: int, progress: float) -> dict[str, Tensor]:
+    def rows(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "vae", step)
-        rows = torch.randint(len(data), (options.batch,), generator=draw)
-        real = data[rows]
+        real = data[torch.randint(len(data), (options.batch,), generator=draw)]
         if progress < options.crop_share:
             room = (EDGE - crop) // FACTOR + 1
             top, left = (FACTOR * torch.randint(room, (2,), generator=draw)).tolist()
-            real = real[:, :, top : top + crop, left : left + crop]
-        real = to_float(real)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            real = real[:, :, top : top + crop, left : left + crop].contiguous()
+        side = real.shape[-1] // FACTOR
+        noise = torch.randn(len(real), options.channels, side, side, generator=draw)
+        return {"real": real, "noise": noise}
+
+    def loss(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        real = to_float(rows["real"])
+        with card.autocast(settings):
             posterior = vae.encode(real).latent_dist
-            made = vae.decode(posterior.sample(draw)).sample.float()
+            made = vae.decode(posterior.mean + posterior.std * rows["noise"]).sample.float()
         error = reconstruction_loss(made, real)
         kl = posterior.kl().mean()
         return {"loss": error + options.kl_weight * kl, "l1": F.l1_loss(made, real)}
@@ -136,6 +166,7 @@ def stage(settings: RecipeSettings) -> loop.Stage:
         name="autoencoder",
         modules=modules,
         optimizers=optim.build(vae.named_parameters(), options.lr, options.matrix_lr),
+        rows=rows,
         loss=loss,
         options=options,
         ema=loop.EMA(modules, options.ema) if options.ema else None,
@@ -161,8 +192,9 @@ def train(settings: RecipeSettings, minutes: float | None = None) -> bool:
 
 @torch.no_grad()
 def reconstruct(vae: Any, real: Tensor) -> Tensor:
-    """Return decode(encode(real)) by the latents' means, in [-1, 1]."""
-    parts = [vae.decode(vae.encode(part).latent_dist.mean).sample for part in real.split(32)]
+    """Return decode(encode(real)) by the latents' means, in [-1, 1], on the CPU."""
+    there = (part.to(card.device_of(vae)) for part in real.split(32))
+    parts = [vae.decode(vae.encode(part).latent_dist.mean).sample.cpu() for part in there]
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -173,7 +205,8 @@ def whiten(vae: Any, pixels: Tensor) -> None:
     A pipeline knows one scaling factor for all channels; so every channel gets unit deviation and
     mean 0 from the network itself, to float rounding the same reconstructions, and the factor is 1.
     """
-    parts = [vae.encode(to_float(part)).latent_dist.mean for part in pixels.split(32)]
+    there = (to_float(part.to(card.device_of(vae))) for part in pixels.split(32))
+    parts = [vae.encode(part).latent_dist.mean for part in there]
     latents = torch.cat(parts).transpose(0, 1).flatten(1)
     mean, deviation = latents.mean(dim=1), latents.std(dim=1)
     count = len(mean)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: RecipeSettings) -> None:
-    """Measure everything, print it, and write `out/figures.json` and a sheet of samples."""
+    """Measure everything; write figures and sheets of samples into the base's folder."""
     from transformers import CLIPModel
 
     folder, judge_folder = settings.out / export.PIPELINE, settings.out / export.JUDGE
@@ -46,7 +46,7 @@ def run(settings: RecipeSettings) -> None:
     for name, value in figures.items():
         print(f"check {name}: {value}", flush=True)
     figures["subjects"] = subjects.run(settings, judge)
-    write_json(settings.out / "figures.json", figures)
+    write_json(settings.out / export.PIPELINE / "figures.json", figures)
 
 
 def prompt_figures(
@@ -66,7 +66,7 @@ def prompt_figures(
     made = export.sample(pipe, prompts, settings, "check")
     shown = min(count, 120)
     sheet = autoencoder.contact_sheet(made[:shown], columns=20)
-    write_with(settings.out / "samples.png", sheet.save)
+    write_with(settings.out / export.PIPELINE / "samples.png", sheet.save)
     seen = [nearest_colour(border_colour(picture)) for picture in made]
     right_colour = [a == colour for a, (_, colour) in zip(seen, asked, strict=True)]
     named = [nouns[n] for n in clip.noun_logits(judge, pipe.tokenizer, made).argmax(dim=1)]
@@ -101,7 +101,7 @@ def pair_figures(pipe: Any, judge: Any, settings: RecipeSettings) -> dict[str, A
     ]
     made = export.sample(pipe, prompts, settings, "pairs")
     sheet = autoencoder.contact_sheet(made[:60], columns=12)
-    write_with(settings.out / "pairs.png", sheet.save)
+    write_with(settings.out / export.PIPELINE / "pairs.png", sheet.save)
     whole = clip.noun_logits(judge, pipe.tokenizer, made).topk(3, dim=1).indices.tolist()
     halves = [square(half) for half in made.chunk(2, dim=3)]
     left, right = (clip.noun_logits(judge, pipe.tokenizer, half).argmax(dim=1) for half in halves)

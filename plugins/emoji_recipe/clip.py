@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from dreambooth.files import write_json
 from dreambooth.helpers.random import generator
-from emoji_recipe import loop, optim
-from emoji_recipe.autoencoder import stacked, to_float
+from emoji_recipe import card, loop, optim
+from emoji_recipe.ahead import ahead
+from emoji_recipe.autoencoder import spans, stacked, to_float
 from emoji_recipe.compose import HELD_OUT, Composition, compose, compose_of
 from emoji_recipe.drawings import read_drawings
 from emoji_recipe.grounds import EDGE
@@ -19,7 +20,7 @@ from emoji_recipe.nouns import NOUNS, with_article
 from emoji_recipe.words import open_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -115,25 +116,44 @@ def stage(settings: RecipeSettings) -> loop.Stage:
     options = settings.clip
     tokenizer = open_tokenizer(settings)
     drawings = read_drawings(settings.packages)
-    clip = build(settings, tokenizer)
+    clip = build(settings, tokenizer).to(settings.device)
     pad = tokenizer.pad_token_id
-    prompts = trimmed(token_ids(tokenizer, noun_prompts()), pad)
-    dtype = loop.pick_precision(settings)
+    prompts = trimmed(token_ids(tokenizer, noun_prompts()), pad).to(settings.device)
 
-    def loss(step: int, progress: float) -> dict[str, Tensor]:
-        first = step * options.batch
-        items = [compose(drawings, settings.seed, first + i) for i in range(options.batch)]
-        captions = [item.caption for item in items]
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            images = image_features(clip, stack(items)).float()
-            texts = text_features(clip, trimmed(token_ids(tokenizer, captions), pad)).float()
+    def describe(items: Sequence[Composition]) -> dict[str, Tensor]:
+        ids = token_ids(tokenizer, [item.caption for item in items])
+        pixels = stacked([item.pixels for item in items])
+        return {"pixels": pixels, "ids": ids, "target": noun_targets(items)}
+
+    def made(first: int, count: int) -> dict[str, Tensor]:
+        return describe([compose(drawings, settings.seed, first + i) for i in range(count)])
+
+    pieces = spans(0, options.pictures, 1_000)
+    parts = list(ahead(lambda at: made(*pieces[at]), range(len(pieces)), settings.workers))
+    kept = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+    def rows(step: int, progress: float) -> dict[str, Tensor]:
+        if not kept:
+            found = made(step * options.batch, options.batch)
+        else:
+            draw = generator(settings.seed, "clip", step)
+            take = torch.randint(options.pictures, (options.batch,), generator=draw)
+            found = {name: value[take] for name, value in kept.items()}
+        if settings.device == "cpu":  # a captured step has one shape
+            found["ids"] = trimmed(found["ids"], pad)
+        return found
+
+    def loss(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ids, target = rows["ids"], rows["target"]
+        with card.autocast(settings):
+            images = image_features(clip, to_float(rows["pixels"])).float()
+            texts = text_features(clip, ids).float()
             names = text_features(clip, prompts).float()
         scale = clip.logit_scale.exp().clamp(max=100)
-        same = torch.tensor([[a == b for b in captions] for a in captions])
+        same = (ids[:, None] == ids[None]).all(dim=2)
         pairs = contrastive_loss(scale * images @ texts.T, same)
         # The nouns' own sentences as classes: what the judge is later asked.
         classes = scale * images @ names.T
-        target = noun_targets(items)
         named = F.cross_entropy(classes, target)
         right = target.gather(1, classes.argmax(dim=1, keepdim=True)).gt(0).float().mean()
         return {"loss": pairs + named, "pairs": pairs, "nouns": named, "top1": right}
@@ -142,6 +162,7 @@ def stage(settings: RecipeSettings) -> loop.Stage:
         name="clip",
         modules={"clip": clip},
         optimizers=optim.build(clip.named_parameters(), options.lr, options.matrix_lr),
+        rows=rows,
         loss=loss,
         options=options,
     )
@@ -152,7 +173,7 @@ def train(settings: RecipeSettings, minutes: float | None = None) -> bool:
     trained = stage(settings)
     if not loop.fit(trained, settings, minutes):
         return False
-    clip: Any = trained.modules["clip"].eval()
+    clip: Any = trained.modules["clip"].eval().cpu()
     tokenizer = open_tokenizer(settings)
     folder = settings.work / "clip"
     clip.save_pretrained(folder / "model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.files import write_with
 from dreambooth.helpers.random import generator
-from emoji_recipe import autoencoder, loop, optim
+from emoji_recipe import autoencoder, card, loop, optim
 from emoji_recipe.clip import token_ids
 from emoji_recipe.objectives import objective, sample
 from emoji_recipe.words import open_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -97,11 +99,10 @@ def _dit(settings: RecipeSettings) -> Any:
 
 def predictor(settings: RecipeSettings, network: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return predict(z_t, t [B], states [B, L, D]) -> [B, C, H, W] in fp32, for either network."""
-    dtype = loop.pick_precision(settings)
     unet = settings.denoiser.network == "unet"
 
     def predict(z_t: Tensor, t: Tensor, states: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with card.autocast(settings):
             made: Tensor = (
                 network(z_t, t, states).sample
                 if unet
@@ -131,16 +132,35 @@ class Latents:
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
         self._encoder: Any = None
 
-    def rows(self, step: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return latents [count, C, 16, 16] and token ids [count, L] for a step."""
+    def wanted(self, step: int) -> range:
+        """Return the blocks that rows of a step are drawn from."""
         newest = step // self.options.refresh
-        wanted = range(max(0, newest - self.options.blocks + 1), newest + 1)
+        return range(max(0, newest - self.options.blocks + 1), newest + 1)
+
+    def ready(self, step: int) -> None:
+        """Encode the blocks of a step that are not there, and remove those no step draws from.
+
+        With workers, steps are asked for ahead of time: one block more is kept for those behind.
+        On a card all blocks of the training are made at once, which it does in a minute.
+        """
+        last = self.options.steps - 1 if self.settings.device == "cuda" else step
+        blocks = range(self.wanted(step)[0], self.wanted(last)[-1] + 1)
+        if missing := [number for number in blocks if not self._file(number).is_file()]:
+            self._encode(missing)
+        behind = self.wanted(step)[0] - bool(self.settings.workers)
+        for file in self.folder.glob("*.safetensors") if step % self.options.refresh == 0 else ():
+            if int(file.stem) < behind:
+                file.unlink(missing_ok=True)
+
+    def rows(self, step: int, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return latents [count, C, 16, 16] and token ids [count, L] for a step that is ready."""
+        wanted = self.wanted(step)
         for number in wanted:
             if number not in self.held:
-                self.held[number] = self._block(number)
+                kept = load_file(self._file(number))
+                self.held[number] = kept["latents"], kept["ids"]
         for number in [n for n in self.held if n not in wanted]:
             del self.held[number]
-            self._file(number).unlink(missing_ok=True)
         places = torch.randint(len(wanted) * self.options.block, (count,), generator=draw)
         which = [(wanted[p // self.options.block], p % self.options.block) for p in places.tolist()]
         z = torch.stack([self.held[number][0][row] for number, row in which]).float()
@@ -149,55 +169,55 @@ class Latents:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}.safetensors"
 
-    def _block(self, number: int) -> tuple[Tensor, Tensor]:
-        path = self._file(number)
-        if not path.is_file():
-            made = self._encoded(number)
-            write_with(path, lambda file: save_file(made, file))
-        kept = load_file(path)
-        return kept["latents"], kept["ids"]
-
     @torch.no_grad()
-    def _encoded(self, number: int) -> dict[str, Tensor]:
+    def _encode(self, numbers: Sequence[int]) -> None:
         if self._encoder is None:
-            self._encoder = autoencoder.open_trained(self.settings.work)
-        dtype = loop.pick_precision(self.settings)
-        parts, captions = [], []
-        for first in range(0, self.options.block, 250):
-            count = min(250, self.options.block - first)
-            pixels, said = autoencoder.compositions(
-                self.settings, number * self.options.block + first, count
-            )
-            captions += said
-            for part in pixels.split(25):
-                with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                    posterior = self._encoder.encode(autoencoder.to_float(part)).latent_dist
-                parts.append(posterior.mean.half())
-        print(f"denoiser: drew and encoded block {number}", flush=True)
-        return {"latents": torch.cat(parts), "ids": token_ids(self.tokenizer, captions)}
+            opened = autoencoder.open_trained(self.settings.work)
+            self._encoder = opened.to(self.settings.device)
+        size = self.options.block
+        pieces = [piece for n in numbers for piece in autoencoder.spans(n * size, size)]
+        drawn = autoencoder.drawn(self.settings, pieces)
+        for number in numbers:
+            latents: list[Tensor] = []
+            ids: list[Tensor] = []
+            for pixels, captions in islice(drawn, len(autoencoder.spans(0, size))):
+                ids.append(token_ids(self.tokenizer, captions))
+                latents += self._means(pixels)
+            made = {"latents": torch.cat(latents), "ids": torch.cat(ids)}
+            write_with(self._file(number), partial(save_file, made))
+            print(f"denoiser: drew and encoded block {number}", flush=True)
+
+    def _means(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the latents' means of uint8 pictures, in half precision."""
+        for part in pixels.split(25 if self.settings.device == "cpu" else 250):
+            with card.autocast(self.settings):
+                shown = autoencoder.to_float(part.to(self.settings.device))
+                yield self._encoder.encode(shown).latent_dist.mean.half().cpu()
 
 
 def stage(settings: RecipeSettings) -> loop.Stage:
     """Return the stage: network and text encoder, and their loss as a function of the step."""
     options = settings.denoiser
-    network, text = build(settings), first_text_encoder(settings)
+    network, text = build(settings).to(settings.device), first_text_encoder(settings)
     predict = predictor(settings, network)
     aim = objective(options.objective, options.min_snr_gamma)
     latents = Latents(settings)
     empty = token_ids(latents.tokenizer, [""])[0]
 
-    def loss(step: int, progress: float) -> dict[str, Tensor]:
+    def rows(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "denoiser", step)
         z, ids = latents.rows(step, options.batch, draw)
         noise = torch.randn(z.shape, generator=draw)
         dropped = torch.rand(options.batch, generator=draw) < options.empty_prompts
-        prompts = torch.where(dropped[:, None], empty, ids)
-        row = aim.noised(z, noise, draw)
-        # Prompts repeat: each distinct one is encoded once.
-        distinct, place = prompts.unique(dim=0, return_inverse=True)
-        states = text(input_ids=distinct).last_hidden_state[place]
-        error = (predict(row.z_t, row.t, states) - row.target).square().mean(dim=(1, 2, 3))
-        return {"loss": (row.weight * error).mean(), "mse": error.mean()}
+        return {
+            "ids": torch.where(dropped[:, None], empty, ids),
+            **vars(aim.noised(z, noise, draw)),
+        }
+
+    def loss(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        error = predict(rows["z_t"], rows["t"], states(text, rows["ids"])) - rows["target"]
+        mse = error.square().mean(dim=(1, 2, 3))
+        return {"loss": (rows["weight"] * mse).mean(), "mse": mse.mean()}
 
     modules = {"network": network, "text_encoder": text}
     rate = options.text_rate
@@ -208,11 +228,26 @@ def stage(settings: RecipeSettings) -> loop.Stage:
             *optim.build(network.named_parameters(), options.lr, options.matrix_lr),
             *optim.build(text.named_parameters(), options.lr * rate, options.matrix_lr * rate),
         ],
+        rows=rows,
         loss=loss,
         options=options,
         ema=loop.EMA(modules, options.ema) if options.ema else None,
         sample=lambda: sample_sheet(settings, network, text),
+        ready=latents.ready,
     )
+
+
+def states(text: Any, ids: Tensor) -> Tensor:
+    """Return the text encoder's states [B, L, D] of token ids [B, L].
+
+    Prompts repeat: on a CPU each distinct one is encoded once. A card does not wait for a count.
+    """
+    if ids.device.type != "cpu":
+        made: Tensor = text(input_ids=ids).last_hidden_state
+        return made
+    distinct, place = ids.unique(dim=0, return_inverse=True)
+    of_each: Tensor = text(input_ids=distinct).last_hidden_state[place]
+    return of_each
 
 
 def train(settings: RecipeSettings, minutes: float | None = None) -> bool:
@@ -232,7 +267,7 @@ def first_text_encoder(settings: RecipeSettings) -> Any:
         key.removeprefix("text_model."): t for key, t in teacher.text_model.state_dict().items()
     }
     text.load_state_dict({key: known[key.removeprefix("text_model.")] for key in text.state_dict()})
-    return text.train().requires_grad_(True)
+    return text.train().requires_grad_(True).to(settings.device)
 
 
 @torch.no_grad()
@@ -240,17 +275,21 @@ def draw(
     settings: RecipeSettings, network: Any, text: Any, prompts: list[str], stream: str
 ) -> Tensor:
     """Return one picture a prompt, [B, 3, 128, 128] in [-1, 1]; noise by (seed, stream, place)."""
-    tokenizer, decoder = open_tokenizer(settings), autoencoder.open_trained(settings.work)
+    device = card.device_of(network)
+    tokenizer, decoder = (
+        open_tokenizer(settings),
+        autoencoder.open_trained(settings.work).to(device),
+    )
     aim = objective(settings.denoiser.objective, settings.denoiser.min_snr_gamma)
     predict = predictor(settings, network)
-    cond = text(input_ids=token_ids(tokenizer, prompts)).last_hidden_state
-    empty = text(input_ids=token_ids(tokenizer, [""] * len(prompts))).last_hidden_state
+    cond = text(input_ids=token_ids(tokenizer, prompts).to(device)).last_hidden_state
+    empty = text(input_ids=token_ids(tokenizer, [""] * len(prompts)).to(device)).last_hidden_state
     shape = (settings.autoencoder.channels, SIDE, SIDE)
     draws = [generator(settings.seed, stream, place) for place in range(len(cond))]
     noise = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
     check = settings.check
-    z = sample(predict, aim.solver(), noise, cond, empty, check.steps, check.guidance)
-    return torch.cat([decoder.decode(part).sample for part in z.split(16)]).clamp(-1, 1)
+    z = sample(predict, aim.solver(), noise.to(device), cond, empty, check.steps, check.guidance)
+    return torch.cat([decoder.decode(part).sample.cpu() for part in z.split(16)]).clamp(-1, 1)
 
 
 def sample_sheet(settings: RecipeSettings, network: Any, text: Any) -> Image:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
@@ -16,7 +17,7 @@ from dreambooth_plugins.model.saving import (
     save_tokenizer,
     save_weights,
 )
-from emoji_recipe import autoencoder, clip, denoiser
+from emoji_recipe import autoencoder, clip, denoiser, loop
 from emoji_recipe.grounds import EDGE
 from emoji_recipe.objectives import Diffusion, objective
 from emoji_recipe.words import open_tokenizer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from emoji_recipe.settings import RecipeSettings
 
 PIPELINE, JUDGE = "emoji-128", "emoji-128-clip"
+TRAINING = "training.json"
+"""What the pipeline's folder says of its training: step, processor seconds, settings."""
 
 
 def run(settings: RecipeSettings) -> None:
@@ -46,7 +49,9 @@ def run(settings: RecipeSettings) -> None:
             "Export is for denoiser.network unet with objective epsilon or v_prediction.",
         )
     network, text = denoiser.averaged(settings)
-    write(settings, network, text, open_tokenizer(settings), aim.solver())
+    with safe_open(settings.work / "denoiser" / loop.STATE, "pt") as state:
+        training = json.loads(state.metadata()["numbers"])
+    write(settings, network, text, open_tokenizer(settings), aim.solver(), training)
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -80,7 +85,14 @@ def sample(pipe: Any, prompts: Sequence[str], settings: RecipeSettings, stream: 
     return torch.cat(made).float()
 
 
-def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any, scheduler: Any) -> None:
+def write(
+    settings: RecipeSettings,
+    unet: Any,
+    text: Any,
+    tokenizer: Any,
+    scheduler: Any,
+    training: dict[str, Any],
+) -> None:
     """Write `out/emoji-128` and `out/emoji-128-clip` as fp16 safetensors."""
     vae = autoencoder.open_trained(settings.work)
     parts = {"vae": vae, "unet": unet, "text_encoder": text}
@@ -94,6 +106,7 @@ def write(settings: RecipeSettings, unet: Any, text: Any, tokenizer: Any, schedu
         save_tokenizer(tokenizer, beside / "tokenizer")
         scheduler.save_pretrained(beside / "scheduler")
         write_json(beside / "model_index.json", model_index(type(scheduler).__name__))
+        write_json(beside / TRAINING, training)
     write_judge(settings.out / JUDGE, clip.open_trained(settings.work), tokenizer)
     print(f"wrote {settings.out / PIPELINE} and {settings.out / JUDGE}", flush=True)
 

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_with
+from dreambooth_plugins.model.saving import file_key
+from emoji_recipe import card
+from emoji_recipe.ahead import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     from PIL.Image import Image
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
 WARM_UP = 40
 STATE = "state.safetensors"
 BEGUN = "begun.safetensors"
-"""Packed weights of a training that began elsewhere; used where there is no state."""
+"""Weights of a base that ships, by their names in files; used where there is no state."""
+BUILD = ("network", "objective", "widths", "layers")
+"""Settings that such weights must agree with: what they are, not how they were trained."""
 
 
 class EMA:
@@ -63,12 +69,17 @@ class Stage:
     name: str
     modules: dict[str, nn.Module]
     optimizers: list[torch.optim.Optimizer]
-    loss: Callable[[int, float], dict[str, Tensor]]
-    """(step, progress 0..1) -> named scalars; `loss` is the one that is minimised. Every draw in
-    it is a function of the step."""
+    rows: Callable[[int, float], dict[str, Tensor]]
+    """(step, progress 0..1) -> what the step sees, on the CPU. Every draw of a step is made here
+    and is a function of the step; worker processes may make it ahead of time."""
+    loss: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    """rows -> named scalars; `loss` is the one that is minimised."""
     options: Training
     ema: EMA | None = None
     sample: Callable[[], Image] | None = None
+    ready: Callable[[int], None] | None = None
+    """Make sure that the rows of a step can be drawn; called for every step, in order, before
+    `rows` is, and always in the main process."""
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -81,7 +92,7 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn
 def rate_factor(step: int, total: int, decay_share: float, begun: int = 0) -> float:
     """Return the learning rate's factor: linear warm-up, constant, linear decay to 1 %.
 
-    `begun` is the step the moments are fresh at: 0, or where a packed training went on.
+    `begun` is the step the moments are fresh at: 0, or where a shipped base went on.
     """
     warm = min(1.0, (step - begun + 1) / WARM_UP)
     left = (total - step) / max(1.0, decay_share * total)
@@ -143,7 +154,8 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         numbers: dict[str, Any] = json.loads(file.metadata()["numbers"])
     now, then = fixed_settings(stage, settings), numbers.pop("settings")
-    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    asked = BUILD if path == begun else now.keys() | then.keys()
+    changed = sorted(key for key in asked if now.get(key) != then.get(key))
     if changed:
         told = ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in changed)
         raise RunError(
@@ -159,11 +171,12 @@ def load(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
 
 @torch.no_grad()
 def begin(stage: Stage, average: Mapping[str, Tensor]) -> None:
-    """Put packed weights into a stage and its average; the moments begin anew."""
+    """Put a shipped base's weights into a stage and its average; the moments begin anew."""
     for name, param in named_parameters(stage.modules):
-        param.copy_(average[name])
+        prefix, own = name.split(".", 1)
+        param.copy_(average[f"{prefix}.{file_key(prefix, own)}"])
         if stage.ema:
-            stage.ema.shadow[name].copy_(average[name])
+            stage.ema.shadow[name].copy_(param)
 
 
 def fixed_settings(stage: Stage, settings: RecipeSettings) -> dict[str, Any]:
@@ -210,9 +223,13 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
     folder = settings.work / stage.name
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=numbers["step"])
     pace = Pace(stage.name, numbers, total)
+    replayed = replay(stage) if settings.device == "cuda" else None
+    drawn = drawn_rows(stage, settings, numbers["step"])
     with Interruption() as interruption:
         while numbers["step"] < total and not interruption.asked and not pace.over(minutes):
-            scalars = train_step(stage, numbers["step"], total, numbers.get("begun", 0))
+            scalars = train_step(
+                stage, numbers["step"], total, numbers.get("begun", 0), next(drawn), replayed
+            )
             numbers["step"] += 1
             if line := pace.due():
                 for name, value in scalars.items():
@@ -220,10 +237,14 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
                 told = "  ".join(f"{name} {value.item():.4f}" for name, value in scalars.items())
                 print(f"{line}  {told}", flush=True)
             if pace.save_due(settings.save_every):
+                check_finite(stage, scalars, numbers["step"])
                 save(stage, settings, numbers)
             if stage.sample and numbers["step"] % settings.sample_every == 0:
                 show(stage, folder, writer, numbers["step"])
+    drawn.close()
     pace.count()
+    if numbers["step"] != pace.first:
+        check_finite(stage, scalars, numbers["step"])
     save(stage, settings, numbers)
     if stage.sample and numbers["step"] == total:
         show(stage, folder, writer, total)
@@ -234,6 +255,40 @@ def fit(stage: Stage, settings: RecipeSettings, minutes: float | None = None) ->
     return done
 
 
+def drawn_rows(
+    stage: Stage, settings: RecipeSettings, first: int
+) -> Generator[dict[str, Tensor], None, None]:
+    """Yield the rows of the steps from `first` on, drawn ahead where there are workers."""
+    total = stage.options.steps
+
+    def steps() -> Iterator[int]:
+        for step in range(first, total):
+            if stage.ready:
+                stage.ready(step)
+            yield step
+
+    yield from ahead(
+        lambda step: stage.rows(step, step / total),
+        steps(),
+        settings.workers,
+        pinned=settings.device == "cuda",
+    )
+
+
+def check_finite(stage: Stage, scalars: Mapping[str, Tensor], step: int) -> None:
+    """Refuse to save weights that a loss or gradient without a number has spoilt.
+
+    Raises:
+        RunError: one of the last step's scalars is infinite or no number.
+    """
+    wrong = [name for name, value in scalars.items() if not value.isfinite()]
+    if wrong:
+        raise RunError(
+            f"{stage.name}: {', '.join(wrong)} is no finite number at step {step}",
+            "The last saved state is whole; lower the rates, or train in fp32.",
+        )
+
+
 class Pace:
     """What the clock is for: lines, saving now and then, the time left. It changes no number."""
 
@@ -242,7 +297,7 @@ class Pace:
     def __init__(self, name: str, numbers: dict[str, Any], total: int) -> None:
         self.name, self.numbers, self.total = name, numbers, total
         self.begun = self.shown = self.saved = time.monotonic()
-        self.shown_step = numbers["step"]
+        self.first = self.shown_step = numbers["step"]
         self.cpu = time.process_time()
 
     def over(self, minutes: float | None) -> bool:
@@ -274,22 +329,58 @@ class Pace:
         return True
 
 
-def train_step(stage: Stage, step: int, total: int, begun: int = 0) -> dict[str, Tensor]:
-    """Take one step: rates, forward, backward, clipping, update, average."""
-    factor = rate_factor(step, total, stage.options.decay_share, begun)
-    for optimizer in stage.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-    scalars = stage.loss(step, step / total)
-    scalars["loss"].backward()
-    params = [p for _, p in named_parameters(stage.modules)]
-    norm = torch.nn.utils.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
-    for optimizer in stage.optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
+def train_step(
+    stage: Stage,
+    step: int,
+    total: int,
+    begun: int = 0,
+    rows: Mapping[str, Tensor] | None = None,
+    update: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Take one step: rates, forward, backward, clipping, update, average.
+
+    `rows`: the step's, where they were drawn ahead. `update`: a card's way through the step.
+    """
+    set_rates(stage, rate_factor(step, total, stage.options.decay_share, begun))
+    rows = stage.rows(step, step / total) if rows is None else rows
+    scalars = (update or partial(update_weights, stage))(rows)
+    if update is None:
+        forget_gradients(stage)
     if stage.ema:
         stage.ema.update(step)
+    return scalars
+
+
+def set_rates(stage: Stage, factor: float) -> None:
+    """Set every group's rate to its share of the base rate; in place where the card reads it."""
+    for optimizer in stage.optimizers:
+        for group in optimizer.param_groups:
+            rate = group["base_lr"] * factor
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def update_weights(stage: Stage, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Forward, backward, clipping and the optimisers' steps, without a wait for a card."""
+    scalars = stage.loss(rows)
+    scalars["loss"].backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for _, p in named_parameters(stage.modules)], 1.0)
+    for optimizer in stage.optimizers:
+        optimizer.step()
     return {name: value.detach() for name, value in scalars.items()} | {"grad_norm": norm}
+
+
+def forget_gradients(stage: Stage) -> None:
+    """Drop the gradients."""
+    for optimizer in stage.optimizers:
+        optimizer.zero_grad()
+
+
+def replay(stage: Stage) -> card.Replayed:
+    """Return the stage's steps as a card takes them."""
+    return card.Replayed(partial(update_weights, stage), partial(forget_gradients, stage))
 
 
 def show(stage: Stage, folder: Path, writer: Any, step: int) -> None:
@@ -305,15 +396,3 @@ def show(stage: Stage, folder: Path, writer: Any, step: int) -> None:
         stage.ema.swap()
     write_with(folder / "samples" / f"step-{step:06d}.png", sheet.save)
     writer.add_image(f"{stage.name}/samples", np.asarray(sheet), step, dataformats="HWC")
-
-
-def pick_precision(settings: RecipeSettings) -> torch.dtype:
-    """Return the autocast type: what is asked for, or bf16 where the processor multiplies it.
-
-    Without such units bf16 is many times slower on a CPU. A function of the machine, not of a
-    measurement; a work folder that moves to another kind of processor goes on in its type.
-    """
-    if settings.precision != "auto":
-        return torch.float32 if settings.precision == "fp32" else torch.bfloat16
-    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if units else torch.float32

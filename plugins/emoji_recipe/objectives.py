@@ -104,7 +104,7 @@ def sample(
     both = torch.cat([empty, cond])
     z = noise
     for t in solver.timesteps:
-        out = predict(torch.cat([z, z]), t.expand(2 * len(z)), both)
+        out = predict(torch.cat([z, z]), t.to(z.device).expand(2 * len(z)), both)
         plain, guided = out.float().chunk(2)
         z = solver.step(plain + scale * (guided - plain), t, z).prev_sample
     return z

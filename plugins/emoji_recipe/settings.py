@@ -11,7 +11,7 @@ from emoji_recipe.nouns import SUBJECTS
 
 BASES = Path(__file__).parents[1] / "dreambooth_plugins" / "base_emoji"
 STAGES = ("data", "autoencoder", "clip", "denoiser", "export", "check")
-HANDOVER = ("pack", "unpack")
+HANDOVER = ("unpack",)
 
 
 class Section(BaseModel):
@@ -71,6 +71,9 @@ class CLIPSettings(Training):
     text_layers: int = 3
     vision_layers: int = 4
     patch: int = 16
+    pictures: int = Field(0, ge=0)
+    """Compositions drawn beforehand, of which steps take random ones; 0: fresh ones every step,
+    which cost a card more than its step."""
     vocabulary: int = Field(1600, ge=600)
     max_length: int = 24
 
@@ -128,13 +131,16 @@ class RecipeSettings(Section):
     npm: Path | None = None
     """Folder with the package's `.tgz` file; it is fetched with `npm pack` if missing."""
     out: Path = BASES
-    """Where `emoji-128/` and `emoji-128-clip/` are written."""
-    packed: Path = Path(__file__).parent / "trained"
-    """Where `pack` keeps what a training needs to go on elsewhere."""
+    """Where `emoji-128/` and `emoji-128-clip/` are written, and where `unpack` finds them."""
     seed: int = 0
     threads: int = Field(1, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are trained. Every draw is made on the CPU in either case; a card's sums
+    are rounded in another order, so its weights are its own."""
+    workers: int = Field(0, ge=0)
+    """Processes that draw rows ahead of the steps; they change the time alone."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the processor multiplies bf16 itself, else fp32."""
+    """`auto`: bf16 where the device multiplies bf16 itself, else fp32."""
     save_every: float = Field(240, gt=0)
     """Seconds between two saved states. It changes no number: a stage that stopped goes on with
     the last one."""

@@ -154,10 +154,10 @@ def measure(settings: RecipeSettings, judge: Any, noun: str) -> tuple[dict[str, 
 
 
 def run(settings: RecipeSettings, judge: Any) -> dict[str, Any]:
-    """Measure every subject; write `out/subjects/<noun>.png` and return the figures."""
+    """Measure every subject and return the figures; sheets go into the base's folder."""
     table: dict[str, Any] = {}
     for noun in settings.check.subjects:
         table[noun], sheet = measure(settings, judge, noun)
-        write_with(settings.out / "subjects" / f"{noun}.png", sheet.save)
+        write_with(settings.out / export.PIPELINE / "subjects" / f"{noun}.png", sheet.save)
         print(f"check {noun}: {table[noun]}", flush=True)
     return table

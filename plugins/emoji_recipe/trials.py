@@ -31,6 +31,8 @@ from emoji_recipe.objectives import objective, sample
 from emoji_recipe.settings import RecipeSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from emoji_recipe.compose import Composition
@@ -100,22 +102,26 @@ def run(arm: str, settings: RecipeSettings, minutes: float) -> None:
     predict = denoiser.predictor(settings, network)
     aim = objective(chosen.objective, chosen.min_snr_gamma)
 
-    def loss(step: int, progress: float) -> dict[str, Tensor]:
+    def drawn(step: int, progress: float) -> dict[str, Tensor]:
         draw = generator(settings.seed, "trial", step)
         take = torch.randint(len(z_all), (chosen.batch,), generator=draw)
         noise = torch.randn(z_all[take].shape, generator=draw)
         dropped = torch.rand(chosen.batch, generator=draw) < chosen.empty_prompts
-        row = aim.noised(z_all[take], noise, draw)
         noun = torch.where(dropped, len(NOUNS), nouns[take])
         colour = torch.where(dropped, len(COLOURS), colours[take])
-        error = (predict(row.z_t, row.t, words(noun, colour)) - row.target).square()
-        return {"loss": (row.weight * error.mean(dim=(1, 2, 3))).mean()}
+        return {"noun": noun, "colour": colour, **vars(aim.noised(z_all[take], noise, draw))}
+
+    def loss(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        states = words(rows["noun"], rows["colour"])
+        error = (predict(rows["z_t"], rows["t"], states) - rows["target"]).square()
+        return {"loss": (rows["weight"] * error.mean(dim=(1, 2, 3))).mean()}
 
     modules = {"network": network, "words": words}
     trained = loop.Stage(
         name=arm,
         modules=modules,
         optimizers=optim.build(loop.named_parameters(modules), chosen.lr, chosen.matrix_lr),
+        rows=drawn,
         loss=loss,
         options=chosen.model_copy(update={"decay_share": 0.5}),
         ema=loop.EMA(modules, 0.998),

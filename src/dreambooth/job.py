@@ -94,6 +94,9 @@ class Train(Section):
     """Equal to the bit on a GPU too: only algorithms that give the same bits each time (cuDNN's,
     cuBLAS's, attention's). Steps are slower, by a tenth or so, and an operation that has none
     ends the run and is named. A CPU needs no such option."""
+    tf32: bool = False
+    """Let NVIDIA cards multiply float32 with a mantissa of ten bits (TF32): steps in `fp32` are
+    faster, and numbers agree to about 1e-3 alone. Half precision has no use for it."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
 

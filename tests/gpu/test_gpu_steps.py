@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.loop import record, run
 from dreambooth.engine.step import Meter, train_step
 from test_no_waiting import CASES, JOBS
@@ -55,12 +56,10 @@ def test_half_precision_trains(on_card, emoji, name, precision):
     assert math.isfinite(half["train/grad_norm"])
 
 
-def test_auto_takes_half_precision_and_the_fused_optimizer(open_for, card, only_cuda):
-    from dreambooth.engine.devices.automatic import Size, automatic_precision
-    from dreambooth.engine.devices.precision import has_bf16_units
-
+def test_auto_takes_half_precision_and_the_fused_optimizer(on_card, open_for, card, only_cuda):
     wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    assert automatic_precision("cuda", has_bf16_units(torch.device(card)), Size(0, 0)) == wanted
+    job = on_card("auto")
+    assert precision_of(job, torch.device(card)).name == wanted
     s = open_for(wanted, train={"device": card})
     assert s.state.optimizer.defaults["fused"]
     assert {p.device.type for p in s.state.parameters.values()} == {"cuda"}

@@ -14,6 +14,7 @@ from emoji_recipe.objectives import Flow, min_snr_weight, objective, sample, str
 from emoji_recipe.settings import CLIPSettings, RecipeSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -24,15 +25,18 @@ def make_stage() -> loop.Stage:
             torch.nn.Conv2d(3, 6, 3), torch.nn.SiLU(), torch.nn.Conv2d(6, 2, 3, bias=False)
         )
 
-    def loss(step: int, progress: float) -> dict[str, torch.Tensor]:
-        draw = generator(0, "test", step)
-        return {"loss": net(torch.randn(2, 3, 8, 8, generator=draw)).square().mean()}
+    def rows(step: int, progress: float) -> dict[str, torch.Tensor]:
+        return {"x": torch.randn(2, 3, 8, 8, generator=generator(0, "test", step))}
+
+    def loss(rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": net(rows["x"]).square().mean()}
 
     modules = {"net": net}
     return loop.Stage(
         name="toy",
         modules=modules,
         optimizers=optim.build(net.named_parameters(), 1e-3, 2e-3),
+        rows=rows,
         loss=loss,
         options=CLIPSettings(steps=8, decay_share=1.0),
         ema=loop.EMA(modules, 0.9),

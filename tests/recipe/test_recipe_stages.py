@@ -80,6 +80,16 @@ def test_stage_killed_between_any_two_saves_ends_in_the_same_bits(
     assert same(state(settings.work, stage), state(trained.work, stage))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+@pytest.mark.parametrize("stage", STAGES)
+def test_rows_drawn_ahead_by_workers_end_in_the_same_bits(
+    stage: str, trained: RecipeSettings, tmp_path: Path
+) -> None:
+    settings = borrow(trained, tmp_path / "work", stage)
+    assert STAGES[stage].train(settings.model_copy(update={"workers": 2}))
+    assert same(state(settings.work, stage), state(trained.work, stage))
+
+
 def test_minutes_bound_a_call_and_not_the_stage(
     trained: RecipeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,13 +143,13 @@ def test_exported_folder_draws_what_the_recipe_draws(trained: RecipeSettings) ->
     assert (there - there.flip(0)).abs().mean() > 0.02
 
 
-def test_packed_training_goes_on_elsewhere_from_its_average(
+def test_shipped_base_goes_on_elsewhere_from_its_average(
     trained: RecipeSettings, tmp_path: Path
 ) -> None:
-    there = trained.model_copy(update={"packed": tmp_path / "packed"})
-    handover.pack(there)
-    longer = trained.denoiser.model_copy(update={"steps": 8})
-    here = there.model_copy(update={"work": tmp_path / "work", "denoiser": longer})
+    export.run(trained)
+    # Another batch is no other base; other widths are.
+    longer = trained.denoiser.model_copy(update={"steps": 8, "batch": 6})
+    here = trained.model_copy(update={"work": tmp_path / "work", "denoiser": longer})
     handover.unpack(here)
     assert not (here.work / "denoiser" / loop.STATE).exists()
     stage = denoiser.stage(here)
@@ -149,8 +159,13 @@ def test_packed_training_goes_on_elsewhere_from_its_average(
     for name, param in loop.named_parameters(stage.modules):
         assert torch.equal(param, average[f"ema.{name}"].half().float())
     assert denoiser.train(here)
-    with pytest.raises(RunError, match="nowhere is not there"):
-        handover.unpack(here.model_copy(update={"packed": tmp_path / "nowhere"}))
+    wider = longer.model_copy(update={"widths": (16, 16, 32)})
+    other = here.model_copy(update={"work": tmp_path / "other", "denoiser": wider})
+    handover.unpack(other)
+    with pytest.raises(RunError, match="widths"):
+        denoiser.train(other)
+    with pytest.raises(RunError, match="holds no trained base"):
+        handover.unpack(here.model_copy(update={"out": tmp_path / "nowhere"}))
 
 
 def test_a_flow_is_not_exported_as_stable_diffusion(trained: RecipeSettings) -> None:

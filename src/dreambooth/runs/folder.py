@@ -42,6 +42,7 @@ HARMLESS_OPTIONS = (
     "train.device",
     "train.threads",
     "train.deterministic",
+    "train.tf32",
     "train.cache",
     "train.gradient_checkpointing",
     "validation.every",

@@ -106,3 +106,30 @@ def test_what_has_no_deterministic_form_is_refused():
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     with deterministic(False):
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_float32_is_whole_unless_a_job_asks_for_tf32():
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    for wanted in (False, True):
+        with open_devices(Train(device="cpu", tf32=wanted)):
+            assert (cudnn.allow_tf32, cublas.allow_tf32) == (wanted, wanted)
+            with devices.float32_products(tf32=False):  # as where an export is compared
+                assert (cudnn.allow_tf32, cublas.allow_tf32) == (False, False)
+            assert (cudnn.allow_tf32, cublas.allow_tf32) == (wanted, wanted)
+    assert (cudnn.allow_tf32, cublas.allow_tf32) == before
+
+
+def test_an_export_is_compared_in_whole_float32(small_job, monkeypatch):
+    from dreambooth.engine.loop import run
+    from dreambooth_plugins.exporter.diffusers_folder import Diffusers
+
+    seen, verify = [], Diffusers.verify
+
+    def watched(self, *args):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return verify(self, *args)
+
+    monkeypatch.setattr(Diffusers, "verify", watched)
+    run(small_job(train={"steps": 1, "tf32": True}))
+    assert seen == [False]

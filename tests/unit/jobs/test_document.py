@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import MAX_BYTES, load
-from dreambooth.jobs.yaml import resolve
+from dreambooth.jobs.scalars import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -42,7 +42,7 @@ def making(train: Train, precision: Precision) -> dict[str, Any]:
     if precision.device.type == "cpu":
         threads = train.threads or torch.get_num_threads()
         return {**made, "threads": threads, "cpu": machine["cpu_capability"]}
-    return {**made, "deterministic": train.deterministic}
+    return {**made, "deterministic": train.deterministic, "tf32": train.tf32}
 
 
 @dataclass(frozen=True)

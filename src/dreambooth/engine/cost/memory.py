@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
 
 
+CUBLAS = 32 * 2**20
+"""Bytes of workspace that cuBLAS is given on a Hopper card, 8 MiB on others: the larger is planned
+for. It comes out of torch's allocator at the first product."""
+
+
 @dataclass(frozen=True)
 class PhaseMemory:
     """Bytes of one phase, at its peak."""
@@ -30,11 +35,13 @@ class PhaseMemory:
     """Optimizer state and average."""
     working: int = 0
     """The most at once of what comes and goes: activations, gradients, pictures, casts."""
+    libraries: int = 0
+    """What a card's libraries keep to work in."""
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.copy + self.states + self.working
+        return self.weights + self.copy + self.states + self.working + self.libraries
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ def phases(
     optimizer: int,
     average: int,
     working: Mapping[Phase, int],
+    libraries: int = 0,
 ) -> tuple[PhaseMemory, ...]:
     """Add a run's phases up; `working` holds what comes and goes in each."""
     found = []
@@ -80,6 +88,7 @@ def phases(
                 copy=sum(w.loaded for name, w in weights.items() if name in copied),
                 states=optimizer * looping + average * (looping or phase == "export"),
                 working=working[phase],
+                libraries=libraries,
             )
         )
     return tuple(found)

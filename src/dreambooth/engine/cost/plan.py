@@ -216,7 +216,14 @@ def memory_by_phase(
     optimizer = sum(part.optimizer for part in parts)
     average = sum(part.trainable for part in parts) * 4 if job.train.ema else 0
     working["export"] += cost.opened_bytes(job, residency, weights)
-    return cost.phases(residency, weights, optimizer=optimizer, average=average, working=working)
+    return cost.phases(
+        residency,
+        weights,
+        optimizer=optimizer,
+        average=average,
+        working=working,
+        libraries=cost.CUBLAS if ctx.precision.device.type == "cuda" else 0,
+    )
 
 
 def while_steps(phases: Sequence[PhaseMemory], parts: Sequence[PartPlan]) -> Memory:

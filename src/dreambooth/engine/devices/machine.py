@@ -99,6 +99,22 @@ def deterministic(wanted: bool) -> Iterator[None]:
         fill.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Say in the block whether CUDA may multiply float32 with a mantissa of ten bits (TF32).
+
+    cuDNN does so by default since Ampere, so that `fp32` would be float32 in name alone: results
+    of equal weights differ by 1e-3 between two layouts of the same convolution.
+    """
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    cudnn.allow_tf32, cublas.allow_tf32 = tf32, tf32
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before
+
+
 def describe_machine(device: torch.device) -> dict[str, object]:
     """Say what makes two runs equal to the bit: device, threads, CPU capability, torch."""
     name = device.type

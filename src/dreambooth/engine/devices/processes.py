@@ -15,7 +15,13 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
 from dreambooth.engine.devices.allocator import keep_memory
-from dreambooth.engine.devices.machine import current, default_device, deterministic, pick_device
+from dreambooth.engine.devices.machine import (
+    current,
+    default_device,
+    deterministic,
+    float32_products,
+    pick_device,
+)
 from dreambooth.errors import JobError
 from dreambooth.process import launcher
 
@@ -177,7 +183,7 @@ def open_devices(train: Train) -> Iterator[Devices]:
         torch.set_num_threads(train.threads)
     _reset()
     try:
-        with deterministic(train.deterministic):
+        with deterministic(train.deterministic), float32_products(tf32=train.tf32):
             devices = _found(wanted)
             with current(devices.device):
                 yield devices
