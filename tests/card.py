@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from dreambooth.engine import text
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.data import text
+from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.session import open_state
 from dreambooth.engine.stages import Stages
 

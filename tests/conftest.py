@@ -112,7 +112,7 @@ class FakeContext:
     def chunks(
         self, name: str, key: Any, chunk_size: int, build: Any, *, total: int | None = None
     ) -> Any:
-        from dreambooth.engine.cache import ChunkStore
+        from dreambooth.engine.cache.store import ChunkStore
         from dreambooth.engine.reporting import Quiet
 
         return ChunkStore(name, key, chunk_size, build, Quiet(), total)
@@ -188,8 +188,8 @@ def small_job(tmp_path, pictures):
 def open_for(small_job):
     """Set a run up without training it: `open_for("bf16", freezing="adapter")`."""
     from dreambooth.engine.context import EngineContext
-    from dreambooth.engine.devices import open_devices
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.devices.precision import Precision
+    from dreambooth.engine.devices.processes import open_devices
     from dreambooth.engine.reporting import Quiet
     from dreambooth.engine.session import open_session
 

@@ -41,7 +41,7 @@ class Faults:
 
     def install(self) -> None:
         """Put slow and deadly writers in the place of the real ones."""
-        from dreambooth import files
+        from dreambooth.files import writing as files
 
         save, sync, rename = safetensors.torch.save, files.sync, Path.rename
 
@@ -93,11 +93,11 @@ def warm_up(path):
     import torch
 
     from dreambooth.engine.context import EngineContext
-    from dreambooth.engine.devices import open_devices
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.devices.precision import Precision
+    from dreambooth.engine.devices.processes import open_devices
     from dreambooth.engine.reporting import Quiet
     from dreambooth.engine.session import open_session
-    from dreambooth.jobfile import load_job
+    from dreambooth.jobs.loading import load_job
 
     torch.set_num_threads(1)
     import dreambooth.engine.loop  # noqa: F401
@@ -115,7 +115,7 @@ def serve():
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 
-    import dreambooth.cli.progress  # noqa: F401
+    import dreambooth.cli.display.progress  # noqa: F401
     from dreambooth.process import hold
 
     for job in sys.argv[1:]:

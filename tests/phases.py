@@ -17,11 +17,11 @@ from typing import Any
 from unittest.mock import patch
 
 from dreambooth.engine.cost import residency
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.job import Job
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 LIBC = ctypes.CDLL(None)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.checkpoint import CHECKSUMS, STATE, file_hash
+from dreambooth.engine.checkpoints.files import CHECKSUMS, STATE, file_hash
 from spoiling import Edit, edits, spoil
 
 if TYPE_CHECKING:

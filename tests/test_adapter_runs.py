@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreambooth import hookimpl
-from dreambooth.engine.draw import DrawRequest, draw_from_run
-from dreambooth.engine.export import export_all
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.step import train_step
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.loss import PriorPreservation
 from learning import frozen_hashes, learn
 from test_run import cut, lines

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from dreambooth import process
-from dreambooth.engine import samples, validation
-from dreambooth.engine.checkpoint import list_checkpoints
+from dreambooth.engine.checkpoints.files import list_checkpoints
 from dreambooth.engine.loop import run
-from dreambooth.engine.stopping import LeftOut, StopRequest
+from dreambooth.engine.results import samples
+from dreambooth.engine.watching import validation
+from dreambooth.engine.watching.stopping import LeftOut, StopRequest
 from dreambooth.errors import Interrupted
 from test_run import Listening, assert_equal_weights, lines, weights
 
@@ -133,7 +134,7 @@ class Two:
 
 
 def test_a_signal_in_the_last_step_of_several_processes_is_heard(monkeypatch):
-    monkeypatch.setattr("dreambooth.engine.stopping.Agreement", Late)
+    monkeypatch.setattr("dreambooth.engine.watching.stopping.Agreement", Late)
     noted = process.Signals()
     stop = StopRequest(Two(), noted)
     assert stop.agreed().stop == 0
@@ -146,7 +147,7 @@ def test_a_signal_in_the_last_step_of_several_processes_is_heard(monkeypatch):
 
 
 def test_what_any_process_is_asked_reaches_all_and_a_stop_outweighs_a_checkpoint(monkeypatch):
-    monkeypatch.setattr("dreambooth.engine.stopping.Agreement", Late)
+    monkeypatch.setattr("dreambooth.engine.watching.stopping.Agreement", Late)
     monkeypatch.setattr(Late, "other", 1)  # the other one is asked for a checkpoint
     stop = StopRequest(Two(), process.Signals())
     stop.agreed()

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from dreambooth import run
-from dreambooth.engine import compiling, loop
+from dreambooth.engine import loop, step
+from dreambooth.engine.devices.automatic import Size, compiling_pays
 from dreambooth.engine.reporting import Quiet
 
 STEPS = {"steps": 3, "precision": "fp32"}
+SD15 = Size(859_520_964, 64 * 64)
 
 
 @pytest.fixture
@@ -64,38 +66,52 @@ def test_auto_leaves_short_runs_alone(small_job, compiler):
     assert not compiler
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(1.0, False), (0.9, True)])
-def test_auto_keeps_the_faster_of_the_two_on_a_long_run(
-    small_job, compiler, monkeypatch, seconds, kept
-):
-    monkeypatch.setattr(
-        compiling, "seconds_a_pass", lambda s: seconds * 3600 if s.compiled else 3600.0
-    )
-    result = run(small_job(train={**STEPS, "compile": "auto"}))
-    assert manifest(result)["compiled"] is kept
-    assert bool(compiler) is kept
+@pytest.mark.parametrize(
+    ("device", "size", "rows", "expected"),
+    [
+        ("cuda", SD15, 20_000, True),
+        ("cuda", SD15, 19_999, False),
+        ("cuda", Size(SD15.parameters, 32 * 32), 40_000, False),  # a quarter of the work a row
+        ("cuda", Size(SD15.parameters, 32 * 32), 80_000, True),
+        ("cuda", Size(9_000_000, 64 * 64), 1_000_000, False),
+        ("cpu", SD15, 1_000_000, False),
+        ("mps", SD15, 1_000_000, False),
+    ],
+)
+def test_auto_is_a_rule_of_device_size_and_rows_to_come(device, size, rows, expected):
+    assert compiling_pays(device, size, rows) is expected
+
+
+def test_auto_counts_the_rows_of_the_steps_ahead(small_job, compiler, monkeypatch):
+    asked = []
+    monkeypatch.setattr(step, "compiling_pays", lambda *seen: asked.append(seen) or True)
+    train = {**STEPS, "compile": "auto", "batch_size": 2, "accumulation": 2}
+    assert manifest(run(small_job(train=train)))["compiled"] is True
+    [(device, size, rows)] = asked
+    assert (device, size.cells) == ("cpu", 8 * 8)
+    assert rows == 3 * 2 * 2 * 2  # steps, batches, instance rows, and a class row for each
+    assert compiler
 
 
 def test_a_resumed_run_keeps_what_was_decided(small_job, compiler, monkeypatch):
-    monkeypatch.setattr(compiling, "seconds_a_pass", lambda s: 60.0 if s.compiled else 3600.0)
+    monkeypatch.setattr(step, "long_enough", lambda s: True)
     job = small_job(train={**STEPS, "compile": "auto"}, checkpoints={"every": 1})
-    step = loop.train_step
+    train_step = loop.train_step
 
     def cut(session):
         if session.state.step == 2:
             raise KeyboardInterrupt
-        return step(session)
+        return train_step(session)
 
     monkeypatch.setattr(loop, "train_step", cut)
     with pytest.raises(KeyboardInterrupt):
         run(job)
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "train_step", train_step)
 
     def unasked(s):
         raise AssertionError("a resumed run does not decide again")
 
-    monkeypatch.setattr(compiling, "long_enough", unasked)
-    monkeypatch.setattr(compiling, "faster", unasked)
+    monkeypatch.setattr(step, "long_enough", unasked)
     assert manifest(run(job))["compiled"] is True
 
 

@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 
 import yaml_text
 from dreambooth import Callback, hookimpl
-from dreambooth.diagnostics import JobErrors
-from dreambooth.engine import checkpoint
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Observer, Stop
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import load_job
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder, check_resumable
+from dreambooth.runs.folder import RunFolder, check_resumable
 
 VALIDATION = {"every": 1, "rows": 4}
 BUMPY = {
@@ -46,7 +46,7 @@ def curve(folder, name):
 
 
 def there(folder):
-    return [step for step, _ in checkpoint.list_checkpoints(folder / "checkpoints")]
+    return [step for step, _ in files.list_checkpoints(folder / "checkpoints")]
 
 
 def patience_step(values, patience):

@@ -15,9 +15,9 @@ from dreambooth import hookimpl
 from dreambooth.cli import _main
 from dreambooth.engine.loop import run
 from dreambooth.interfaces import Check
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.exporter import Kohya, Lora
 from test_run import cut
 
@@ -167,7 +167,8 @@ def test_unchecked_says_so(trained, dbt):
 )
 def test_what_cannot_be_is_said_before_anything_is_opened(trained, dbt, monkeypatch, args, said):
     folder = trained()
-    monkeypatch.setitem(sys.modules, "dreambooth.engine.export_run", None)  # importing it fails
+    # Importing it fails.
+    monkeypatch.setitem(sys.modules, "dreambooth.engine.results.exports", None)
     code, _, err = dbt("export", folder, *args)
     assert code == 2
     for text in said:

@@ -10,8 +10,8 @@ import torch
 
 from card import move_to_card
 from dreambooth.engine.loop import record, run
-from dreambooth.engine.nonfinite import SMALLEST_SCALE
 from dreambooth.engine.step import Meter, train_step
+from dreambooth.engine.watching.nonfinite import SMALLEST_SCALE
 from dreambooth.errors import RunError
 from dreambooth.interfaces import FreezingPolicy
 from dreambooth_plugins.freezing import Components
@@ -58,7 +58,7 @@ def test_an_update_the_scaler_leaves_out_leaves_no_trace(open_for, monkeypatch):
 
 def test_files_of_a_run_with_overflows_are_json(small_job, monkeypatch):
     monkeypatch.setattr(
-        "dreambooth.engine.precision.Precision.scaler",
+        "dreambooth.engine.devices.precision.Precision.scaler",
         lambda self: torch.amp.GradScaler("cpu", init_scale=2.0**32, enabled=True),
     )
     folder = run(small_job(prior="none", train={**FP16, "steps": 24}, log={"every": 1})).folder
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_is_not_the_scalers_to_skip(small_job):
 
 def test_gradients_that_overflow_at_any_scale_end_the_run(small_job, monkeypatch):
     monkeypatch.setattr(
-        "dreambooth.engine.precision.Precision.scaler",
+        "dreambooth.engine.devices.precision.Precision.scaler",
         lambda self: torch.amp.GradScaler("cpu", init_scale=SMALLEST_SCALE / 2, enabled=True),
     )
     with pytest.raises(RunError, match="overflow float16"):

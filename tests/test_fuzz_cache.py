@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.cache import ChunkStore
+from dreambooth.engine.cache.store import ChunkStore
 from dreambooth.engine.reporting import Quiet
 from spoiling import fuzz
 from spoilt_checkpoint import share

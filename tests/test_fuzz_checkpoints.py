@@ -18,22 +18,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.beginning import begin
-from dreambooth.engine.checkpoint import STATE, Checkpoint, newest
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.files import STATE, Checkpoint, newest
+from dreambooth.engine.checkpoints.restoring import restore
+from dreambooth.engine.checkpoints.resuming import begin
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.draw import open_trained
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
 from dreambooth.engine.manifest import check_environment, check_inputs
-from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.restoring import restore
+from dreambooth.engine.results.weights import open_trained
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import Meter, train_step
 from dreambooth.errors import RunError, UserError
 from dreambooth.job import Job
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from spoiling import ODD, Edit, edits, fuzz, places, spoil
 from spoilt_checkpoint import DEEP, FILES, NEW, OLD, Change, apply, change
 
@@ -111,7 +111,7 @@ def equal(one: Checkpoint, other: Checkpoint) -> bool:
 def test_damage_is_named_and_the_checkpoint_before_is_used(
     done: Job, copied: Callable[[], Path], examples: int
 ) -> None:
-    good = {name: checkpoint.load(done.folder / "checkpoints" / name) for name in (OLD, NEW)}
+    good = {name: files.load(done.folder / "checkpoints" / name) for name in (OLD, NEW)}
     seen: Counter[str] = Counter()
     folder = copied() / "checkpoints"
 
@@ -340,7 +340,7 @@ def test_every_odd_value_in_a_checkpoints_state_is_told_in_words(
     folder = copied() / "checkpoints" / NEW
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     good = {"train": state["train"], "meter": state["meter"]}
-    found = checkpoint.load(folder)
+    found = files.load(folder)
     for number, _ in enumerate(places(good)):
         for value in ODD[:40]:
             numbers = json.loads(json.dumps(spoil(good, [("put", number, value, 0)])))

@@ -18,11 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreambooth.diagnostics import JobErrors
+from dreambooth.cli.starter import Starter, job_text
 from dreambooth.errors import UserError
-from dreambooth.jobfile import check_job, dump_job, load_job
-from dreambooth.starter import Starter, job_text
-from dreambooth.yamlfile import load
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import load
+from dreambooth.jobs.loading import check_job, dump_job, load_job
 from spoiling import NAMES, Edit, edits, fuzz, odd, places, spoil, where
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def told_in_words(error: UserError) -> None:
     if isinstance(error, JobErrors):
         assert error.diagnostics
         assert all(found.message.strip() for found in error.diagnostics)
-        assert error.render().encode()
+        assert error.located().encode()
         assert json.dumps([found.as_dict() for found in error.diagnostics])
 
 

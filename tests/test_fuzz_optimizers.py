@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from dreambooth.engine import checkpoint
-from dreambooth.engine.checkpoint import STATE, newest
-from dreambooth.engine.restoring import restore
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.files import STATE, newest
+from dreambooth.engine.checkpoints.restoring import restore
 from dreambooth.engine.state import TrainState
 from dreambooth.engine.step import Meter
 from dreambooth.errors import UserError
@@ -70,7 +70,7 @@ def test_foreign_optimizer_state_is_refused_in_words_or_trains(
     state = open_state(config)
     train(state, 3)
     numbers = {"train": state.numbers(), "meter": Meter().state()}
-    good = checkpoint.save(tmp_path / "good", 3, state.tensors(), numbers, lambda there: [])
+    good = files.save(tmp_path / "good", 3, state.tensors(), numbers, lambda there: [])
     folder = tmp_path / "spoilt"
     seen: Counter[str] = Counter()
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from dreambooth.engine.loop import run
 from dreambooth.errors import UserError
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 from spoiling import fuzz
 from spoilt_checkpoint import NEW
 from spoilt_checkpoint import apply as spoil_checkpoint

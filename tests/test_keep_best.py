@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreambooth.checks import preflight
-from dreambooth.engine import checkpoint
-from dreambooth.engine.draw import DrawRequest, draw_from_run
+from dreambooth.engine.checkpoints import files as checkpoint
 from dreambooth.engine.events import Events
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.errors import RunError
+from dreambooth.jobs.checks import preflight
 
 # At this rate the loss goes up and down, so that the best step is not the last.
 BUMPY = {

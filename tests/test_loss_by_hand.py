@@ -13,12 +13,12 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import Precision
-from dreambooth.engine.random import generator
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
+from dreambooth.helpers.random import generator
 from dreambooth.job import Job
 
 LR = 1e-3

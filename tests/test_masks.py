@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
-from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step

@@ -11,7 +11,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from dreambooth.engine.loop import run
-from dreambooth.naming import base_name, hub_id, last_part
+from dreambooth.helpers.naming import base_name, hub_id, last_part
 from dreambooth_plugins.exporter import Diffusers, Embedding, Kohya, SingleFile
 
 SUBJECT = {"identifier": "<x>", "class_noun": "dog"}

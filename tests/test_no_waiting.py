@@ -44,7 +44,7 @@ def fused(monkeypatch):
 @pytest.fixture
 def with_card(fused, monkeypatch):
     """Let the engine use the card as it would a real one."""
-    monkeypatch.setattr("dreambooth.transfer.PINNED_FOR", {"meta"})
+    monkeypatch.setattr("dreambooth.helpers.transfer.PINNED_FOR", {"meta"})
     monkeypatch.setattr(LoadedStableDiffusion, "_float32", lambda self: nullcontext())
 
 

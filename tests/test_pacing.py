@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 
 from dreambooth import run
-from dreambooth.engine import events, loop, pacing
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.pacing import Pace
+from dreambooth.engine import events, loop
+from dreambooth.engine.checkpoints import rotation as pacing
+from dreambooth.engine.checkpoints.rotation import Pace
+from dreambooth.engine.devices.processes import open_devices
 
 
 class Clock:
@@ -78,7 +79,7 @@ def test_a_run_saves_by_the_clock_and_at_its_end(small_job, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(pacing, "GUESS", 1e12)
     written = []
-    save = events.checkpoint.save
+    save = events.files.save
 
     def counted(folder, step, *rest):
         written.append(step)
@@ -91,7 +92,7 @@ def test_a_run_saves_by_the_clock_and_at_its_end(small_job, monkeypatch):
 
     step_of = loop.train_step
     monkeypatch.setattr(loop, "train_step", ticking)
-    monkeypatch.setattr(events.checkpoint, "save", counted)
+    monkeypatch.setattr(events.files, "save", counted)
     monkeypatch.setattr(events, "Pace", partial(Pace, clock=clock))
     job = small_job(checkpoints={"every": "auto"}, train={"steps": 10})
     run(job)

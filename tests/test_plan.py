@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 
 

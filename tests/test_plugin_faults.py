@@ -14,7 +14,7 @@ import torch
 
 import yaml_text
 from dreambooth import Callback, Metric, Tracker, hookimpl
-from dreambooth.engine.checkpoint import list_checkpoints
+from dreambooth.engine.checkpoints.files import list_checkpoints
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import EXIT_PLUGIN, PluginError, RunError
@@ -25,9 +25,10 @@ from dreambooth.interfaces import (
     PriorRow,
     Stop,
 )
-from dreambooth.plugin_faults import plugin_fault
 from dreambooth.plugins import registry_with
-from dreambooth.slots import SLOTS, component
+from dreambooth.plugins.faults import plugin_fault
+from dreambooth.plugins.kinds import component
+from dreambooth.plugins.slots import SLOTS
 
 
 def overriding(base, **methods):

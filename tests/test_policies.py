@@ -11,11 +11,11 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 import dreambooth
 from dreambooth import hookimpl
-from dreambooth.engine.export import export_all
 from dreambooth.engine.loop import run
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.step import train_step
 from dreambooth.plugins import registry_with
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from learning import fall, frozen_hashes, row_losses
 from policy_cases import CASES, EMOJI, WORD, Whole, sections
 from test_resume_exact import result_bytes

@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth import launcher
-from dreambooth.engine import checkpoint, loop, plan
+from dreambooth.engine import loop
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.cost import plan
+from dreambooth.engine.data.moments import content
 from dreambooth.engine.manifest import describe_base
-from dreambooth.engine.session import content
-from dreambooth.jobfile import dump_job
-from dreambooth.run_folder import RunFolder
+from dreambooth.jobs.loading import dump_job
+from dreambooth.process import launcher
+from dreambooth.runs.folder import RunFolder
 
 OWN, FOREIGN = "runs/small/checkpoints/", "elsewhere/step-000004"
 
@@ -58,7 +60,7 @@ class Place:
 
     def checkpoint(self, folder: Path, step: int) -> None:
         tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
-        checkpoint.save(folder, step, tensors, {"step": step}, lambda there: [])
+        files.save(folder, step, tensors, {"step": step}, lambda there: [])
 
     def spoil(self, step: int) -> None:
         (self.folder.checkpoints / f"step-{step:06d}/trainable.safetensors").write_bytes(b"x")

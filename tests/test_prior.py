@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
-from dreambooth.engine.precision import Precision
 from dreambooth.engine.reporting import Quiet
 from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
 

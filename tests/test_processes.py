@@ -14,11 +14,11 @@ import pytest
 from safetensors.torch import load_file
 
 import yaml_text
-from dreambooth.engine.devices import buckets
+from dreambooth.engine.devices.processes import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
-from dreambooth.launcher import environment, free_port
 from dreambooth.plugins import registry_with
+from dreambooth.process.launcher import environment, free_port
 
 STEPS = 20
 
@@ -217,7 +217,7 @@ def children_of(pid):
 
 
 def test_another_number_of_processes_must_keep_the_rows_of_a_step(small_job):
-    from dreambooth.run_folder import RunFolder, check_resumable
+    from dreambooth.runs.folder import RunFolder, check_resumable
 
     run(small_job(train={"batch_size": 2}))
     folder = RunFolder(small_job().folder)

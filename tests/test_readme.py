@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from dreambooth import starter
-from dreambooth.jobfile import check_job
+from dreambooth.cli import starter
+from dreambooth.jobs.loading import check_job
 from dreambooth.plugins import registry_with
 
 ROOT = Path(__file__).parent.parent
@@ -92,14 +92,14 @@ def test_the_python_example_builds_a_job():
 
 
 def test_the_shown_error_is_what_one_gets(job_file):
-    from dreambooth.diagnostics import JobErrors
+    from dreambooth.jobs.diagnostics import JobErrors
 
     [shown] = [b for b in blocks("text") if "weight_deacy" in b]
     job = blocks("yaml")[0].replace("lr: 5e-6", "weight_deacy: 0.1")
     path = job_file(job)
     with pytest.raises(JobErrors) as caught:
         check_job(path)
-    assert caught.value.render().replace(str(path), "job.yaml").strip() == shown.strip()
+    assert caught.value.located().replace(str(path), "job.yaml").strip() == shown.strip()
 
 
 def commands():

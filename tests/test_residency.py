@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.cost.residency import Residency, residency_of
+from dreambooth.engine.devices.precision import has_bf16_units
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
-from dreambooth.engine.precision import has_bf16_units
 from dreambooth.engine.reporting import Quiet
 
 SLACK, SHARE = 128 * 2**20, 0.15

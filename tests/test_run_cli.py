@@ -13,8 +13,8 @@ import time
 import pytest
 from PIL import Image
 
-from dreambooth.cli.wording import file_size
-from dreambooth.jobfile import dump_job
+from dreambooth.cli.display.units import file_size
+from dreambooth.jobs.loading import dump_job
 
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
 

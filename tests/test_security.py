@@ -18,15 +18,15 @@ from PIL import Image
 from rich.console import Console
 
 from dreambooth import Callback, Tracker, cli, console
-from dreambooth.cli.progress import LineReporter
-from dreambooth.diagnostics import JobErrors
+from dreambooth.cli.display.progress import LineReporter
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, PluginError, RunError
+from dreambooth.helpers.text import redacted
 from dreambooth.interfaces import Observer, Stop, Subject
-from dreambooth.jobfile import load_job
-from dreambooth.redact import redacted
-from dreambooth.run_folder import RunFolder
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import load_job
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PRODUCT = [ROOT / "src/dreambooth", ROOT / "plugins/dreambooth_plugins"]
 
 
 ALLOWED_CALLS = {
-    "import_module": {"plugin_loader.py", "__init__.py", "deferred.py"},
+    "import_module": {"__init__.py", "deferred.py"},
     "subprocess.Popen": {"launcher.py"},
     "torch.load": {"loading.py"},
 }

@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth import UserError
-from dreambooth.checkpoint_files import copy
-from dreambooth.engine import checkpoint
-from dreambooth.engine.beginning import go_back
-from dreambooth.engine.checkpoint import CHECKSUMS, Damaged, file_hash
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.files import CHECKSUMS, Damaged, file_hash
+from dreambooth.engine.checkpoints.resuming import go_back
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import Subject
-from dreambooth.preflight import Outlook
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.checkpoints import copy
+from dreambooth.runs.folder import RunFolder
+from dreambooth.runs.outlook import Outlook
 from dreambooth_plugins.data import Folder
 from dreambooth_plugins.model.folder.loading import load_part
 from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
@@ -150,7 +150,7 @@ def test_a_checkpoint_archive_unpacks_nowhere_and_not_without_limit(
 
 def saved(folder: Path) -> Path:
     tensors = {"trainable": {"w": torch.ones(3)}}
-    return checkpoint.save(folder, 1, tensors, {"step": 1}, lambda steps: [])
+    return files.save(folder, 1, tensors, {"step": 1}, lambda steps: [])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path, name: str
     sums[name.format(tmp_path / "checkpoints")] = file_hash(outside)
     (folder / CHECKSUMS).write_text(json.dumps(sums))
     with pytest.raises(Damaged, match="is no file of a checkpoint"):
-        checkpoint.load(folder)
+        files.load(folder)
 
 
 @pytest.mark.parametrize("what", ["state.json", "trainable.safetensors", "the folder"])
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_is_a_link_is_not_followed(tmp_path: Path, what: str) 
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Damaged, match="is a link"):
-        checkpoint.load(folder)
+        files.load(folder)
 
 
 @pytest.mark.parametrize("what", ["checksums.json", "state.json", "trainable.safetensors"])
@@ -190,7 +190,7 @@ def test_a_strangers_checkpoint_is_copied_without_links(tmp_path: Path, what: st
     copy(folder, tmp_path / "copy")
     names = ["checksums.json", "state.json", "trainable.safetensors"]
     assert sorted(f.name for f in (tmp_path / "copy").iterdir()) == names
-    assert torch.equal(checkpoint.load(folder).tensors["trainable"]["w"], torch.ones(3))
+    assert torch.equal(files.load(folder).tensors["trainable"]["w"], torch.ones(3))
     (folder / what).rename(tmp_path / what)
     (folder / what).symlink_to(tmp_path / what)
     (tmp_path / "again").mkdir()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.loop import run, snapshot
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.stages import stages_of
 from dreambooth.engine.step import train_step

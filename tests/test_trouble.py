@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from dreambooth import process
-from dreambooth.engine import checkpoint, events
+from dreambooth.engine import events
+from dreambooth.engine.checkpoints import files
 from dreambooth.engine.loop import run
 from dreambooth.errors import Interrupted, JobError, RunError
 from test_run import Listening, StopAfter, assert_equal_weights, cut, lines, weights
@@ -46,7 +47,7 @@ def fill(folder, left=0):
 
 
 MOMENTS = {
-    "a checkpoint": (checkpoint, "save", r"cannot write checkpoint .*: No space left"),
+    "a checkpoint": (files, "save", r"cannot write checkpoint .*: No space left"),
     "the log": ("dreambooth_plugins.tracker.jsonl.JsonlWriter", "scalars", "no room left"),
     "a sample": (events, "write_pictures", r"cannot write samples into .*: No space left"),
     "the export": ("dreambooth_plugins.exporter.Diffusers", "write", "cannot write .*No space"),
@@ -84,9 +85,9 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
         with pytest.raises(RunError, match=said) as caught:
             run(job)
     assert "run the same command again" in caught.value.hint
-    kept = checkpoint.list_checkpoints(job.folder / "checkpoints")
+    kept = files.list_checkpoints(job.folder / "checkpoints")
     for _, path in kept:
-        checkpoint.load(path)  # whole
+        files.load(path)  # whole
     (small_disk / "filler").unlink()
     result = run(job)
     assert_equal_weights(weights(straight.folder), weights(result.folder))
@@ -177,18 +178,18 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(small_job, monkeypatch)
     train = {"nonfinite": "skip", "nonfinite_limit": 2, "steps": 9}
     with pytest.raises(RunError, match=r"3 steps in a row are not finite; step 4: \d\.png"):
         run(small_job(train=train, checkpoints={"every": 1}))
-    kept = [step for step, _ in checkpoint.list_checkpoints(small_job().folder / "checkpoints")]
+    kept = [step for step, _ in files.list_checkpoints(small_job().folder / "checkpoints")]
     assert kept == [2, 3]
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(small_job, monkeypatch):
     # As on a GPU, where the loss is only looked at when it is logged.
-    monkeypatch.setattr("dreambooth.engine.nonfinite.require", lambda *_: None)
+    monkeypatch.setattr("dreambooth.engine.watching.nonfinite.require", lambda *_: None)
     Exploding(monkeypatch, {4})
     job = small_job(train={"steps": 9}, checkpoints={"every": 2}, log={"every": 100})
     with pytest.raises(RunError, match="not finite within the"):
         run(job)
-    [(step, path)] = checkpoint.list_checkpoints(job.folder / "checkpoints")
+    [(step, path)] = files.list_checkpoints(job.folder / "checkpoints")
     assert step == 2
     assert all(t.isfinite().all() for t in load_file(path / "trainable.safetensors").values())
 
@@ -238,7 +239,7 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monke
     options = {"train": {"steps": 6}, "checkpoints": {"every": 2}}
     straight = run(small_job(name="straight", **options))
     job = small_job(name="twice", **options)
-    save_file, after_step = checkpoint.save_file, events.Events.after_step
+    save_file, after_step = files.save_file, events.Events.after_step
 
     def first(self, result):
         after_step(self, result)
@@ -253,10 +254,10 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_whole(small_job, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(events.Events, "after_step", first)
-        patch.setattr(checkpoint, "save_file", second)
+        patch.setattr(files, "save_file", second)
         with pytest.raises(KeyboardInterrupt):
             run(job)
-    assert [s for s, _ in checkpoint.list_checkpoints(job.folder / "checkpoints")] == [2]
+    assert [s for s, _ in files.list_checkpoints(job.folder / "checkpoints")] == [2]
     listening = Listening()
     result = run(job, reporter=listening)
     assert "resuming from step 2 of 6" in listening.lines
@@ -277,7 +278,7 @@ def test_signals_that_come_together_are_one_request(small_job, monkeypatch):
     with pytest.raises(Interrupted) as caught:
         run(small_job(train={"steps": 6}))
     assert caught.value.exit_code == 128 + signal.SIGINT
-    kept = checkpoint.list_checkpoints(small_job().folder / "checkpoints")
+    kept = files.list_checkpoints(small_job().folder / "checkpoints")
     assert [step for step, _ in kept] == [3]
 
 

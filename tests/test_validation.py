@@ -19,15 +19,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreambooth import FreezingPolicy, Prior, hookimpl
 from dreambooth.engine.batches import Batches
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.data.fixed import split
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
-from dreambooth.engine.precision import Precision
-from dreambooth.engine.random import generator
 from dreambooth.engine.reporting import Quiet, late_progress
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-from dreambooth.engine.validation import split
+from dreambooth.engine.watching import validation
 from dreambooth.errors import JobError
+from dreambooth.helpers.random import generator
 from dreambooth.interfaces import Item, PriorRow, PriorSet
 from dreambooth.plugins import registry_with
 
@@ -49,7 +50,7 @@ def open_for(small_job):
 
 
 def losses(session):
-    return session.validation.losses(session)
+    return validation.losses(session)
 
 
 def lines(folder):
@@ -340,7 +341,7 @@ def test_held_out_images_never_train_and_make_up_the_batch(small_job, pictures, 
     losses_of = events.Events.validate
 
     def watching(self):
-        used.append(set(self._session.validation._batch.ids[:6]))
+        used.append(set(self._session.fixed.ids[:6]))
         losses_of(self)
 
     monkeypatch.setattr(events.Events, "validate", watching)

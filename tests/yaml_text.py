@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreambooth.engine.pictures import grid, to_images
-from dreambooth.engine.random import generator
 from dreambooth.files import write_json
+from dreambooth.helpers.pictures import grid, to_images
+from dreambooth.helpers.random import generator
 from emoji_recipe import card, loop, optim, textures
 from emoji_recipe.ahead import ahead
 from emoji_recipe.compose import HELD_OUT, compose

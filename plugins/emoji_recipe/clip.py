@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dreambooth.engine.random import generator
 from dreambooth.files import write_json
+from dreambooth.helpers.random import generator
 from emoji_recipe import card, loop, optim
 from emoji_recipe.ahead import ahead
 from emoji_recipe.autoencoder import spans, stacked, to_float

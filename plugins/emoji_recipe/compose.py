@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dreambooth.engine.random import numpy_generator
+from dreambooth.helpers.random import numpy_generator
 from emoji_recipe import grounds
 from emoji_recipe.nouns import (
     ALSO,

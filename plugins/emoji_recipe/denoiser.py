@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.random import generator
 from dreambooth.files import write_with
+from dreambooth.helpers.random import generator
 from emoji_recipe import autoencoder, card, loop, optim
 from emoji_recipe.clip import token_ids
 from emoji_recipe.objectives import objective, sample

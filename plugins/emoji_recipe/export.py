@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from dreambooth.engine.random import generator
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
+from dreambooth.helpers.random import generator
 from dreambooth_plugins.model.folder.saving import file_key, model_index, save_weights
 from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from emoji_recipe import autoencoder, clip, denoiser, loop

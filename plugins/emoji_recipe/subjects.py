@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from dreambooth.engine.pictures import to_images
-from dreambooth.engine.random import numpy_generator
 from dreambooth.files import write_text, write_with
+from dreambooth.helpers.pictures import to_images
+from dreambooth.helpers.random import numpy_generator
 from emoji_recipe import autoencoder, export, grounds
 from emoji_recipe.compose import paste
 from emoji_recipe.drawings import subject
@@ -62,8 +62,8 @@ def train(settings: RecipeSettings, noun: str, folder: Path, *, prior: bool) -> 
     The class images of both runs, and of later ones with the same base, are shared by the store.
     """
     from dreambooth import run
-    from dreambooth.jobfile import load_job
-    from dreambooth.starter import Starter, job_text
+    from dreambooth.cli.starter import Starter, job_text
+    from dreambooth.jobs.loading import load_job
 
     pictures, colours = instance_pictures(settings, noun)
     for number, (picture, colour) in enumerate(zip(pictures, colours, strict=True), start=1):

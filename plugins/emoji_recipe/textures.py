@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dreambooth.engine.random import numpy_generator
 from dreambooth.errors import RunError
+from dreambooth.helpers.random import numpy_generator
 from emoji_recipe.grounds import EDGE
 
 if TYPE_CHECKING:

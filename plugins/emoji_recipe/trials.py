@@ -20,8 +20,8 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.random import generator
 from dreambooth.files import write_json, write_with
+from dreambooth.helpers.random import generator
 from emoji_recipe import autoencoder, denoiser, loop, optim
 from emoji_recipe.compose import compose
 from emoji_recipe.drawings import read_drawings

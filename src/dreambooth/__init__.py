@@ -21,7 +21,7 @@ _WHERE = {
     "hookimpl": "dreambooth.hookspecs",
     "Component": "dreambooth.component",
     "Problem": "dreambooth.component",
-    "UserError": "dreambooth.errors",
+    **dict.fromkeys(("JobError", "RunError", "UserError"), "dreambooth.errors"),
     **dict.fromkeys(
         (
             "Callback", "DataSource", "Exporter", "FreezingPolicy", "LRSchedule", "Loss",
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dreambooth.component import Component as Component
     from dreambooth.component import Problem as Problem
     from dreambooth.engine.loop import run as run
+    from dreambooth.errors import JobError as JobError
+    from dreambooth.errors import RunError as RunError
     from dreambooth.errors import UserError as UserError
     from dreambooth.hookspecs import hookimpl as hookimpl
     from dreambooth.interfaces import Callback as Callback
@@ -60,3 +62,7 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -61,7 +61,7 @@ def say(
 
     `copied`: a command that people copy, which only the terminal may break.
     """
-    from dreambooth.printable import printable
+    from dreambooth.helpers.text import printable
 
     text = printable(text)
     if console.is_terminal and not copied:
@@ -74,7 +74,7 @@ def echo(text: str, indent: int = 0) -> None:
 
     In a terminal its lines break between words.
     """
-    from dreambooth.printable import printable
+    from dreambooth.helpers.text import printable
 
     text = printable(text)
     print(wrapped(text, indent) if sys.stdout.isatty() else text)
@@ -82,10 +82,7 @@ def echo(text: str, indent: int = 0) -> None:
 
 def print_error(error: UserError) -> None:
     """Print a person's error on stderr: faults of a job with their places, others with a hint."""
-    from dreambooth.diagnostics import JobErrors
-
-    if isinstance(error, JobErrors):
-        text = error.render()
+    if text := error.located():
         if sys.stderr.isatty():  # source lines and carets below them stay as they are
             text = "\n".join(x if x[:1] == " " else wrapped(x, 2) for x in text.split("\n"))
         _plain(text)
@@ -99,8 +96,7 @@ def print_warning(message: str, hint: str = "") -> None:
 
 
 def _labelled(label: str, style: str, message: str, hint: str) -> None:
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.text import printable, redacted
 
     lines = [f" {message}", *(f"  hint: {line}" for line in hint.splitlines())]
     text = printable(redacted("\n".join(lines)))
@@ -115,8 +111,7 @@ def _labelled(label: str, style: str, message: str, hint: str) -> None:
 
 
 def _plain(text: str) -> None:
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.text import printable, redacted
 
     # What goes to a file or a pipe is not wrapped, and needs no rich.
     print(printable(redacted(text)), file=sys.stderr, flush=True)

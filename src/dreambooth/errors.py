@@ -14,7 +14,7 @@ NO_MEMORY = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory ran out, on whatever device."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     told = isinstance(error, RuntimeError | ImportError | OSError)
     return told and any(words in str(error).lower() for words in NO_MEMORY)
@@ -51,6 +51,10 @@ class UserError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def located(self) -> str:
+        """Return the whole error as text, where it has places in a file; else nothing."""
+        return ""
 
 
 class RunError(UserError):

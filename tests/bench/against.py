@@ -98,14 +98,15 @@ def precision_rule(bench: Bench) -> None:
 
     Where the rule takes bfloat16 it should be faster, and elsewhere not much faster than float32.
     """
-    from dreambooth.engine.precision import Size, has_bf16_units, pays_on_a_cpu
+    from dreambooth.engine.devices.automatic import Size, bf16_pays_on_a_cpu
+    from dreambooth.engine.devices.precision import has_bf16_units
 
     if not has_bf16_units(torch.device("cpu")):
         bench.rows.append(Row("precision rule", None, "x", note="this CPU has no bfloat16 units"))
         return
     for cells in (16, 32):
         found = bench.measured("halves.py", bench.model, cells, bench.pairs)
-        takes = pays_on_a_cpu(Size(found["parameters"], cells * cells))
+        takes = bf16_pays_on_a_cpu(Size(found["parameters"], cells * cells))
         what = f"bf16 against fp32, {cells} x {cells} latents: auto takes {'bf' if takes else 'fp'}"
         pairs = [a / b for a, b in zip(found["fp32"], found["bf16"], strict=True)]
         goal = 1.0 if takes else 1.15
@@ -114,7 +115,7 @@ def precision_rule(bench: Bench) -> None:
 
 def precision(bench: Bench) -> None:
     """Our `precision: auto` against the script's float32, where the CPU has bfloat16 units."""
-    from dreambooth.engine.precision import has_bf16_units
+    from dreambooth.engine.devices.precision import has_bf16_units
 
     what, goal = "steps a second, precision auto, against the script's fp32", 2.4
     if not has_bf16_units(torch.device("cpu")):

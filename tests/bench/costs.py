@@ -13,7 +13,7 @@ from typing import Any
 
 from dreambooth.engine import events, loop
 from dreambooth.engine.loop import run
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 
 def resident() -> int:

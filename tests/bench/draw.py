@@ -16,10 +16,10 @@ from diffusers import StableDiffusionPipeline
 from steps import timed
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 SCRIPT_ROWS = 4
 """The script's own `--sample_batch_size`."""
@@ -34,7 +34,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).with_suffix(".drawn")
     folder.mkdir(exist_ok=True)
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         model = job.model.open(ctx)
         schedule = job.scheduler.open(model.info)

@@ -13,8 +13,8 @@ import time
 import torch
 from diffusers import UNet2DConditionModel
 
-from dreambooth.engine.allocator import keep_memory
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.devices.allocator import keep_memory
+from dreambooth.engine.devices.precision import Precision
 
 ROWS, TOKENS = 2, 77
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from costs import resident
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.plan import make_plan
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.cost.plan import make_plan
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 STEPS = 3
 
@@ -30,7 +30,7 @@ def main() -> None:
     planned = make_plan(job, Quiet()).memory.total
     alone = resident()
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         session = open_session(ctx, job.data.scan(ctx))
         for _ in range(STEPS):

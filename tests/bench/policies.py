@@ -27,14 +27,14 @@ from transformers import CLIPModel
 import dreambooth
 from dreambooth import Job
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.export import export_all
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.samples import evaluating
+from dreambooth.engine.results.exports import export_all
+from dreambooth.engine.results.samples import evaluating
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import train_step
-from dreambooth.run_folder import RunFolder
+from dreambooth.runs.folder import RunFolder
 from emoji_recipe import autoencoder, clip
 from emoji_recipe.measures import likeness, spread
 from emoji_recipe.nouns import with_article
@@ -193,7 +193,7 @@ class Seen:
 def opened(job: Job) -> Iterator[Session]:
     """Set a job up on this machine."""
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         yield open_session(ctx, job.data.scan(ctx))
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import condition, train_step
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 
 class Bare:
@@ -93,7 +93,7 @@ def main() -> None:
     path, pairs, alone = Path(sys.argv[1]), int(sys.argv[2]), "alone" in sys.argv
     job = load_job(path)
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         session = open_session(ctx, job.data.scan(ctx))
         bare = Bare(session)

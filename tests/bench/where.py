@@ -12,12 +12,12 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
-from dreambooth.engine.precision import resolve
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.session import open_session
 from dreambooth.engine.step import train_step
-from dreambooth.jobfile import load_job
+from dreambooth.jobs.loading import load_job
 
 WARM_UP = 2
 ROWS = 18
@@ -26,7 +26,7 @@ ROWS = 18
 def main() -> None:
     job, steps = load_job(Path(sys.argv[1])), int(sys.argv[2])
     with open_devices(job.train) as devices:
-        precision = resolve(job, devices.device)
+        precision = precision_of(job, devices.device)
         ctx = EngineContext(job, devices.device, precision, job.folder, Quiet(), devices)
         session = open_session(ctx, job.data.scan(ctx))
         for _ in range(WARM_UP):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.loop import run
-from dreambooth.engine.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from test_no_waiting import JOBS
 

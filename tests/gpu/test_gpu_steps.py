@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.loop import record, run
-from dreambooth.engine.precision import resolve
 from dreambooth.engine.step import Meter, train_step
 from test_no_waiting import CASES, JOBS
 from test_run import lines
@@ -59,7 +59,7 @@ def test_half_precision_trains(on_card, emoji, name, precision):
 def test_auto_takes_half_precision_and_the_fused_optimizer(on_card, open_for, card, only_cuda):
     wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     job = on_card("auto")
-    assert resolve(job, torch.device(card)).name == wanted
+    assert precision_of(job, torch.device(card)).name == wanted
     s = open_for(wanted, train={"device": card})
     assert s.state.optimizer.defaults["fused"]
     assert {p.device.type for p in s.state.parameters.values()} == {"cuda"}

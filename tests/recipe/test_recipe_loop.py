@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dreambooth.engine.random import generator
+from dreambooth.helpers.random import generator
 from emoji_recipe import loop, optim
 from emoji_recipe.clip import contrastive_loss
 from emoji_recipe.objectives import Flow, min_snr_weight, objective, sample, stratified

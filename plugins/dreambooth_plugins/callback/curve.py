@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.helpers.scalars import logged_at, never_logged
 from dreambooth.interfaces import Observer, RunView, Stop
-from dreambooth.scalars import logged_at, never_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dreambooth import Callback, Job, Problem
-    from dreambooth.interfaces.callback import Event
+    from dreambooth.interfaces import Event
 
     Rule = Callable[[Sequence[int], Sequence[float]], str]
     """(steps, values), oldest first -> why the run may end; empty while it may not."""

@@ -13,8 +13,7 @@ from dreambooth.interfaces import Observer, RunView, Save, Stop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dreambooth.interfaces import Context
-    from dreambooth.interfaces.callback import Event
+    from dreambooth.interfaces import Context, Event
 
 
 class TimeLimit(Callback):

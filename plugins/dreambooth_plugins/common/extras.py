@@ -12,7 +12,7 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreambooth.diagnostics import Location
+    from dreambooth.jobs.diagnostics import Location
 
 
 def missing(library: str, extra: str, at: Location) -> Iterator[Problem]:

@@ -6,10 +6,9 @@ import pickletools
 import zipfile
 from typing import TYPE_CHECKING
 
-from dreambooth import tensorfile
 from dreambooth.errors import JobError
-from dreambooth.files import open_regular
-from dreambooth.tensorfile import Header
+from dreambooth.files import headers, open_regular
+from dreambooth.files.headers import Header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,7 @@ def read_header(path: Path) -> Header:
     """
     try:
         if path.suffix == ".safetensors":
-            return tensorfile.read_header(path)
+            return headers.read_header(path)
         return _pickle_header(path)
     except Exception as error:  # foreign bytes: zipfile and pickletools may complain in any way
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
 from dreambooth.files import read_limited
-from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth.interfaces import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

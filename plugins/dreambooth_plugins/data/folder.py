@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dreambooth import Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
-from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan
-from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan, unknown_placeholders
 
 if TYPE_CHECKING:
     import numpy as np

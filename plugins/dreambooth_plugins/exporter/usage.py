@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.naming import base_name, hub_id
-from dreambooth.printable import flat
+from dreambooth.helpers.naming import base_name, hub_id
+from dreambooth.helpers.text import flat
 from dreambooth_plugins.formats.embedding import A1111_FOLDER, EMBEDDING_FILE
 from dreambooth_plugins.formats.lora.diffusers import LORA_FILE
 

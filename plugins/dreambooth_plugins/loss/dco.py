@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from dreambooth import Loss, Problem
-from dreambooth.interfaces.data import without_identifier
+from dreambooth.interfaces import without_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from dreambooth.errors import JobError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dreambooth.interfaces.model import Prediction
+    from dreambooth.interfaces import Prediction
 
 
 TINY = 1e-12

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
-from dreambooth.transfer import upload
 from dreambooth_plugins.formats.lora import kohya
 from dreambooth_plugins.formats.original.names import LAYOUT, to_original
 from dreambooth_plugins.model.folder.loaded import LoadedFolder

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
     from dreambooth import Job
-    from dreambooth.diagnostics import Location
+    from dreambooth.component import Location
     from dreambooth.interfaces import ModelInfo
 
 LOWEST, HIGHEST = 0.1, 10.0

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.batches import to_pixels
-from dreambooth.engine.pictures import at_once, encode
+from dreambooth.helpers.pictures import at_once, encode, to_pixels
 from dreambooth.interfaces import PriorRow, PriorSet
 from dreambooth_plugins.data.folder import Folder
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine.pictures import decode, save_picture, to_images
-from dreambooth.engine.random import derive
 from dreambooth.files import write_json
+from dreambooth.helpers.pictures import decode, save_picture, to_images
+from dreambooth.helpers.random import derive
 from dreambooth.interfaces import PriorRow, PriorSet
 
 if TYPE_CHECKING:

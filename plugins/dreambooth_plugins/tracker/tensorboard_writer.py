@@ -12,7 +12,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.text.metadata import create_summary_metadata
 
-from dreambooth.engine.pictures import grid
+from dreambooth.helpers.pictures import grid
 from dreambooth.interfaces import TrackerWriter
 from dreambooth_plugins.tracker.event_file import EventFile
 

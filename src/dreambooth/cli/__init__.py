@@ -113,7 +113,7 @@ def _told(error: UserError) -> int:
     from dreambooth.console import print_error
 
     if isinstance(error, PluginError):
-        from dreambooth.plugin_checks import trace
+        from dreambooth.plugins.classes import trace
 
         trace("".join(traceback.format_exception(error)))
     print_error(error)
@@ -122,8 +122,8 @@ def _told(error: UserError) -> int:
 
 def _of_a_plugin(error: BaseException) -> int | None:
     """Tell what a plugin raised where no run was there to tell it; None for anything else."""
-    from dreambooth.plugin_checks import TRACE
-    from dreambooth.plugin_faults import plugin_fault
+    from dreambooth.plugins.classes import TRACE
+    from dreambooth.plugins.faults import plugin_fault
 
     fault = plugin_fault(error)
     if fault is None:
@@ -156,8 +156,7 @@ def _unexpected(error: Exception) -> int:
             print(f"  hint: {hint}", file=sys.stderr)
         return int(error.exit_code)
     from dreambooth import __version__
-    from dreambooth.printable import printable
-    from dreambooth.redact import redacted
+    from dreambooth.helpers.text import printable, redacted
 
     told = printable(redacted("".join(traceback.format_exception(error))))
     print(told, end="", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dreambooth.engine.export import Export
+    from dreambooth.engine.results.card import Export
 
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's folder, or its job file.", show_default=False)
@@ -57,19 +57,19 @@ def export(
     layout: A1111, Forge, ComfyUI), lora (diffusers), kohya (LoRA for A1111, Forge, ComfyUI),
     embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
     """
-    from dreambooth.cli.progress import reporter_for
+    from dreambooth.cli.display.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
-    from dreambooth.exporting import chosen_exporter
-    from dreambooth.printable import json_text, one_line
+    from dreambooth.helpers.text import json_text, one_line
+    from dreambooth.jobs.exporters import named_exporter
     from dreambooth.process import only_displays
-    from dreambooth.runs import run_of
+    from dreambooth.runs.finding import run_of
 
     if not as_json:
         only_displays()
     folder, job = run_of(run)
-    exporter = chosen_exporter(folder, job, kind, option or ())
+    exporter = named_exporter(folder.job, job, kind, option or ())
     # From here on torch is needed; the checks before answered at once.
-    from dreambooth.engine.export_run import export_run
+    from dreambooth.engine.results.exports import export_run
 
     console = stdout()
     reporter = reporter_for(stderr() if as_json else console)
@@ -104,7 +104,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
-    from dreambooth.cli.wording import file_size, folder_size, shown_path
+    from dreambooth.cli.display.units import file_size, folder_size, shown_path
 
     size = file_size(folder_size(made.folder))
     lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]

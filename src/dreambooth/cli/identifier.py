@@ -17,11 +17,12 @@ def identifier(
 
     Also says how the model reads the job's own identifier, and what speaks against it.
     """
-    from dreambooth import identifiers
     from dreambooth.console import echo, print_warning
     from dreambooth.errors import JobError
-    from dreambooth.jobfile import load_job
-    from dreambooth.printable import json_text, one_line
+    from dreambooth.helpers.text import json_text, one_line
+    from dreambooth.interfaces import AUTO
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.loading import load_job
 
     loaded = load_job(job)
     vocabulary = loaded.model.vocabulary()
@@ -34,7 +35,7 @@ def identifier(
     chosen = identifiers.settled(loaded).subject.identifier
     result: dict[str, Any] = {
         "identifier": chosen,
-        "auto": loaded.subject.identifier == identifiers.AUTO,
+        "auto": loaded.subject.identifier == AUTO,
         "tokens": vocabulary.split(chosen),
         "warnings": identifiers.warnings(loaded),
         "proposals": words,

@@ -15,8 +15,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dreambooth.cli.starter import Starter
     from dreambooth.interfaces import Model, ModelInfo
-    from dreambooth.starter import Starter
 
 _NAME_HINT = "Use letters, digits, dot, dash and underscore; at most 100."
 _WORD_HINT = "For example: --identifier ohwx --class-noun dog."
@@ -68,10 +68,9 @@ def init(
 
     For a folder of your pictures, or with --example for pictures that come with the trainer.
     """
+    from dreambooth.cli.starter import job_text, run_name
     from dreambooth.errors import JobError
-    from dreambooth.files import write_bytes
-    from dreambooth.schema import schema_text
-    from dreambooth.starter import job_text, run_name
+    from dreambooth.jobs.schema import schema_text
 
     if example and pictures:
         raise JobError("--example brings its own pictures", "Leave out --pictures or --example.")
@@ -84,16 +83,21 @@ def init(
     _check_words(name, identifier, noun)
     starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
     starter = replace(starter, name=name, identifier=identifier, lora=lora)
-    notes = [*about, *notes]
 
     files[SCHEMA] = schema_text().encode()
     files[JOB] = job_text(starter).encode()  # last: a job that is there is complete
     _refuse_overwriting(directory, files, force)
     if pictures is None:
         folder.mkdir(parents=True, exist_ok=True)
+    _write(directory, files)
+    _say(directory, folder, starter, [*about, *notes])
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    from dreambooth.files import write_bytes
+
     for relative, data in files.items():
         write_bytes(directory / relative, data)
-    _say(directory, folder, starter, notes)
 
 
 def _ask_class_noun() -> str:
@@ -141,7 +145,7 @@ def _starter(
     directory: Path, folder: Path, example: bool, noun: str, model: str, config: str | None
 ) -> tuple[Starter, list[str]]:
     """Choose the job's values; also return what the person should know about them."""
-    from dreambooth.starter import EXAMPLE_COUNT, Starter, pick_resolution
+    from dreambooth.cli.starter import EXAMPLE_COUNT, Starter, pick_resolution
 
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
@@ -193,8 +197,8 @@ def _native_resolution(model: str, config: str | None) -> tuple[int, int, list[s
     `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
     reach for now.
     """
+    from dreambooth.cli.starter import preset_for
     from dreambooth.errors import JobError, UserError
-    from dreambooth.starter import preset_for
 
     preset = preset_for(model)
     try:
@@ -218,8 +222,8 @@ def _is_here(model: str) -> bool:
 
 def _sides(folder: Path, must_exist: bool) -> list[int]:
     """Return the shorter sides of a folder's pictures; `JobError` where there is none."""
+    from dreambooth.cli.starter import picture_sides
     from dreambooth.errors import JobError
-    from dreambooth.starter import picture_sides
 
     if not folder.is_dir():
         if not must_exist:
@@ -234,7 +238,7 @@ def _sides(folder: Path, must_exist: bool) -> list[int]:
 
 def _nested(folder: Path) -> str:
     """Say which folder inside holds pictures; nothing where none does."""
-    from dreambooth.starter import picture_sides
+    from dreambooth.cli.starter import picture_sides
 
     below = [path for path in sorted(folder.rglob("*"))[:1000] if path.is_dir()]
     counts = {path: len(picture_sides(path)) for path in below if not path.name.startswith(".")}
@@ -274,7 +278,7 @@ def _refuse_overwriting(directory: Path, files: Mapping[str, bytes], force: bool
 def _say(directory: Path, folder: Path, starter: Starter, notes: list[str]) -> None:
     """Say what was written and what to do next."""
     from dreambooth.console import echo
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     def say(text: str) -> None:
         echo(one_line(text), indent=9)

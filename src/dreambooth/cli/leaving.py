@@ -45,7 +45,7 @@ def _end(code: int, left: Collection[threading.Thread]) -> None:
 
 def describe(thread: threading.Thread, frame: FrameType | None) -> str:
     """Return `thread "upload" of plugin "mine" (my-pkg 0.1.0), my_pkg/upload.py:12`."""
-    from dreambooth.plugin_faults import owner_of
+    from dreambooth.plugins.faults import owner_of
 
     stack: list[FrameType] = []
     while frame is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dreambooth.printable import json_text, printable
+from dreambooth.helpers.text import json_text, printable
 
 if TYPE_CHECKING:
     from dreambooth.plugins import PluginInfo, Registry
@@ -67,7 +67,7 @@ def show(
 
     Types, defaults, meaning, and where it comes from.
     """
-    from dreambooth.cli.plugin_details import (
+    from dreambooth.cli.display.kinds import (
         describe_kind,
         describe_slot,
         kind_text,
@@ -97,8 +97,8 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
 
     `UserError` where there is none, and no slot of that name either.
     """
-    from dreambooth.diagnostics import did_you_mean
-    from dreambooth.slots import SLOTS
+    from dreambooth.helpers.text import did_you_mean
+    from dreambooth.plugins.slots import SLOTS
 
     if "/" in name:
         return [], [_slot_and_kind(reg, *name.split("/", 1))]
@@ -117,13 +117,13 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
 
 def slots_by_name() -> dict[str, str]:
     """Return slots by their names and by the keys of a job that they fill."""
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     return {alias: slot.name for slot in SLOTS.values() for alias in (slot.name, *slot.fields)}
 
 
 def _slot_and_kind(reg: Registry, slot_name: str, kind: str) -> tuple[str, str]:
-    from dreambooth.diagnostics import did_you_mean
+    from dreambooth.helpers.text import did_you_mean
 
     slots = slots_by_name()
     if slot_name not in slots:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dreambooth.cli.timeleft import Pause
+    from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
-    from dreambooth.run_result import RunResult
+    from dreambooth.runs.folder import RunResult
+    from dreambooth.runs.outlook import Outlook
 
 
 def run(
@@ -54,11 +54,12 @@ def run(
     leave with exit code 128 + the signal's number; a second Ctrl-C leaves at once. SIGUSR1 writes a
     checkpoint and goes on. What was ignored at the start (nohup) stays ignored.
     """
-    from dreambooth import launcher, process
+    from dreambooth import process
     from dreambooth.console import print_warning
-    from dreambooth.jobfile import check_job
+    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
-    from dreambooth.preflight import require_environment
+    from dreambooth.process import launcher
+    from dreambooth.runs.outlook import require_environment
 
     process.only_displays()
 
@@ -82,10 +83,16 @@ def run(
                 return
     except UserError as error:
         raise _of_this_process(error) from error
-    arguments = ["run", str(job), *(f"-o{pair}" for pair in override or ())]
+    sys.exit(launcher.launch(_same_command(job, override or (), fresh, resume_from), processes))
+
+
+def _same_command(
+    job: Path, override: Sequence[str], fresh: bool, resume_from: str | None
+) -> list[str]:
+    """Return the arguments that each of several processes is started with."""
+    arguments = ["run", str(job), *(f"-o{pair}" for pair in override)]
     arguments += ["--fresh"] if fresh else []
-    arguments += ["--resume-from", resume_from] if resume_from else []
-    sys.exit(launcher.launch(arguments, processes))
+    return [*arguments, "--resume-from", resume_from] if resume_from else arguments
 
 
 @contextmanager
@@ -109,9 +116,9 @@ def _look_ahead(
     job: Job, dry_run: bool, fresh: bool, resume_from: str | None, processes: int
 ) -> Outlook | None:
     """Return what the run will do, before any work; None where all processes have to be told."""
-    from dreambooth import launcher
     from dreambooth.console import print_warning
-    from dreambooth.preflight import preflight
+    from dreambooth.process import launcher
+    from dreambooth.runs.outlook import look_ahead
 
     shared = launcher.process_count() > 1 and not dry_run
     if shared and launcher.rank() > 0:
@@ -119,7 +126,7 @@ def _look_ahead(
     count = max(processes, launcher.process_count())
     warn = print_warning if dry_run else _unsaid
     try:
-        outlook = preflight(job, fresh=fresh, resume_from=resume_from, processes=count, warn=warn)
+        outlook = look_ahead(job, fresh=fresh, resume_from=resume_from, processes=count, warn=warn)
     except UserError:
         if shared:  # those that wait for this one have to leave, too
             return None
@@ -133,7 +140,7 @@ def _unsaid(message: str) -> None:
 
 def _of_this_process(error: UserError) -> UserError:
     """Where several processes run one job, let one speak, or say which one it is."""
-    from dreambooth import launcher
+    from dreambooth.process import launcher
 
     if launcher.rank() == 0:
         return error
@@ -153,15 +160,15 @@ def _train(
 ) -> None:
     """Show the plan, run the job, show the result; other processes than the first are silent."""
     # From here on torch is needed; the checks before answered in half a second.
-    from dreambooth import launcher
-    from dreambooth.cli.progress import reporter_for
-    from dreambooth.cli.show_plan import show_plan
-    from dreambooth.cli.timeleft import pauses_of
+    from dreambooth.cli.display.plan import show_plan
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.cli.display.timeleft import pauses_of
     from dreambooth.console import stdout
+    from dreambooth.engine.cost.plan import make_plan
     from dreambooth.engine.loop import run as run_job
     from dreambooth.engine.manifest import hold_against
-    from dreambooth.engine.plan import make_plan
     from dreambooth.engine.reporting import Quiet
+    from dreambooth.process import launcher
 
     console, speaks = stdout(), launcher.rank() == 0
     pauses: Sequence[Pause] = ()
@@ -187,17 +194,16 @@ def _train(
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
     """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
     from dreambooth.console import stdout
-    from dreambooth.run_folder import RunFolder
-    from dreambooth.run_result import result_of
+    from dreambooth.runs.folder import RunFolder, result_of
 
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 
 
 def show_result(console: Console, job: Job, result: RunResult, seconds: float = 0.0) -> None:
     """Say what was made, how long that took, and what to do next."""
-    from dreambooth.cli.wording import duration, file_size, folder_size, shown_path
+    from dreambooth.cli.display.units import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     def line(text: str) -> None:
         say(console, one_line(text), indent=9)

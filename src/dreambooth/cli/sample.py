@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dreambooth.errors import JobError
+
+if TYPE_CHECKING:
+    from dreambooth.interfaces import Sampler
 
 
 def sample(
@@ -33,15 +39,14 @@ def sample(
 
     Writes single PNGs, with prompt, seed and settings in their metadata, and a grid.
     """
-    from dreambooth.cli.halfblocks import halfblocks
-    from dreambooth.cli.options import parse_size, with_sampler_options
-    from dreambooth.cli.progress import reporter_for
-    from dreambooth.cli.wording import shown_path
+    from dreambooth.cli.display.halfblocks import halfblocks
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.cli.display.units import shown_path
     from dreambooth.console import say, stdout
-    from dreambooth.engine.draw import DrawRequest, draw_from_run
-    from dreambooth.printable import one_line
+    from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+    from dreambooth.helpers.text import one_line
     from dreambooth.process import only_displays
-    from dreambooth.runs import open_run
+    from dreambooth.runs.finding import open_run
 
     only_displays()
     console = stdout()
@@ -63,3 +68,35 @@ def sample(
     source = f"final (step {drawn.step})" if drawn.source == "final" else drawn.source
     where = f"in {shown_path(drawn.grid.parent)}, all on {drawn.grid.name}"
     say(console, one_line(f"{pictures} from {source} {where}"), indent=2)
+
+
+_SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read `64` or `96x64` (height x width) in pixels; `JobError` for anything else."""
+    if text is None:
+        return None
+    match = _SIZE.match(text.lower())
+    if not match or "0" in (match[1], match[2]):
+        raise JobError(f'--size "{text}" is no size', "write 512, or 512x768 (height x width)")
+    height = int(match[1])
+    return height, int(match[2] or height)
+
+
+def with_sampler_options(sampler: Sampler, **options: Any) -> Sampler:
+    """Return the sampler with the given options replaced; `JobError` where it has none such."""
+    from pydantic import ValidationError
+
+    given = {name: value for name, value in options.items() if value is not None}
+    unknown = [name for name in given if name not in type(sampler).model_fields]
+    if unknown:
+        raise JobError(
+            f'sampler "{sampler.kind}" has no option "{unknown[0]}"',
+            f"its options: {', '.join(n for n in type(sampler).model_fields if n != 'kind')}",
+        )
+    try:
+        return type(sampler).model_validate({**sampler.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise JobError(f"sampler option {first['loc'][0]}: {first['msg']}") from error

@@ -17,7 +17,7 @@ def schema(
 
     The options of every installed plugin are in it, so an editor can check and complete them.
     """
-    from dreambooth.schema import schema_text, write
+    from dreambooth.jobs.schema import schema_text, write
 
     if output is None:
         typer.echo(schema_text(), nl=False)

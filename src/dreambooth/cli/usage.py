@@ -12,7 +12,7 @@ TAKE_OVERRIDES = ("run", "validate")
 
 def hint_for(error: Any) -> str:
     """Return a hint for a usage error of click: the option that was meant, or where it is set."""
-    from dreambooth.diagnostics import nearest
+    from dreambooth.helpers.text import nearest
 
     given, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if not given or ctx is None:
@@ -26,8 +26,8 @@ def hint_for(error: Any) -> str:
 
 def _of_the_job(name: str) -> str:
     """Say how an option of the job is set from the command line."""
-    from dreambooth.aliases import reply_to
-    from dreambooth.diagnostics import nearest
+    from dreambooth.helpers.text import nearest
+    from dreambooth.jobs.aliases import reply_to
 
     key, places = name.replace("-", "_"), dict(_options())
     if key in places:
@@ -41,9 +41,9 @@ def _of_the_job(name: str) -> str:
 def _options() -> Iterator[tuple[str, str]]:
     """Yield the job's options and where each is set; of several the first, slots' options last."""
     from dreambooth.job import Job
-    from dreambooth.jobkeys import sections
+    from dreambooth.jobs.keys import sections
     from dreambooth.plugins import registry
-    from dreambooth.slots import SLOTS
+    from dreambooth.plugins.slots import SLOTS
 
     found: dict[str, str] = {name: name for name in Job.model_fields}
     for section, model in sections(Job):

@@ -28,15 +28,14 @@ def validate(
 
     Keys, types, names, the model, the data, and what the parts need of each other.
     """
-    from dreambooth import identifiers
     from dreambooth.console import print_error, print_warning
-    from dreambooth.diagnostics import JobErrors
     from dreambooth.errors import EXIT_BAD_JOB
-    from dreambooth.jobfile import check_job
+    from dreambooth.helpers.text import json_text, printable, redacted_in
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.diagnostics import JobErrors
+    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
-    from dreambooth.preflight import require_environment
-    from dreambooth.printable import json_text, printable
-    from dreambooth.redact import redacted_in
+    from dreambooth.runs.outlook import require_environment
 
     require_environment()
     for problem in () if as_json else registry().problems():
@@ -65,7 +64,7 @@ def validate(
 
 def summary(job: Job) -> str:
     """Return a job in one line."""
-    from dreambooth.printable import one_line
+    from dreambooth.helpers.text import one_line
 
     model = getattr(job.model, "source", "")
     height, width = job.data.size

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.geometry import plain_geometry, shrink_masks, unpack_geometry
-from dreambooth.engine.random import permutation
-from dreambooth.engine.reading import Reader
-from dreambooth.plugin_faults import refused
-from dreambooth.transfer import upload
+from dreambooth.engine.data.geometry import plain_geometry, shrink_masks, unpack_geometry
+from dreambooth.engine.data.reading import Reader
+from dreambooth.helpers.pictures import to_pixels
+from dreambooth.helpers.random import permutation
+from dreambooth.helpers.transfer import upload
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,12 +62,6 @@ class Batch:
     """[B, 1, h, w] float32 in 0..1, or None without masks."""
     ids: list[str]
     """Names of the rows, for messages."""
-
-
-def to_pixels(samples: Sequence[Sample]) -> Tensor:
-    """Return [B, 3, H, W] float32 in [-1, 1] from 8-bit samples."""
-    stacked = torch.stack([torch.from_numpy(s.pixels) for s in samples])
-    return stacked.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 @dataclass(frozen=True)

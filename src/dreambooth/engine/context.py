@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dreambooth.engine import random
-from dreambooth.engine.cache import ChunkStore
-from dreambooth.engine.cache_entry import making
+from dreambooth.engine.cache.entry import making
+from dreambooth.engine.cache.store import ChunkStore
+from dreambooth.helpers import random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dreambooth.engine.devices import Devices
-    from dreambooth.engine.precision import Precision
+    from dreambooth.engine.devices.precision import Precision
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
     from dreambooth.interfaces import Progress
     from dreambooth.job import Job

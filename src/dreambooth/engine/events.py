@@ -11,32 +11,28 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dreambooth.engine import checkpoint, nonfinite, rotation, validation
-from dreambooth.engine.batches import to_pixels
-from dreambooth.engine.best import Best
-from dreambooth.engine.observers import Observers
-from dreambooth.engine.pacing import Pace
-from dreambooth.engine.pictures import to_images
-from dreambooth.engine.restoring import taking_back
-from dreambooth.engine.samples import draw_pictures, sample_seed, write_pictures
-from dreambooth.engine.stopping import LeftOut
-from dreambooth.engine.trackers import Trackers
+from dreambooth.engine.checkpoints import files, rotation
+from dreambooth.engine.checkpoints.best import Best
+from dreambooth.engine.checkpoints.restoring import taking_back
+from dreambooth.engine.checkpoints.rotation import Pace
+from dreambooth.engine.results.samples import draw_samples, measured, write_pictures
+from dreambooth.engine.watching import nonfinite, validation
+from dreambooth.engine.watching.observers import Observers
+from dreambooth.engine.watching.stopping import LeftOut
+from dreambooth.engine.watching.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.interfaces import RunView, Stop
-from dreambooth.jobfile import dump_job
+from dreambooth.jobs.loading import dump_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dreambooth.engine.checkpoint import Checkpoint
-    from dreambooth.engine.samples import Picture
+    from dreambooth.engine.checkpoints.files import Checkpoint
     from dreambooth.engine.session import Session
     from dreambooth.engine.step import Meter, StepResult
-    from dreambooth.engine.stopping import StopRequest
+    from dreambooth.engine.watching.stopping import StopRequest
     from dreambooth.interfaces.callback import Event
-    from dreambooth.run_folder import RunFolder
-
-INSTANCES_FOR_METRICS = 8
+    from dreambooth.runs.folder import RunFolder
 
 
 class Events:
@@ -163,7 +159,7 @@ class Events:
             "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
         }
         options, best = self._job.checkpoints, self.best.step
-        checkpoint.save(
+        files.save(
             self._folder.checkpoints,
             step,
             self._session.state.tensors(),
@@ -188,9 +184,8 @@ class Events:
 
     def validate(self) -> None:
         """Measure the loss on the fixed batch; training is not touched by it."""
-        assert self._session.validation is not None
         with self._session.during("validation"):
-            losses = self._session.validation.losses(self._session, self._stop.look)
+            losses = validation.losses(self._session, self._stop.look)
         self._validated_at = self._session.state.step
         self._publish(losses)
         self._tell("validate")
@@ -214,52 +209,21 @@ class Events:
         self._require_folder()
         session, job = self._session, self._job
         step = session.state.step
-        prompts = [job.subject.fill(p) for p in job.samples.prompts]
-        each = job.samples.per_prompt
-        numbered = [(i, k) for i in range(len(prompts)) for k in range(each)]
-        with session.during("drawing"), session.state.showing_result():
-            pictures = draw_pictures(
-                self._ctx,
-                session.model,
-                job.sampler,
-                [prompts[i] for i, _ in numbered],
-                [sample_seed(job.train.seed, i, k) for i, k in numbered],
-                size=job.data.size,
-                solver_config=session.schedule.solver_config(
-                    job.data.size, job.sampler.sampling_steps()
-                ),
-                batch_size=job.samples.batch_size,
-                look=self._stop.look,
-            )
+        pictures = draw_samples(session, self._stop.look)
         facts = {"step": step, "run": job.name, "sampler": job.sampler.key()}
         folder = self._folder.samples / f"step-{step:06d}"
         try:
-            sheet = write_pictures(folder, pictures, each, facts)
+            sheet = write_pictures(folder, pictures, job.samples.per_prompt, facts)
         except OSError as error:
             raise RunError(
                 f"cannot write samples into {folder}: {error.strerror or error}",
                 "make room and run the same command again: it goes on from the last checkpoint",
             ) from error
         with Image.open(sheet) as image:
-            self._trackers.images(step, "samples", [image.convert("RGB")], [" | ".join(prompts)])
+            caption = " | ".join(map(job.subject.fill, job.samples.prompts))
+            self._trackers.images(step, "samples", [image.convert("RGB")], [caption])
         self._ctx.reporter.pictures(step, sheet)
-        return self._measure(pictures)
-
-    def _measure(self, pictures: list[Picture]) -> dict[str, float]:
-        if not self._job.metrics:
-            return {}
-        by_prompt: dict[str, list[Image.Image]] = {}
-        for picture in pictures:
-            by_prompt.setdefault(picture.prompt, []).append(picture.image)
-        rng = self._ctx.numpy_random("unused")
-        items = self._session.scan.items[:INSTANCES_FOR_METRICS]
-        instances = to_images(to_pixels([self._job.data.load(i, 0, rng) for i in items]))
-        values: dict[str, float] = {}
-        for metric in self._job.metrics:
-            self._stop.look()
-            scores = metric.score(by_prompt, instances, self._ctx)
-            values |= {f"metric/{name}": float(value) for name, value in scores.items()}
-        return values
+        return measured(session, pictures, self._stop.look)
 
     def _log(self, step: int, result: StepResult) -> None:
         self._require_finite(step)

@@ -9,47 +9,46 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.checks import require
-from dreambooth.engine.beginning import begin, newest_of_all, set_aside, together
-from dreambooth.engine.best import show_best
-from dreambooth.engine.compiling import settle as settle_compiling
+from dreambooth.engine.checkpoints.best import show_best
+from dreambooth.engine.checkpoints.restoring import restore
+from dreambooth.engine.checkpoints.resuming import begin, newest_of_all, set_aside, together
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import open_devices
+from dreambooth.engine.devices.automatic import precision_of
+from dreambooth.engine.devices.precision import Precision
+from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.events import Events
-from dreambooth.engine.export import export_all
 from dreambooth.engine.manifest import (
     check_content,
     check_environment,
     check_inputs,
     describe_run,
 )
-from dreambooth.engine.model_card import Facts, write_card
-from dreambooth.engine.precision import Precision, resolve
-from dreambooth.engine.random import kept_generators
 from dreambooth.engine.reporting import Logged, Quiet
-from dreambooth.engine.restoring import restore
+from dreambooth.engine.results.card import Facts, write_card
+from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.session import Session, open_session
-from dreambooth.engine.step import Meter, train_step
-from dreambooth.engine.stopping import Asked, stop_requests
-from dreambooth.engine.trouble import explained
+from dreambooth.engine.step import Meter, settle_compiling, train_step
+from dreambooth.engine.watching.failures import explained
+from dreambooth.engine.watching.stopping import Asked, stop_requests
 from dreambooth.errors import Interrupted, RunError
-from dreambooth.identifiers import settled
-from dreambooth.jobfile import dump_job
-from dreambooth.plugin_faults import remarks_to
-from dreambooth.preflight import require_environment, require_writable
-from dreambooth.records import checked_pins
-from dreambooth.run_folder import RunFolder
-from dreambooth.run_result import RunResult, result_of
+from dreambooth.helpers.random import kept_generators
+from dreambooth.jobs.checks import require
+from dreambooth.jobs.identifiers import settled
+from dreambooth.jobs.loading import dump_job
+from dreambooth.plugins.faults import remarks_to
+from dreambooth.runs.folder import RunFolder, RunResult, result_of
+from dreambooth.runs.manifest import checked_pins
+from dreambooth.runs.outlook import require_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dreambooth.engine.devices import Devices
-    from dreambooth.engine.export import Export
+    from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
+    from dreambooth.engine.results.card import Export
     from dreambooth.engine.step import StepResult
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 
 UNMOVED = 20
@@ -68,7 +67,7 @@ def run(
     The same call again resumes an interrupted run and returns at once for a finished one.
     `fresh` sets an existing run of that name aside (as `<name>.old-N`) and starts anew;
     `resume_from` goes back to one of the run's checkpoints, or begins at another run's (see
-    `preflight.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
+    `runs.outlook.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
     person can mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1
     saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
     """
@@ -83,7 +82,6 @@ def run(
         def beginning() -> Outlook:
             nonlocal reporter
             assert reporter is not None
-            require_writable(folder)
             if fresh:
                 set_aside(folder, reporter)
             stack.enter_context(folder.lock(reporter.warn))
@@ -157,7 +155,7 @@ def context_of(
 ) -> EngineContext:
     """Return the run's context, in the precision it began with, and say where it runs."""
     recorded = manifest.get("machine", {})
-    precision = devices.share(resolve(job, devices.device, recorded.get("precision")).name)
+    precision = devices.share(precision_of(job, devices.device, recorded.get("precision")).name)
     where = f"{devices.describe()} ({precision})"
     reporter.info(f"run {job.name} on {where}, {job.train.steps} steps")
     ctx = EngineContext(

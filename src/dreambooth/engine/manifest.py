@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import dreambooth
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.devices import describe_machine
-from dreambooth.engine.export import automatic_exporters
-from dreambooth.engine.precision import Precision
+from dreambooth.engine.data.moments import content
+from dreambooth.engine.devices.machine import describe_machine
+from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.session import content
 from dreambooth.errors import JobError
-from dreambooth.job_changes import moved
+from dreambooth.helpers.naming import versions
+from dreambooth.jobs.changes import moved
+from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
@@ -26,24 +25,13 @@ if TYPE_CHECKING:
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import LoadedModel, Scan
     from dreambooth.job import Job
-    from dreambooth.preflight import Outlook
+    from dreambooth.runs.outlook import Outlook
 
 WHAT = {"images": "pictures", "model": "weights", "schedule": "options of the noise schedule"}
 """Entries of the manifest that a job which names other places is held against."""
 NO_OPTIONS = ("_diffusers_version", "_name_or_path")
 """What a scheduler's configuration says of its origin."""
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    found = {"dreambooth-trainer": dreambooth.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def describe_run(session: Session) -> dict[str, Any]:
@@ -54,7 +42,11 @@ def describe_run(session: Session) -> dict[str, Any]:
         part = name.split(".", 1)[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     return {
-        "versions": versions(),
+        "versions": {
+            **versions("dreambooth-trainer"),
+            "python": platform.python_version(),
+            **versions(*LIBRARIES),
+        },
         "machine": machine(ctx),
         "plugins": [
             {"name": p.name, "distribution": p.distribution, "version": p.version}

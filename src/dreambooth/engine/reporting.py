@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from dreambooth.printable import printable
+from dreambooth.helpers.text import printable, redacted
 from dreambooth.process import newly_quiet
-from dreambooth.redact import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

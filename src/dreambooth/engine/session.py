@@ -9,39 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.engine import text
-from dreambooth.engine.batches import Batches, to_pixels, variant_offsets
+from dreambooth.engine.batches import Batches, variant_offsets
 from dreambooth.engine.cost.residency import residency_of
-from dreambooth.engine.geometry import pack_geometry, shrink_masks
-from dreambooth.engine.pictures import at_once, encode
+from dreambooth.engine.data import text
+from dreambooth.engine.data.fixed import Split, fixed_batch, split
+from dreambooth.engine.data.moments import open_moments
 from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
-from dreambooth.engine.validation import Split, Validation, split
 from dreambooth.errors import RunError
 from dreambooth.files import store_trouble
-from dreambooth.plugin_faults import refused
+from dreambooth.helpers.pictures import encode
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
     from torch.nn import Parameter
 
-    from dreambooth.engine.compiling import Compiled
+    from dreambooth.engine.batches import Batch
     from dreambooth.engine.context import EngineContext
     from dreambooth.engine.cost.residency import Phase, Residency
+    from dreambooth.engine.devices.compiling import Compiled
     from dreambooth.interfaces import (
-        Chunks,
         FreezingPolicy,
-        Item,
         LoadedModel,
         NoiseSchedule,
         PriorSet,
         Scan,
     )
     from dreambooth.job import Job
-
-MOMENTS_CHUNK = 8
 
 
 @dataclass
@@ -60,11 +56,12 @@ class Session:
     """Which of the scan's items train, and which are held out."""
     residency: Residency
     """Which part of the model is in memory in which phase."""
-    validation: Validation | None = None
+    fixed: Batch | None = None
+    """The batch of validation, where the job has one."""
     compiled: Compiled | None = None
     """The parts a training step runs through, compiled, where `train.compile` says so."""
     answers_are_finite: bool = False
-    """Whether what plugins compute in a step was looked at already (`first_use`)."""
+    """Whether what plugins compute in a step was looked at already (`nonfinite`)."""
 
     @property
     def trained_parts(self) -> set[str]:
@@ -123,44 +120,9 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
         ctx, job.data, parts.training, prior, schedule, moments, offsets, partial(encode, model)
     )
     session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts, residency)
-    session.validation = Validation(session) if job.validation.every else None
+    if job.validation.every:
+        session.fixed = fixed_batch(ctx, batches, schedule, prior, parts)
     return session
-
-
-def open_moments(ctx: EngineContext, model: LoadedModel, items: Sequence[Item]) -> Chunks:
-    """Cache the latent moments (mean and std) of every variant of every image."""
-    data = ctx.job.data
-    vae_parts = model.info.part_names("vae")
-    numbered = [(item, variant) for item in items for variant in range(data.variants(item) or 1)]
-    rng = ctx.numpy_random("unused")
-
-    @torch.no_grad()
-    def build(indices: Sequence[int]) -> dict[str, Tensor]:
-        samples = [data.load(*numbered[i], rng) for i in indices]
-        latents = encode(model, to_pixels(samples).to(ctx.device))
-        out = {"mean": latents.mean.float()}
-        out["geometry"] = torch.stack([pack_geometry(s.geometry) for s in samples])
-        if latents.std is not None:
-            out["std"] = latents.std.float()
-        size = (latents.mean.shape[-2], latents.mean.shape[-1])
-        if (mask := shrink_masks([s.mask for s in samples], size)) is not None:
-            out["mask"] = mask[:, 0]
-        return out
-
-    key = {
-        "images": [[*content(item), variant] for item, variant in numbered],
-        "transform": data.pixels_key(),
-        "at_once": at_once(data.size),
-        "encoder": [model.fingerprint(part) for part in vae_parts],
-    }
-    store = ctx.chunks("moments", key, MOMENTS_CHUNK, build, total=len(numbered))
-    store.ensure(len(numbered), "Encoding images")
-    return store
-
-
-def content(item: Item) -> list[str]:
-    """Return the hashes of what an item consists of: the image and, where it has one, its mask."""
-    return [item.sha256, *([item.mask_sha256] if item.mask_sha256 else [])]
 
 
 def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parameter]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dreambooth.engine import text
+from dreambooth.engine.data import text
 from dreambooth.interfaces.model import NEW_ROWS
-from dreambooth.plugin_faults import refused
+from dreambooth.plugins.faults import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

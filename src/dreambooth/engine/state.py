@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dreambooth.engine import groups
-from dreambooth.engine.restoring import check_optimizer, check_shapes
+from dreambooth.engine.checkpoints.optimizer import (
+    check_optimizer,
+    check_shapes,
+    group_changes,
+    group_options,
+    restored_groups,
+)
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ class TrainState:
     """Optimizer step at which each group's warm-up begins; by default the first one's."""
 
     def __post_init__(self) -> None:
-        self._built = groups.options(self.optimizer)
+        self._built = group_options(self.optimizer)
         self.starts = self.starts or [0] * len(self.base_lrs)
         if self.ema_decay is not None and not self.ema:
             self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
@@ -114,7 +119,7 @@ class TrainState:
             "scaler": scaler,
             "optimizer": self._optimizer_numbers(),
         }
-        if changed := groups.changes(self.optimizer, self._built):
+        if changed := group_changes(self.optimizer, self._built):
             numbers["groups"] = changed
         return numbers
 
@@ -129,7 +134,7 @@ class TrainState:
         self.adopt(tensors)
         self.step = int(numbers["step"])
         self.skipped = int(numbers.get("skipped", 0))
-        param_groups = groups.restored(self.optimizer, self._built, numbers.get("groups", []))
+        param_groups = restored_groups(self.optimizer, self._built, numbers.get("groups", []))
         self._load_optimizer(tensors["optimizer"], numbers["optimizer"], param_groups)
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])

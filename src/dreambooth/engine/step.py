@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine import first_use, nonfinite
-from dreambooth.engine.random import derive
+from dreambooth.engine.devices.automatic import compiling_pays, size_with
+from dreambooth.engine.devices.compiling import Compiled
+from dreambooth.engine.watching import nonfinite
+from dreambooth.helpers.random import derive
 from dreambooth.interfaces import FreezingPolicy, StepTensors
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             snr_table=s.schedule.snr_table(),
         )
     )
-    first_use.require_finite(s, batch, z_t, target, pred, losses)
+    nonfinite.require_answers(s, batch, z_t, target, pred, losses)
     return losses
 
 
@@ -211,6 +213,51 @@ def update(s: Session, seen: list[tuple[Batch, Tensor]]) -> tuple[Tensor, bool, 
     if not skipped:
         state.update_ema(overflowed)
     return norm, skipped, overflowed
+
+
+def settle_compiling(s: Session, recorded: bool | None) -> bool:
+    """Decide `train.compile` for a run, put it into effect and return what was decided.
+
+    `recorded` is what the run's first life decided: a resumed one keeps it, since compiled and
+    plain steps agree to rounding only. Where the compiler fails the run goes on without. The main
+    process decides for all.
+    """
+    wanted = s.job.train.compile
+    if wanted == "auto":
+        wanted = long_enough(s) if recorded is None else recorded
+    if not wanted:
+        return False
+    parts = {*s.model.info.part_names("denoiser"), *s.trained_parts}
+    s.compiled = Compiled([s.model.parts[name] for name in sorted(parts)])
+    if not s.ctx.share(compiles(s)):
+        s.compiled = None
+    return s.compiled is not None
+
+
+def long_enough(s: Session) -> bool:
+    """Say whether the steps ahead are worth compiling for."""
+    share = 2 if s.job.prior.has_rows() else 1
+    steps, train = s.job.train.steps - s.state.step, s.job.train
+    rows = steps * train.accumulation * train.batch_size * share
+    return compiling_pays(s.ctx.device.type, size_with(s.job, s.model), rows)
+
+
+def compiles(s: Session) -> bool:
+    """Compile by a pass over the next step's rows; say whether it worked, and warn where not.
+
+    Nothing is updated; a training step seeds its own draws, so nothing of this shows later.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # a second of imports for those who compile
+
+    with s.ctx.progress("Compiling", 1) as bar:
+        try:
+            forward_rows(s, s.batches.make(s.state.step, 0)).sum().backward()
+        except TorchDynamoException as error:
+            s.ctx.warn(f"torch.compile failed, going on without: {str(error).splitlines()[0]}")
+            return False
+        s.state.optimizer.zero_grad(set_to_none=True)
+        bar.advance()
+    return True
 
 
 def mend_after(s: Session, overflowed: Tensor | None) -> None:

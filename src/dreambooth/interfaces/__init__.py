@@ -1,23 +1,39 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
+from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
 from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
-from dreambooth.interfaces.callback import Callback, Observer, RunView, Save, Stop
+from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
-from dreambooth.interfaces.data import DataSource, Item, Rejected, Sample, Scan, Subject
+from dreambooth.interfaces.data import (
+    AUTO,
+    DataSource,
+    Item,
+    Rejected,
+    Sample,
+    Scan,
+    Subject,
+    unknown_placeholders,
+    without_identifier,
+)
 from dreambooth.interfaces.exporter import Check, Exporter
-from dreambooth.interfaces.freezing import Artifact, FreezingPolicy, ParameterGroup, Stage
+from dreambooth.interfaces.freezing import (
+    Artifact,
+    ArtifactKind,
+    FreezingPolicy,
+    ParameterGroup,
+    Stage,
+)
 from dreambooth.interfaces.loss import Loss, StepTensors
 from dreambooth.interfaces.model import (
+    NEW_ROWS,
     Conditioning,
     Latents,
-    LatentSpec,
     LoadedModel,
     Model,
-    ModelInfo,
     RowGeometry,
 )
-from dreambooth.interfaces.optimizer import LRSchedule, Optimizer
+from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
@@ -25,7 +41,11 @@ from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
+    "AUTO",
+    "LARGE",
+    "NEW_ROWS",
     "Artifact",
+    "ArtifactKind",
     "Callback",
     "Check",
     "Chunks",
@@ -33,6 +53,7 @@ __all__ = [
     "Context",
     "DataSource",
     "Draw",
+    "Event",
     "Exporter",
     "FreezingPolicy",
     "Item",
@@ -49,12 +70,14 @@ __all__ = [
     "Observer",
     "Optimizer",
     "ParameterGroup",
+    "Prediction",
     "Prior",
     "PriorCost",
     "PriorRow",
     "PriorSet",
     "Progress",
     "Rejected",
+    "Role",
     "RowGeometry",
     "RunView",
     "Sample",
@@ -69,4 +92,6 @@ __all__ = [
     "Tracker",
     "TrackerWriter",
     "Vocabulary",
+    "unknown_placeholders",
+    "without_identifier",
 ]

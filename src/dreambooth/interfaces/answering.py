@@ -12,7 +12,7 @@ import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.plugin_door import ANSWERS
+from dreambooth.component.door import ANSWERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from dreambooth.component import Component
+from dreambooth.component.model_info import ModelInfo
 from dreambooth.interfaces.answering import (
     Answer,
     is_number,
@@ -25,7 +26,7 @@ from dreambooth.interfaces.data import DataSource, Item, Rejected, Sample, Scan
 from dreambooth.interfaces.exporter import Check, Exporter
 from dreambooth.interfaces.freezing import Artifact, FreezingPolicy, ParameterGroup, Stage
 from dreambooth.interfaces.loss import Loss
-from dreambooth.interfaces.model import Conditioning, LoadedModel, Model, ModelInfo
+from dreambooth.interfaces.model import Conditioning, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LRSchedule, Optimizer
 from dreambooth.interfaces.prior import Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler

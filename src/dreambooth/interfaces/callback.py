@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import Component
-from dreambooth.plugin_door import Called
+from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from dreambooth.component import AnyJob
     from dreambooth.interfaces.context import Context
-    from dreambooth.job import Job
 
 Event = Literal["start", "step", "log", "validate", "sample", "checkpoint", "end"]
 """In this order within a step: step, log, validate, sample, checkpoint. `start` comes once before
@@ -26,12 +26,12 @@ last, before export."""
 class RunView:
     """What a callback sees: read-only."""
 
-    job: Job
+    job: AnyJob
     step: int
     """Optimizer steps done."""
     steps: int
     scalars: Mapping[str, float]
-    """The newest logged numbers (`dreambooth.scalars.logged_at`: at which event one is new)."""
+    """The newest logged numbers (`helpers.scalars.logged_at`: at which event one is new)."""
     folder: Path
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dreambooth.job import Job
+    from dreambooth.component import AnyJob
 
 
 class Progress(Protocol):
@@ -50,7 +50,7 @@ class Context(Protocol):
     """One run, as its plugins see it. No plugin touches the accelerator or global state."""
 
     @property
-    def job(self) -> Job:
+    def job(self) -> AnyJob:
         """The job being run."""
 
     @property

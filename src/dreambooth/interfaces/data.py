@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Side = Annotated[int, Field(ge=8, le=8192)]
 
-
+AUTO = "auto"
+"""What a job says to have its identifier chosen."""
 PLACEHOLDERS = ("identifier", "class_noun")
 
 

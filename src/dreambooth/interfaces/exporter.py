@@ -12,10 +12,11 @@ from dreambooth.interfaces.freezing import ArtifactKind
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dreambooth.component import AnyJob
+    from dreambooth.component.model_info import ModelInfo
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.freezing import Artifact, FreezingPolicy
-    from dreambooth.interfaces.model import LoadedModel, ModelInfo
-    from dreambooth.job import Job
+    from dreambooth.interfaces.model import LoadedModel
 
 
 AUTOMATIC: Mapping[ArtifactKind, str] = {
@@ -72,7 +73,7 @@ class Exporter(Component):
         """Load the files back as another tool would and compare them with the live model."""
         raise NotImplementedError  # abstract
 
-    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+    def usage(self, job: AnyJob, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how other tools open what was written, in Markdown, for the model card.
 
         `files` are the names in the export's folder. The default says nothing.

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from dreambooth.component.model_info import ModelInfo
     from dreambooth.interfaces.context import Context
-    from dreambooth.interfaces.model import LoadedModel, ModelInfo
+    from dreambooth.interfaces.model import LoadedModel
 
 ArtifactKind = Literal["weights", "adapter", "embedding"]
 

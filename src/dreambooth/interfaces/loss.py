@@ -10,8 +10,8 @@ from dreambooth.component import Component
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dreambooth.component.model_info import Prediction
     from dreambooth.interfaces.data import Subject
-    from dreambooth.interfaces.model import Prediction
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Component
+from dreambooth.component.door import Called
 from dreambooth.errors import RunError
-from dreambooth.plugin_door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,67 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
+    from dreambooth.component.model_info import ModelInfo
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.vocabulary import Vocabulary
 
-Prediction = Literal["epsilon", "v_prediction", "flow"]
-Role = Literal["denoiser", "text_encoders", "vae"]
 NEW_ROWS = "new_rows"
 """Last part of the qualified name of a parameter that `LoadedModel.add_tokens` made."""
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """Geometry of the latent space."""
-
-    channels: int
-    factor: int
-    """Pixels a latent cell covers along one side."""
-    multiple: int
-    """Height and width in pixels must be multiples of this."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model is, read from its JSON files alone (no torch, no weights)."""
-
-    family: str
-    prediction: Prediction
-    schedule: Mapping[str, Any]
-    """The model's `scheduler_config.json`."""
-    parts: tuple[str, ...]
-    """Names of the parts, as diffusers names their folders (`unet`, `text_encoder`, `vae`)."""
-    roles: Mapping[Role, tuple[str, ...]]
-    """Which parts play which role; a role may be empty (no text encoder) or hold several (SDXL)."""
-    latent: LatentSpec
-    resolution: int
-    """The side in pixels the model was trained at."""
-    guidance: Literal["cfg", "embedded", "none"] = "cfg"
-    """How the family is guided: two forwards, a guidance value as input (Flux dev), not at all."""
-    adapter_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Default adapter target modules of a part."""
-    adapter_presets: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    """Named sets of adapter targets of a part (`attention`, `attention+mlp`, `cross_attention`):
-    globs on module names, or on the end of one."""
-    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Blocks of the denoiser by what they are known to decide (`content`, `style`): globs on
-    qualified module names. Empty where nothing is known of the family."""
-
-    layouts: Mapping[str, str] = field(default_factory=dict)
-    """File layouts besides a diffusers folder that `LoadedModel.convert` knows (`original`): an
-    empty text where this model can be written so, else the reason why not."""
-
-    def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
-        """Resolve part and role names to part names; `KeyError` names what is unknown."""
-        names: list[str] = []
-        for name in parts_or_roles or self.parts:
-            if name in self.roles:
-                names += self.roles[name]  # type: ignore[index]
-            elif name in self.parts:
-                names.append(name)
-            else:
-                raise KeyError(name)
-        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)

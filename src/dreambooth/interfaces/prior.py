@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.component import Component
-from dreambooth.plugin_door import Called
+from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from dreambooth.component import AnyJob
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.data import Subject
     from dreambooth.interfaces.model import LoadedModel
     from dreambooth.interfaces.sampler import Sampler
     from dreambooth.interfaces.scheduler import NoiseSchedule
-    from dreambooth.job import Job
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Prior(Component):
         """Say whether rows are trained towards the base's prediction (`target="reference"`)."""
         return False
 
-    def cost(self, job: Job) -> PriorCost:
+    def cost(self, job: AnyJob) -> PriorCost:
         """Price the prior for the plan, without torch, as if nothing were cached."""
         return PriorCost(0, 0)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from dreambooth.component import Component
-from dreambooth.plugin_door import Called
+from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dreambooth.checks import preflight
 from dreambooth.interfaces import RunView, Stop
+from dreambooth.jobs.checks import preflight
 from dreambooth_plugins.callback import Dvar, Patience
 
 VALUES = st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, 1.0]), max_size=25)

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreambooth.checks import preflight
-from dreambooth.engine.export import automatic_exporters
+from dreambooth.jobs.checks import preflight
+from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth_plugins.exporter import Kohya, Lora, Merged
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.model import StableDiffusion

@@ -11,11 +11,11 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dreambooth.checks import preflight
-from dreambooth.engine.draw import DrawRequest, draw_from_run
-from dreambooth.engine.export import automatic_exporters
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+from dreambooth.jobs.checks import preflight
+from dreambooth.jobs.exporters import automatic_exporters
 from dreambooth_plugins.exporter import Embedding, Kohya, Lora
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion

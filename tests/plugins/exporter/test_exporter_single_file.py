@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreambooth.checks import preflight
 from dreambooth.interfaces import Artifact
+from dreambooth.jobs.checks import preflight
 from dreambooth_plugins.exporter import SingleFile
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.model import StableDiffusion

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth_plugins.formats.embedding import read_shape
@@ -227,7 +227,7 @@ def test_what_does_not_fit_the_model_is_told_by_the_plan(
 def test_what_the_reader_takes_safetensors_takes_as_well(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({**peft(), "zero": torch.ones(0, 3), "number": torch.tensor(True)}, path)
-    from dreambooth.tensorfile import read_header
+    from dreambooth.files.headers import read_header
 
     header = read_header(path)
     with safe_open(path, "pt") as file:

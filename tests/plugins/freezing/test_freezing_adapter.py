@@ -8,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import ParameterGroup
-from dreambooth.schema import job_schema
+from dreambooth.jobs.schema import job_schema
 from dreambooth_plugins.exporter import Kohya, Lora
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.freezing.adapter.methods import METHODS

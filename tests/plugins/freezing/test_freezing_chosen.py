@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dreambooth.checks import preflight
-from dreambooth.engine.export import export_all
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.exports import export_all
 from dreambooth.errors import JobError
-from dreambooth.run_folder import RunFolder
+from dreambooth.jobs.checks import preflight
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.freezing import BlockPreset, CrossAttention, Patterns
 from dreambooth_plugins.model import StableDiffusion
 from learning import frozen_hashes, learn

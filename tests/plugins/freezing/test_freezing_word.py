@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from dreambooth import hookimpl
-from dreambooth.engine.draw import DrawRequest, draw_from_run
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.engine.step import train_step
 from dreambooth.errors import RunError
 from dreambooth.plugins import registry_with

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from test_freezing_word import ROWS, SUBJECT, TOKEN_FIRST, WORD, prepared
 
-from dreambooth.checks import preflight
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
-from dreambooth.identifiers import learns_word, settled
+from dreambooth.jobs.checks import preflight
+from dreambooth.jobs.identifiers import learns_word, settled
 from dreambooth_plugins.freezing import Pivotal, Token
 
 __all__ = ["prepared"]

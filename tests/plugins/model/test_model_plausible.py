@@ -13,7 +13,7 @@ import diffusers
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dreambooth.engine.plan import make_plan
+from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth_plugins.model.builtin import BASES, CONFIGS

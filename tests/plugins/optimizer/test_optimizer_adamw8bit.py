@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dreambooth.checks import preflight
 from dreambooth.errors import RunError
+from dreambooth.jobs.checks import preflight
 from dreambooth.plugins import registry
 from dreambooth_plugins.optimizer.adamw import AdamW
 from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit

@@ -13,10 +13,10 @@ import torch
 from prodigyopt import Prodigy as Library
 from pydantic import ValidationError
 
-from dreambooth.checks import preflight
 from dreambooth.engine.loop import run
 from dreambooth.engine.state import TrainState
 from dreambooth.errors import RunError
+from dreambooth.jobs.checks import preflight
 from dreambooth.plugins import registry
 from dreambooth_plugins.optimizer.prodigy import Prodigy
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreambooth.engine.pictures import grid
+from dreambooth.helpers.pictures import grid
 from dreambooth.plugins import registry
 from dreambooth_plugins.tracker.event_file import NAME
 from dreambooth_plugins.tracker.tensorboard import TensorBoard

@@ -16,7 +16,7 @@ from dreambooth_plugins.formats.lora.plausible import DAMAGED, alpha_of, check_p
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dreambooth.tensorfile import Header
+    from dreambooth.files.headers import Header
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.naming import base_name
+from dreambooth.helpers.naming import base_name
 from dreambooth_plugins.formats.lora.low_rank import low_rank
 from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec
 

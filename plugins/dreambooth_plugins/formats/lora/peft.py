@@ -9,9 +9,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
 from dreambooth.files import read_object
+from dreambooth.jobs.diagnostics import quoted
 from dreambooth_plugins.formats.lora.plausible import DAMAGED, checked_alpha
 
 if TYPE_CHECKING:

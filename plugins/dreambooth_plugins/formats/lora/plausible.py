@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
-from dreambooth.tensorfile import read_number
+from dreambooth.files.headers import read_number
+from dreambooth.helpers.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dreambooth.tensorfile import Header
+    from dreambooth.files.headers import Header
 
 DAMAGED = "the file is damaged, or no LoRA: download it again"
 MAX_RANK, MAX_ALPHA = 4096, 1e6

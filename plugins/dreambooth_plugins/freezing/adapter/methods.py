@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth.component import Section
-from dreambooth.tagged import OneOf
+from dreambooth.component import OneOf, Section
 
 Glob = Annotated[str, Field(min_length=1)]
 Rank = Annotated[int, Field(ge=1, le=4096)]

@@ -10,8 +10,7 @@ from pydantic import Field
 from dreambooth import FreezingPolicy, Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
-from dreambooth.identifiers import AUTO
-from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth.interfaces import AUTO, NEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
+from dreambooth.helpers.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,9 +8,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.diagnostics import quoted
 from dreambooth.errors import JobError
 from dreambooth.files import MAX_JSON, read_limited
+from dreambooth.helpers.text import quoted
 from dreambooth.interfaces import Vocabulary
 from dreambooth_plugins.model.folder.clip_vocabulary import (
     byte_alphabet,

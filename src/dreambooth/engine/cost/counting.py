@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dreambooth.engine.cost.live import AsComputed, peak
-from dreambooth.engine.geometry import plain_geometry
-from dreambooth.engine.pictures import decode, encode
-from dreambooth.engine.session import MOMENTS_CHUNK
+from dreambooth.engine.cost.activations import AsComputed, peak
+from dreambooth.engine.data.geometry import plain_geometry
+from dreambooth.engine.data.moments import MOMENTS_CHUNK
+from dreambooth.helpers.pictures import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -1,0 +1,1 @@
+"""The content-keyed store of tensors that all jobs share, and its entries."""

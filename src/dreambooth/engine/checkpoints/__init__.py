@@ -1,0 +1,1 @@
+"""Checkpoints: files, when one is written and which stay, the best one, going on from one."""

@@ -1,0 +1,1 @@
+"""What a training step is made of: samples read ahead, geometry, texts."""

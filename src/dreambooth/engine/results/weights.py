@@ -1,0 +1,105 @@
+"""What a run trained, opened again: from its newest or best checkpoint, or from its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dreambooth.engine.checkpoints import files
+from dreambooth.engine.checkpoints.best import WEIGHTS, Best, path_of
+from dreambooth.engine.checkpoints.optimizer import check_shapes
+from dreambooth.engine.checkpoints.restoring import taking_back
+from dreambooth.engine.session import trainable
+from dreambooth.errors import RunError
+from dreambooth.runs.checkpoints import Damaged, list_checkpoints
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from dreambooth.engine.checkpoints.files import Checkpoint
+    from dreambooth.engine.context import EngineContext
+    from dreambooth.interfaces import LoadedModel
+    from dreambooth.job import Job
+    from dreambooth.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model with a run's weights."""
+
+    model: LoadedModel
+    parameters: dict[str, Parameter]
+    """What the run trained, by qualified name."""
+    source: str
+    """Where that came from: `final`, or the name of a checkpoint."""
+
+
+def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
+    """Open the model a run made, and say where it came from.
+
+    `final/` where the run ended in whole weights and no checkpoint is newer, else a checkpoint's
+    weights (its average, where the run keeps one) on top of the base: the best one's, where the
+    job exports that, or the newest one's.
+    """
+    job = ctx.job
+    ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
+    steps = [step for step, _ in list_checkpoints(folder.checkpoints)]
+    if has_whole_model(folder) and ended >= max(steps, default=0):
+        return job.model.at(folder.final).open(ctx), "final"
+    opened = open_weights(ctx, folder)
+    return opened.model, opened.source
+
+
+def open_weights(ctx: EngineContext, folder: RunFolder) -> Opened:
+    """Open the base with what a run trained on top.
+
+    From the newest checkpoint (its average, where the run keeps one). Without any from `final/`:
+    where the policy can read that back, or where it holds the whole model. `RunError` where there
+    is neither.
+    """
+    job = ctx.job
+    found = files.newest(folder.checkpoints, ctx.warn)
+    policy, source = job.freezing, job.model
+    if found is not None:
+        found = best_of(found, job, ctx)
+    elif folder.result_is_whole() and (readable := policy.at(folder.final)) is not None:
+        policy = readable
+    elif has_whole_model(folder) and policy.artifacts == {"weights"}:
+        source = source.at(folder.final)
+    else:
+        raise RunError(
+            f"{folder.path} has neither a result nor a checkpoint yet",
+            "run the job first, at least up to its first checkpoint",
+        )
+    model = source.open(ctx)
+    policy.prepare(model, ctx)
+    parameters = trainable(model, policy)
+    if found is None:
+        return Opened(model, parameters, "final")
+    with torch.no_grad(), taking_back(found):
+        weights = found.tensors.get("ema") or found.tensors["trainable"]
+        check_shapes(parameters, weights)
+        for name, parameter in parameters.items():
+            parameter.data = weights[name].to(ctx.device)
+    return Opened(model, parameters, found.folder.name)
+
+
+def has_whole_model(folder: RunFolder) -> bool:
+    """Say whether a run has ended in a whole model, and it still lies there."""
+    return folder.result_is_whole() and (folder.final / "model_index.json").is_file()
+
+
+def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
+    """Return the best checkpoint as of the newest one, where the job exports that."""
+    best = Best(job.checkpoints.keep_best)
+    with taking_back(newest):
+        best.load(newest.numbers.get("best"), newest.folder.parent, ctx.warn)
+    if best.rule is None or not best.rule.export or best.step is None:
+        return newest
+    try:
+        return files.load(path_of(newest.folder.parent, best.step), WEIGHTS)
+    except Damaged as error:
+        ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
+        return newest

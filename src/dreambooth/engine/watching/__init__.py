@@ -1,0 +1,1 @@
+"""Who watches a run, and what ends it: callbacks, trackers, validation, signals, failures."""

@@ -1,0 +1,103 @@
+"""Job files in and out: YAML, overrides, checks, and the resolved job written back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dreambooth.component import Problem
+from dreambooth.errors import UserError
+from dreambooth.job import Job
+from dreambooth.jobs import checks, identifiers, overrides
+from dreambooth.jobs import document as yamlfile
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.scalars import written
+from dreambooth.jobs.wording import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from dreambooth.jobs.document import Document
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job and the document it came from."""
+
+    job: Job
+    document: Document
+
+    def errors(self, problems: Iterable[Problem]) -> JobErrors:
+        """Give problems their places in the file."""
+        return JobErrors(self.document.diagnostic(p.at, p.message, p.hint) for p in problems)
+
+
+def open_job(path: str | Path, override: Sequence[str] = ()) -> JobFile:
+    """Read and check a job file, overrides on top. Raises `JobErrors` with everything found.
+
+    Types, ranges and names are checked here; what needs the model's files is `checks.preflight`.
+    """
+    document = overrides.apply(yamlfile.load(path), override, Job)
+    try:
+        # JSON is the strict mode in which a list may fill a tuple and a text a path.
+        job = Job.model_validate_json(
+            json.dumps(document.data), strict=True, context={"base": document.folder}
+        )
+    except ValidationError as error:
+        raise JobErrors(explain(error, document, Job)) from None
+    return JobFile(job, document)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job file. `overrides` are texts such as `train.steps=200`."""
+    return open_job(path, overrides).job
+
+
+def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file and check all of it, the model's JSON files and the data included.
+
+    The job that is returned has its identifier chosen, where it says `auto`.
+    """
+    opened = open_job(path, overrides)
+    job, problems = opened.job, []
+    try:
+        job = identifiers.settled(job)
+    except UserError as error:
+        message = error.message.removeprefix("subject.identifier: ")
+        problems = [Problem(("subject", "identifier"), message, error.hint)]
+    if problems := checks.preflight(job) or problems:
+        raise opened.errors(problems)
+    return job
+
+
+def dump_job(job: Job, schema: str | None = None) -> str:
+    """Return the resolved job as YAML, defaults written out; loading it gives an equal job.
+
+    `schema` is the file or address editors check the job against.
+    """
+    head = f"# yaml-language-server: $schema={schema}\n" if schema else ""
+    return head + "".join(f"{line}\n" for line in _mapping(job.resolved()))
+
+
+def _mapping(data: dict[str, Any]) -> Iterable[str]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield f"{written(key)}:"
+            yield from (f"  {line}" for line in _mapping(value))
+        elif isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+            yield f"{written(key)}:"
+            yield from (f"  - {_flow(item)}" for item in value)
+        else:
+            yield f"{written(key)}: {_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{written(k)}: {_flow(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    return written(value)

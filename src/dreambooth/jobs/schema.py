@@ -1,0 +1,77 @@
+"""JSON Schema of a job, with the options of every installed kind: what editors check against."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import files
+from dreambooth.job import Job
+from dreambooth.plugins.slots import SLOTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a job file.
+
+    A slot takes a mapping with its `kind`, which is required there, or the bare name of a kind
+    whose options all have defaults.
+    """
+    schema = Job.model_json_schema()
+    _tidy(schema)
+    members: dict[str, Any] = {}
+    for slot in SLOTS.values():
+        for field in slot.fields:
+            _name_members(schema["properties"][field], slot.name, members)
+    definitions = {**schema.pop("$defs", {}), **members}
+    return {"$schema": DIALECT, **schema, "title": "DreamBooth job", "$defs": definitions}
+
+
+def schema_text() -> str:
+    """Return the schema as it is written to files."""
+    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write(path: Path) -> None:
+    """Write the schema to a file, whole or not at all."""
+    files.write_text(path, schema_text())
+
+
+def _tidy(node: Any) -> None:
+    """Below a node: drop titles that repeat a key, unwrap descriptions, require each kind."""
+    if isinstance(node, list):
+        for item in node:
+            _tidy(item)
+    if not isinstance(node, dict):
+        return
+    properties = node.get("properties", {})
+    for option in properties.values():
+        option.pop("title", None)
+    if isinstance(text := node.get("description"), str):
+        node["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+    kind = properties.get("kind", {}).get("const")
+    if kind is not None:
+        properties["kind"] = {"const": kind, "type": "string"}
+        node["title"] = kind
+        node["required"] = ["kind", *(k for k in node.get("required", ()) if k != "kind")]
+    for key, value in node.items():
+        if key not in ("default", "enum", "const"):
+            _tidy(value)
+
+
+def _name_members(node: dict[str, Any], slot: str, members: dict[str, Any]) -> dict[str, Any]:
+    """Move what the kinds of a slot take to definitions named `slot.kind`; return the node."""
+    kind = node.get("properties", {}).get("kind", {}).get("const")
+    if kind is not None:
+        members[f"{slot}.{kind}"] = node
+        return {"$ref": f"#/$defs/{slot}.{kind}"}
+    if "anyOf" in node:
+        node["anyOf"] = [_name_members(member, slot, members) for member in node["anyOf"]]
+    if "items" in node:
+        node["items"] = _name_members(node["items"], slot, members)
+    return node

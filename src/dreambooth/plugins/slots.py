@@ -1,0 +1,62 @@
+"""Slots: fields of a job that any installed component of the right base can fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth import interfaces
+from dreambooth.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dreambooth.component import AnyJob
+
+
+@dataclass(frozen=True)
+class SlotInfo:
+    """A slot's base class and the hook that fills it."""
+
+    name: str
+    base: type[Component]
+    hook: str
+    field: str
+    """Where in a job the slot is filled."""
+    also: tuple[str, ...] = ()
+    """Further fields that take the same kinds."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field of a job that takes the slot's kinds."""
+        return (self.field, *self.also)
+
+
+SLOTS: Mapping[str, SlotInfo] = {
+    name: SlotInfo(name, base, hook, field, tuple(also))
+    for name, base, hook, field, *also in (
+        ("model", interfaces.Model, "register_models", "model"),
+        ("data", interfaces.DataSource, "register_data_sources", "data"),
+        ("prior", interfaces.Prior, "register_priors", "prior"),
+        ("freezing", interfaces.FreezingPolicy, "register_freezing_policies", "freezing"),
+        ("loss", interfaces.Loss, "register_losses", "loss"),
+        ("scheduler", interfaces.Scheduler, "register_schedulers", "scheduler"),
+        ("sampler", interfaces.Sampler, "register_samplers", "sampler"),
+        ("optimizer", interfaces.Optimizer, "register_optimizers", "optimizer"),
+        ("lr_schedule", interfaces.LRSchedule, "register_lr_schedules", "lr_schedule"),
+        ("tracker", interfaces.Tracker, "register_trackers", "trackers"),
+        ("metric", interfaces.Metric, "register_metrics", "metrics"),
+        ("exporter", interfaces.Exporter, "register_exporters", "exports"),
+        ("callback", interfaces.Callback, "register_callbacks", "callbacks", "early_stop"),
+    )
+}
+
+
+def components(job: AnyJob) -> Iterator[tuple[tuple[str | int, ...], Component]]:
+    """Yield every component of a job with its location."""
+    for field in (name for slot in SLOTS.values() for name in slot.fields):
+        value: Any = getattr(job, field)
+        if isinstance(value, list):
+            yield from (((field, i), item) for i, item in enumerate(value))
+        elif isinstance(value, Component):  # `exports: auto` is none
+            yield (field,), value
