@@ -12,7 +12,7 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreambooth.jobs.diagnostics import Location
+    from dreambooth.component import Location
 
 
 def missing(library: str, extra: str, at: Location) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from dreambooth_plugins.model.folder.source import PARTS, read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreambooth.interfaces.model import Prediction
+    from dreambooth.interfaces import Prediction
     from dreambooth_plugins.model.folder.source import Source
 
 ADAPTER_TARGETS = {

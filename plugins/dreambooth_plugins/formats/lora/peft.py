@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.files import read_object
-from dreambooth.jobs.diagnostics import quoted
+from dreambooth.helpers.text import quoted
 from dreambooth_plugins.formats.lora.plausible import DAMAGED, checked_alpha
 
 if TYPE_CHECKING:
