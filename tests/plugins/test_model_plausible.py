@@ -67,6 +67,8 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("vae/config.json", {"scaling_factor": 0}, "scaling_factor"),
     ("vae/config.json", {"in_channels": 4}, "in_channels"),
     ("vae/config.json", {"latent_channels": ...}, "latent_channels"),
+    ("vae/config.json", {"down_block_types": ...}, "down_block_types"),
+    ("vae/config.json", {"up_block_types": ...}, "up_block_types"),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e3}, "num_train_timesteps"),
     ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "beta_end"),

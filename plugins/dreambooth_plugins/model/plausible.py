@@ -223,6 +223,8 @@ NEEDED = {
     "vae": ("block_out_channels", "latent_channels"),
 }
 """Keys that our own arithmetic takes from the file; the libraries have defaults for the others."""
+ONE_BLOCK = 1
+"""Blocks, down and up, of a VAE whose file names none: diffusers' default, whatever its levels."""
 
 
 def check_keys(
@@ -252,8 +254,9 @@ def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
         return
     channels = config["block_out_channels"]
     for key in ("down_block_types", "up_block_types"):
-        if key in config and len(config[key]) != len(channels):
-            counts = f"{len(config[key])} blocks for {len(channels)} levels (block_out_channels)"
+        named = len(config[key]) if key in config else ONE_BLOCK  # the UNet's are needed
+        if named != len(channels):
+            counts = f"{named} blocks for {len(channels)} levels (block_out_channels)"
             raise JobError(f'{file}: "{key}" names {counts}', MEND)
     groups = config.get("norm_num_groups", 32)
     if groups is not None and any(count % groups for count in channels):
