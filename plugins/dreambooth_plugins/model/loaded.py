@@ -18,7 +18,7 @@ from dreambooth.interfaces import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth.transfer import upload
 from dreambooth_plugins.model.fingerprint import part_fingerprint
-from dreambooth_plugins.model.fitting import check_weights
+from dreambooth_plugins.model.fitting import check_forward, check_weights
 from dreambooth_plugins.model.loading import (
     frozen,
     load_part,
@@ -37,7 +37,7 @@ from dreambooth_plugins.model.tokens import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -111,20 +111,29 @@ class LoadedStableDiffusion(LoadedModel):
 
     def encode_images(self, pixels_BCHW: Tensor) -> Latents:
         """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
-        vae: Any = self.parts["vae"]
+        pixels = pixels_BCHW.to(self._ctx.device, torch.float32)
         with self._float32():
-            posterior = vae.encode(pixels_BCHW.to(self._ctx.device, torch.float32)).latent_dist
+            posterior = self._through("vae", lambda vae: vae.encode(pixels).latent_dist)
         shift, scale = self._shift_and_scale()
         return Latents((posterior.mean - shift) * scale, posterior.std * scale)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], both float32."""
-        vae: Any = self.parts["vae"]
         shift, scale = self._shift_and_scale()
         with self._float32():
             unscaled = latents.to(self._ctx.device, torch.float32) / scale + shift
-            pixels: Tensor = vae.decode(unscaled).sample
+            pixels: Tensor = self._through("vae", lambda vae: vae.decode(unscaled).sample)
         return pixels.clamp(-1.0, 1.0)
+
+    def _through(self, part: str, call: Callable[[Any], Any]) -> Any:
+        """Send something through a part; on `meta` tell a configuration that does not allow it."""
+        module: Any = self.parts[part]
+        try:
+            return call(module)
+        except Exception:
+            if self._ctx.device.type == "meta":
+                check_forward(self.source, part, module.dtype, call)
+            raise
 
     def _float32(self) -> AbstractContextManager[object]:
         # The VAE overflows in float16, and latents are kept: they should not depend on precision.
@@ -146,7 +155,8 @@ class LoadedStableDiffusion(LoadedModel):
         ids, masks = zip(*(self._read(prompt, length) for prompt in prompts), strict=True)
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = upload(torch.stack(masks), self._ctx.device) if masked else None
-        hidden = encoder(upload(torch.stack(ids), self._ctx.device), attention_mask=mask)[0]
+        rows = upload(torch.stack(ids), self._ctx.device)
+        hidden = self._through("text_encoder", lambda text: text(rows, attention_mask=mask)[0])
         return [Conditioning({"embeds": row}) for row in hidden.float()]
 
     def _read(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
@@ -206,7 +216,7 @@ class LoadedStableDiffusion(LoadedModel):
         unet: Any = self.parts["unet"]
         embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
         z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
-        prediction: Tensor = unet(z_t, t, encoder_hidden_states=embeds).sample
+        prediction: Tensor = self._through("unet", lambda unet: unet(z_t, t, embeds).sample)
         return prediction.float()
 
     def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:

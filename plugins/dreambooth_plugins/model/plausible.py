@@ -133,7 +133,7 @@ UNET: Mapping[str, Kind] = {
 TEXT_ENCODER: Mapping[str, Kind] = {
     "attention_dropout": SHARE,
     "bos_token_id": TOKEN_ID,
-    "eos_token_id": TOKEN_ID,
+    "eos_token_id": whole(-1, 2**31),  # sought in every prompt
     "hidden_act": HIDDEN_ACTIVATION,
     "hidden_size": whole(1, 16384),
     "initializer_factor": real(0.0, 1e3),
