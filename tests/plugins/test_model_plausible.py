@@ -80,6 +80,9 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("scheduler/scheduler_config.json", {"trained_betas": [0.1, "x"]}, "trained_betas"),
     ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "_class_name"),
     ("scheduler/scheduler_config.json", {"timestep_spacing": "x"}, "timestep_spacing"),
+    ("tokenizer/special_tokens_map.json", {"pad_token": {"\x1b[31m": 1}}, "pad_token"),
+    ("tokenizer/special_tokens_map.json", {"x": [{"content": "x", "\x1b[31m": 1}]}, "x"),
+    ("tokenizer/tokenizer_config.json", {"added_tokens_decoder": {"5": {"\x1b[31m": 1}}}, "5"),
 ]  # fmt: skip
 
 

@@ -209,6 +209,9 @@ TOKENIZER: Mapping[str, Kind] = {
     },
 }
 """A length of 1e30 is how transformers writes that there is none."""
+TOKEN_OPTIONS = frozenset(
+    {"__type", "content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}
+)
 CONFIGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "vae": VAE}
 NEEDED = {
     "unet": (
@@ -238,6 +241,25 @@ def check_keys(
         if key in config and not kind.fits(config[key]):
             value = quoted(config[key])
             raise JobError(f'{file}: "{key}" is {value}, and must be {kind.words}', MEND)
+
+
+def check_tokens(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `JobError` where a tokenizer's file describes a token by an option that none has.
+
+    The tokenizers' library writes the names of such options to the terminal as they are, a
+    stranger's control characters included.
+    """
+    added = config.get("added_tokens_decoder")
+    described = dict(added) if isinstance(added, dict) else {}
+    if file.name == "special_tokens_map.json":
+        described |= config
+        described.pop("extra_special_tokens", None)  # named tokens, not options of one
+    for name, value in described.items():
+        for token in value if isinstance(value, list) else [value]:
+            unknown = sorted(set(token) - TOKEN_OPTIONS) if isinstance(token, dict) else []
+            if unknown:
+                options = f"{quoted(name)} has an option {quoted(unknown[0])}"
+                raise JobError(f"{file}: {options}, which no token has", MEND)
 
 
 def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
