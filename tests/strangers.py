@@ -9,6 +9,7 @@ import os
 import resource
 import struct
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from dreambooth import cli
 from spoiling import ODD, edits, spoil, where
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SECONDS, BYTES = 10.0, 2 << 30
@@ -77,11 +79,28 @@ class Tally:
 def dbt(*args: object) -> tuple[int, str]:
     """Run the command line in this process; return its exit code and all that it said."""
     said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr(sys, "argv", ["dbt", *map(str, args)])
-        with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
-            cli.main()
-    return int(ended.value.code or 0), said.getvalue()
+    with tempfile.TemporaryFile() as file, to_file(file.fileno()):
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.setattr(sys, "argv", ["dbt", *map(str, args)])
+            with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+                cli.main()
+        file.seek(0)
+        past = file.read().decode(errors="surrogateescape")
+    return int(ended.value.code or 0), said.getvalue() + past
+
+
+@contextlib.contextmanager
+def to_file(number: int) -> Iterator[None]:
+    """Send to a file what libraries write past Python's streams."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    try:
+        for stream in (1, 2):
+            os.dup2(number, stream)
+        yield
+    finally:
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
 
 
 def try_job(job: Path, tally: Tally, *options: str) -> str:

@@ -62,6 +62,7 @@ def run(
     from dreambooth.runs.outlook import require_environment
 
     process.only_displays()
+    process.spare()
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")

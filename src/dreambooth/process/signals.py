@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
@@ -156,7 +157,26 @@ def noted_signals() -> Iterator[Signals]:
 def _may_take(handler: Any, always: bool) -> bool:
     if handler in (signal.SIG_IGN, None):  # None: installed by something that is not Python
         return False
-    return always or handler == signal.SIG_DFL
+    return always or handler in (signal.SIG_DFL, _nothing)
+
+
+def spare() -> None:
+    """Let signals that ask for a checkpoint do nothing where no notes are taken of them.
+
+    Their own action would end a program that has just finished its run, or is about to begin it.
+    To the very end: Python brings back a signal's own action before it is gone. What was ignored,
+    or has a handler, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in saves():
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _nothing)
+            atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def _nothing(number: int, frame: Any) -> None:
+    """Leave a request for a checkpoint where there is nothing to save."""
 
 
 @contextmanager

@@ -133,7 +133,7 @@ UNET: Mapping[str, Kind] = {
 TEXT_ENCODER: Mapping[str, Kind] = {
     "attention_dropout": SHARE,
     "bos_token_id": TOKEN_ID,
-    "eos_token_id": TOKEN_ID,
+    "eos_token_id": whole(-1, 2**31),  # sought in every prompt
     "hidden_act": HIDDEN_ACTIVATION,
     "hidden_size": whole(1, 16384),
     "initializer_factor": real(0.0, 1e3),
@@ -209,6 +209,9 @@ TOKENIZER: Mapping[str, Kind] = {
     },
 }
 """A length of 1e30 is how transformers writes that there is none."""
+TOKEN_OPTIONS = frozenset(
+    {"__type", "content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}
+)
 CONFIGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "vae": VAE}
 NEEDED = {
     "unet": (
@@ -223,6 +226,8 @@ NEEDED = {
     "vae": ("block_out_channels", "latent_channels"),
 }
 """Keys that our own arithmetic takes from the file; the libraries have defaults for the others."""
+ONE_BLOCK = 1
+"""Blocks, down and up, of a VAE whose file names none: diffusers' default, whatever its levels."""
 
 
 def check_keys(
@@ -236,6 +241,25 @@ def check_keys(
         if key in config and not kind.fits(config[key]):
             value = quoted(config[key])
             raise JobError(f'{file}: "{key}" is {value}, and must be {kind.words}', MEND)
+
+
+def check_tokens(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `JobError` where a tokenizer's file describes a token by an option that none has.
+
+    The tokenizers' library writes the names of such options to the terminal as they are, a
+    stranger's control characters included.
+    """
+    added = config.get("added_tokens_decoder")
+    described = dict(added) if isinstance(added, dict) else {}
+    if file.name == "special_tokens_map.json":
+        described |= config
+        described.pop("extra_special_tokens", None)  # named tokens, not options of one
+    for name, value in described.items():
+        for token in value if isinstance(value, list) else [value]:
+            unknown = sorted(set(token) - TOKEN_OPTIONS) if isinstance(token, dict) else []
+            if unknown:
+                options = f"{quoted(name)} has an option {quoted(unknown[0])}"
+                raise JobError(f"{file}: {options}, which no token has", MEND)
 
 
 def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
@@ -252,8 +276,9 @@ def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
         return
     channels = config["block_out_channels"]
     for key in ("down_block_types", "up_block_types"):
-        if key in config and len(config[key]) != len(channels):
-            counts = f"{len(config[key])} blocks for {len(channels)} levels (block_out_channels)"
+        named = len(config[key]) if key in config else ONE_BLOCK  # the UNet's are needed
+        if named != len(channels):
+            counts = f"{named} blocks for {len(channels)} levels (block_out_channels)"
             raise JobError(f'{file}: "{key}" names {counts}', MEND)
     groups = config.get("norm_num_groups", 32)
     if groups is not None and any(count % groups for count in channels):
