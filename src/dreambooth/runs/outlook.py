@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import cache_root
 from dreambooth.jobs import changes
-from dreambooth.process import launcher
 from dreambooth.runs import lock
 from dreambooth.runs.checkpoints import (
     CHECKSUMS,
@@ -83,12 +81,6 @@ def look_ahead(
     """
     lock.require_free(job.folder)
     return decide(job, fresh=fresh, resume_from=resume_from, processes=processes, warn=warn)
-
-
-def require_environment() -> None:
-    """Raise `JobError` for variables that name other processes wrongly, or a user without home."""
-    launcher.require_environment()
-    cache_root()
 
 
 def decide(
