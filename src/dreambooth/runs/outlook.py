@@ -18,6 +18,7 @@ from dreambooth.runs.checkpoints import (
     CHECKSUMS,
     Damaged,
     list_whole,
+    name_of,
     newest_whole,
     step_of,
     verify_all,
@@ -149,9 +150,9 @@ def find_checkpoint(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, 
 
 
 def _find(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, Path]:
-    known = {f"step-{step:06d}": (step, path.absolute()) for step, path in own}
+    known = {name_of(step): (step, path.absolute()) for step, path in own}
     number = wanted.isascii() and wanted.isdecimal()  # `²` is a digit, but no number
-    name = f"step-{wanted.lstrip('0').zfill(6)}" if number else wanted
+    name = name_of(int(wanted)) if number and len(wanted) < 20 else wanted
     if name in known:
         return known[name]
     path = Path(wanted).absolute()
