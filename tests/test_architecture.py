@@ -235,3 +235,11 @@ def test_annotations_are_lazy(path: Path) -> None:
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if any(isinstance(node, ast.AnnAssign | ast.FunctionDef) for node in nodes):
         assert "__future__.annotations" in imports_of(path)
+
+
+def test_no_folder_of_ours_is_left_out_of_the_wheel() -> None:
+    """Whatever git ignores, the wheel leaves out: `runs/` would take `dreambooth/runs` along."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    anywhere = {line.strip("/") for line in lines if not line.startswith("/")}
+    folders = {part for path in FILES for part in path.relative_to(ROOT).parts}
+    assert not folders & anywhere

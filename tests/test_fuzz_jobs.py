@@ -21,7 +21,7 @@ from PIL import Image
 from dreambooth.cli.starter import Starter, job_text
 from dreambooth.errors import UserError
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.document import load
+from dreambooth.jobs.document import read_document
 from dreambooth.jobs.loading import check_job, dump_job, load_job
 from spoiling import NAMES, Edit, edits, fuzz, odd, places, spoil, where
 
@@ -70,7 +70,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bases]:
     for text in texts:
         file.write_text(text)
         check_job(file)
-        data.append(load(file).data)
+        data.append(read_document(file).data)
     import huggingface_hub.constants  # noqa: F401  (keeps what it finds set when imported)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,8 +11,9 @@ import gc
 import os
 import sys
 import threading
+import time
 import traceback
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -20,7 +21,6 @@ from dreambooth.cli import plugins
 from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
-from dreambooth.cli.leaving import leave
 from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
@@ -35,11 +35,18 @@ from dreambooth.errors import (
 )
 from dreambooth.process import guard_streams, stdout_failure
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from types import FrameType
+
 EXIT_INTERRUPTED = 130
 COLLECT_AFTER = (50_000, 20, 20)
 """Objects, and young and middle collections, between two runs of the garbage collector. At
 Python's own 700 it goes again and again through the libraries while they are imported: a tenth of
 the time to the first step."""
+
+PATIENCE = 5.0
+"""Seconds that threads may go on once everything is done."""
 
 # Plain help text: rich's takes longer to load than the whole of `--help` may.
 app = typer.Typer(
@@ -171,3 +178,46 @@ def _unexpected(error: Exception) -> int:
 def _program() -> str:
     name = os.path.basename(sys.argv[0]).removesuffix(".exe")
     return "python -m dreambooth" if name == "__main__.py" else name
+
+
+def leave(code: int, before: Collection[threading.Thread]) -> NoReturn:
+    """End the program; a thread that was not there `before` is waited for a moment, then told."""
+    left = [t for t in threading.enumerate() if not t.daemon and t not in before]
+    if left:
+        threading.Thread(target=_end, args=(code, left), name="leaving", daemon=True).start()
+    raise SystemExit(code)
+
+
+def _end(code: int, left: Collection[threading.Thread]) -> None:
+    threading.main_thread().join()  # from here on Python waits for the others, for ever
+    deadline = time.monotonic() + PATIENCE
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    still = [thread for thread in left if thread.is_alive()]
+    if not still:
+        return
+    from dreambooth.console import print_warning
+
+    frames = sys._current_frames()
+    for thread in still:
+        told = describe_thread(thread, frames.get(thread.ident or 0))
+        print_warning(f"{told} is still running {PATIENCE:g} s after the end: leaving without it")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def describe_thread(thread: threading.Thread, frame: FrameType | None) -> str:
+    """Return `thread "upload" of plugin "mine" (my-pkg 0.1.0), my_pkg/upload.py:12`."""
+    from dreambooth.plugins.faults import owner_of
+
+    stack: list[FrameType] = []
+    while frame is not None:
+        stack.append(frame)
+        frame = frame.f_back
+    for one in reversed(stack):  # outermost first: what the thread was started for
+        owner = owner_of(one.f_globals.get("__name__", ""))
+        if owner is not None:
+            plugin, where = owner, f"{one.f_code.co_filename}:{one.f_code.co_firstlineno}"
+            return f'thread "{thread.name}" of {plugin} ({where})'
+    return f'thread "{thread.name}"'

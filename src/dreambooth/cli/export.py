@@ -85,6 +85,8 @@ def export(
 
 def described(made: Export, source: str) -> dict[str, Any]:
     """Return an export as plain data."""
+    from dreambooth.files import sizes
+
     return {
         "format": made.kind,
         "folder": str(made.folder),
@@ -94,12 +96,6 @@ def described(made: Export, source: str) -> dict[str, Any]:
         "message": made.check.message,
         "figures": dict(made.check.figures),
     }
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    """Return name -> bytes of every file below a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def told(made: Export, source: str) -> list[str]:

@@ -59,7 +59,7 @@ def run(
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
-    from dreambooth.runs.outlook import require_environment
+    from dreambooth.process.launcher import require_environment
 
     process.only_displays()
     process.spare()

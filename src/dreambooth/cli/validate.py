@@ -35,7 +35,7 @@ def validate(
     from dreambooth.jobs.diagnostics import JobErrors
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
-    from dreambooth.runs.outlook import require_environment
+    from dreambooth.process.launcher import require_environment
 
     require_environment()
     for problem in () if as_json else registry().problems():

@@ -36,9 +36,9 @@ from dreambooth.jobs.checks import require
 from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
 from dreambooth.plugins.faults import remarks_to
+from dreambooth.process.launcher import require_environment
 from dreambooth.runs.folder import RunFolder, RunResult, result_of
 from dreambooth.runs.manifest import checked_pins
-from dreambooth.runs.outlook import require_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -40,6 +40,12 @@ def unwritable(path: Path) -> str:
     return ""
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """Return name -> bytes of every file below a folder, names relative to it, sorted."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
 def disk_is_full(error: OSError) -> bool:
     """Say whether a write failed for want of room (or of quota)."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -62,7 +62,7 @@ def as_now(saved: Mapping[str, Any], job: Job, base: Path) -> dict[str, Any]:
 
 
 def _read(saved: Mapping[str, Any], job: Job, base: Path) -> dict[str, Any]:
-    # As in `loading.open_job`: JSON is the strict mode in which a text may fill a path.
+    # As in `loading.load_job`: JSON is the strict mode in which a text may fill a path.
     text = json.dumps(saved)
     return type(job).model_validate_json(text, strict=True, context={"base": base}).resolved()
 

@@ -12,15 +12,12 @@ from dreambooth.helpers.text import dotted, quoted
 from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
-from dreambooth.jobs import document as yamlfile
-from dreambooth.jobs import overrides
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
 from dreambooth.plugins.faults import named_where_it_ends, refused
 from dreambooth.plugins.slots import components
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from dreambooth.component import Component, Location
     from dreambooth.interfaces import ModelInfo
@@ -53,21 +50,13 @@ def preflight(job: Job) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def require(job: Job, file: str | Path | None = None, override: Sequence[str] = ()) -> None:
-    """Raise `JobErrors` where `preflight` finds anything.
-
-    With the file and the overrides a job was read from, each problem gets its place there.
-    """
-    problems = preflight(job)
-    if not problems:
-        return
-    if file is None:
+def require(job: Job) -> None:
+    """Raise `JobErrors` where `preflight` finds anything."""
+    if problems := preflight(job):
         raise JobErrors(
             Diagnostic(f"job: {dotted(p.at)}", None, None, p.message, p.hint, at=p.at)
             for p in problems
         )
-    document = overrides.apply(yamlfile.load(file), override, type(job))
-    raise JobErrors(document.diagnostic(p.at, p.message, p.hint) for p in problems)
 
 
 def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -> list[Problem]:

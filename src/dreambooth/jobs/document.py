@@ -77,7 +77,7 @@ class Document:
         return self.lines[mark.line - 1] if mark.line <= len(self.lines) else ""
 
 
-def load(path: str | Path) -> Document:
+def read_document(path: str | Path) -> Document:
     """Read a job file. Raises `JobErrors`, with every fault that can be told apart."""
     file = str(path)
     text = _decode(file, _read(file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -11,9 +10,10 @@ from pydantic import ValidationError
 from dreambooth.component import Problem
 from dreambooth.errors import UserError
 from dreambooth.job import Job
-from dreambooth.jobs import checks, identifiers, overrides
-from dreambooth.jobs import document as yamlfile
+from dreambooth.jobs import checks, identifiers
 from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import read_document
+from dreambooth.jobs.overrides import overridden
 from dreambooth.jobs.scalars import written
 from dreambooth.jobs.wording import explain
 
@@ -24,37 +24,13 @@ if TYPE_CHECKING:
     from dreambooth.jobs.document import Document
 
 
-@dataclass(frozen=True)
-class JobFile:
-    """A job and the document it came from."""
-
-    job: Job
-    document: Document
-
-    def errors(self, problems: Iterable[Problem]) -> JobErrors:
-        """Give problems their places in the file."""
-        return JobErrors(self.document.diagnostic(p.at, p.message, p.hint) for p in problems)
-
-
-def open_job(path: str | Path, override: Sequence[str] = ()) -> JobFile:
-    """Read and check a job file, overrides on top. Raises `JobErrors` with everything found.
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job file, `overrides` such as `train.steps=200` on top.
 
     Types, ranges and names are checked here; what needs the model's files is `checks.preflight`.
+    Raises `JobErrors` with everything found.
     """
-    document = overrides.apply(yamlfile.load(path), override, Job)
-    try:
-        # JSON is the strict mode in which a list may fill a tuple and a text a path.
-        job = Job.model_validate_json(
-            json.dumps(document.data), strict=True, context={"base": document.folder}
-        )
-    except ValidationError as error:
-        raise JobErrors(explain(error, document, Job)) from None
-    return JobFile(job, document)
-
-
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """Read and check a job file. `overrides` are texts such as `train.steps=200`."""
-    return open_job(path, overrides).job
+    return _read(path, overrides)[0]
 
 
 def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -62,16 +38,30 @@ def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
     The job that is returned has its identifier chosen, where it says `auto`.
     """
-    opened = open_job(path, overrides)
-    job, problems = opened.job, []
+    job, document = _read(path, overrides)
+    problems: list[Problem] = []
     try:
         job = identifiers.settled(job)
     except UserError as error:
         message = error.message.removeprefix("subject.identifier: ")
         problems = [Problem(("subject", "identifier"), message, error.hint)]
     if problems := checks.preflight(job) or problems:
-        raise opened.errors(problems)
+        raise JobErrors(document.diagnostic(p.at, p.message, p.hint) for p in problems)
     return job
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> tuple[Job, Document]:
+    document = read_document(path)
+    if overrides:
+        document = overridden(document, overrides, Job)
+    try:
+        # JSON is the strict mode in which a list may fill a tuple and a text a path.
+        job = Job.model_validate_json(
+            json.dumps(document.data), strict=True, context={"base": document.folder}
+        )
+    except ValidationError as error:
+        raise JobErrors(explain(error, document, Job)) from None
+    return job, document
 
 
 def dump_job(job: Job, schema: str | None = None) -> str:

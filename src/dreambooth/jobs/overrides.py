@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dreambooth.jobs.document import Document
 
 
-def apply(document: Document, overrides: Sequence[str], root: type[BaseModel]) -> Document:
+def overridden(document: Document, overrides: Sequence[str], root: type[BaseModel]) -> Document:
     """Return the document with values replaced; `JobErrors` for what cannot be read or placed.
 
     A slot that the file fills by name, or leaves to its default, becomes a mapping of that kind.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth import process
 from dreambooth.errors import EXIT_OK, JobError
+from dreambooth.files import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +40,14 @@ def process_count() -> int:
 
 
 def require_environment(*, port: bool = True) -> None:
-    """Raise `JobError` where the launcher's variables do not say how the processes find each other.
+    """Raise `JobError` where the environment is of no use to a run.
 
-    torch would go on waiting for the others, or fail without a word of the variable. With `port`,
-    the one on which the main process will listen has to be free.
+    For a user without a home where the store could be; and where the launcher's variables do not
+    say how the processes find each other: torch would go on waiting for the others, or fail without
+    a word of the variable. With `port`, the one on which the main process will listen has to be
+    free.
     """
+    cache_root()
     here, count = rank(), process_count()
     _number("LOCAL_RANK", 0)
     if not count or here >= count:

@@ -58,6 +58,11 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def name_of(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step-{step:06d}"
+
+
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of the checkpoints below `folder`, oldest first."""
     entries = folder.iterdir() if folder.is_dir() else ()

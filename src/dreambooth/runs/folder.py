@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import read_object, write_json, write_text
+from dreambooth.files import read_object, sizes, write_json, write_text
 from dreambooth.helpers.text import redacted_in
 from dreambooth.jobs.changes import as_now, differences, digests, is_moved
 from dreambooth.runs import lock as run_lock
@@ -98,8 +98,8 @@ class RunFolder:
 
     def listing(self, folder: Path) -> dict[str, int]:
         """Return name -> bytes of every file below a folder of this run."""
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+        place = folder.relative_to(self.path).as_posix()
+        return {f"{place}/{name}": size for name, size in sizes(folder).items()}
 
     def result_is_whole(self) -> bool:
         """Say whether the exports of a finished run still lie there as they were written."""

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
-from dreambooth.files import cache_root
 from dreambooth.jobs import changes
-from dreambooth.process import launcher
 from dreambooth.runs import lock
 from dreambooth.runs.checkpoints import (
     CHECKSUMS,
     Damaged,
     list_whole,
+    name_of,
     newest_whole,
     step_of,
     verify_all,
@@ -83,12 +82,6 @@ def look_ahead(
     """
     lock.require_free(job.folder)
     return decide(job, fresh=fresh, resume_from=resume_from, processes=processes, warn=warn)
-
-
-def require_environment() -> None:
-    """Raise `JobError` for variables that name other processes wrongly, or a user without home."""
-    launcher.require_environment()
-    cache_root()
 
 
 def decide(
@@ -157,9 +150,9 @@ def find_checkpoint(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, 
 
 
 def _find(own: Sequence[tuple[int, Path]], wanted: str) -> tuple[int, Path]:
-    known = {f"step-{step:06d}": (step, path.absolute()) for step, path in own}
+    known = {name_of(step): (step, path.absolute()) for step, path in own}
     number = wanted.isascii() and wanted.isdecimal()  # `²` is a digit, but no number
-    name = f"step-{wanted.lstrip('0').zfill(6)}" if number else wanted
+    name = name_of(int(wanted)) if number and len(wanted) < 20 else wanted
     if name in known:
         return known[name]
     path = Path(wanted).absolute()

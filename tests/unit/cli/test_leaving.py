@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 
-from dreambooth.cli.leaving import describe
+from dreambooth.cli import describe_thread as describe
 
 PROGRAM = """
 import sys, threading, time
-from dreambooth.cli import leaving
+from dreambooth import cli as leaving
 
 leaving.PATIENCE = 0.2
 before = threading.enumerate()

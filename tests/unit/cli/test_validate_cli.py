@@ -35,7 +35,7 @@ from dreambooth import (
 from dreambooth.errors import PluginError
 from dreambooth.jobs import checks
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.loading import check_job, open_job
+from dreambooth.jobs.loading import check_job, load_job
 from dreambooth.plugins import registry_with
 
 BAD_JOBS = Path(__file__).parents[2] / "data" / "bad_jobs"
@@ -441,14 +441,11 @@ def test_a_check_that_fails_blames_the_plugin() -> None:
         problems(freezing={"kind": "embedding", "fault": "bug"})
 
 
-def test_require_places_problems_where_the_file_is_known(good: Path) -> None:
+def test_problems_have_their_places_where_the_file_is_known(good: Path) -> None:
     good.write_text(GOOD.replace("64", "100"))
-    job = open_job(good).job
-    with pytest.raises(JobErrors, match=re.escape(f"{good}:3:50: 100 is not")):
-        checks.require(job, good)
-    with pytest.raises(JobErrors, match=r"job: data.resolution: 100 is not"):
-        checks.require(job)
-    with pytest.raises(JobErrors, match=r"-o data.resolution=100: 100 is not"):
-        checks.require(job, good, ["data.resolution=100"])
     with pytest.raises(JobErrors, match=re.escape(f"{good}:3:50: 100 is not")):
         check_job(good)
+    with pytest.raises(JobErrors, match=r"-o data.resolution=100: 100 is not"):
+        check_job(good, ["data.resolution=100"])
+    with pytest.raises(JobErrors, match=r"job: data.resolution: 100 is not"):
+        checks.require(load_job(good))

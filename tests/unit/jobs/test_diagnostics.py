@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dreambooth.component import Section
 from dreambooth.helpers.text import did_you_mean, nearest, quoted
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
-from dreambooth.jobs.document import load
+from dreambooth.jobs.document import read_document
 from dreambooth.jobs.wording import explain
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_findings_are_said_in_plain_words(tmp_path: Path, text: str, expected: s
 def findings(tmp_path: Path, text: str) -> list[str]:
     path = tmp_path / "job.yaml"
     path.write_text(text)
-    document = load(path)
+    document = read_document(path)
     with pytest.raises(ValidationError) as caught:
         Outer.model_validate_json(json.dumps(document.data), strict=True)
     return [d.headline() for d in JobErrors(explain(caught.value, document, Outer)).diagnostics]

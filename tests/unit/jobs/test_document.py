@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.document import MAX_BYTES, load
+from dreambooth.jobs.document import MAX_BYTES, read_document
 from dreambooth.jobs.scalars import resolve
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def refused(path: Path | str) -> list[str]:
     """Return `line:column: message; hint` of each fault, and hold the time limit."""
     began = time.monotonic()
     with pytest.raises(JobErrors) as caught:
-        load(path)
+        read_document(path)
     assert time.monotonic() - began < SECONDS
     return [d.headline().removeprefix(f"{path}:").strip() for d in caught.value.diagnostics]
 
@@ -76,13 +76,13 @@ def test_numbers_no_job_can_use_are_refused(text: str) -> None:
 
 
 def test_quoted_and_block_scalars_are_text(tmp_path: Path) -> None:
-    found = load(write(tmp_path, "a: '1'\nb: \"true\"\nc: |\n  2\nd: >-\n  3\n"))
+    found = read_document(write(tmp_path, "a: '1'\nb: \"true\"\nc: |\n  2\nd: >-\n  3\n"))
     assert found.data == {"a": "1", "b": "true", "c": "2\n", "d": "3"}
 
 
 def test_places_of_keys_and_values(tmp_path: Path) -> None:
     text = "name: x\r\noptimizer:\r\n  kind: adamw\r\n  lr:   1e-4\r\ntrackers: [a, {kind: b}]\r\n"
-    document = load(write(tmp_path, text))
+    document = read_document(write(tmp_path, text))
     assert document.mark(("optimizer", "lr")) == (4, 9)
     assert document.mark(("optimizer", "lr"), on_key=True) == (4, 3)
     assert document.mark(("optimizer",), on_key=True) == (2, 1)
@@ -90,20 +90,20 @@ def test_places_of_keys_and_values(tmp_path: Path) -> None:
 
 
 def test_place_of_what_is_missing_is_the_mapping_it_is_missing_in(tmp_path: Path) -> None:
-    document = load(write(tmp_path, "name: x\ndata:\n  kind: folder\n"))
+    document = read_document(write(tmp_path, "name: x\ndata:\n  kind: folder\n"))
     assert document.mark(("data", "path")) == (2, 1)
     assert document.mark(("data", "path", "deeper")) == (2, 1)
     assert document.mark(("subject",)) == (1, 1)
 
 
 def test_aliases_are_expanded_and_keep_their_places(tmp_path: Path) -> None:
-    document = load(write(tmp_path, "a: &x [1, 2]\nb: *x\n"))
+    document = read_document(write(tmp_path, "a: &x [1, 2]\nb: *x\n"))
     assert document.data == {"a": [1, 2], "b": [1, 2]}
     assert document.mark(("b", 1)) == (1, 11)
 
 
 def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
-    document = load(write(tmp_path, b"\xef\xbb\xbfname: x\n"))
+    document = read_document(write(tmp_path, b"\xef\xbb\xbfname: x\n"))
     assert document.data == {"name": "x"}
     assert document.mark(("name",), on_key=True) == (1, 1)
 
@@ -182,7 +182,7 @@ def test_hostile_text_is_refused_at_once(tmp_path: Path, text: str) -> None:
 
 
 def test_nesting_up_to_the_limit_is_read(tmp_path: Path) -> None:
-    assert load(write(tmp_path, "a: " + "[" * 63 + "]" * 63)).data["a"] is not None
+    assert read_document(write(tmp_path, "a: " + "[" * 63 + "]" * 63)).data["a"] is not None
 
 
 def test_big_files_are_refused_unread(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def read_or_refused(path: Path, content: bytes) -> bool:
     path.write_bytes(content)
     try:
-        return isinstance(load(path).data, dict)
+        return isinstance(read_document(path).data, dict)
     except JobErrors as errors:
         return bool(errors.located())
 

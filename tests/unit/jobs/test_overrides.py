@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from dreambooth import Job
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.document import Document, load
-from dreambooth.jobs.loading import dump_job, load_job, open_job
-from dreambooth.jobs.overrides import apply
+from dreambooth.jobs.document import Document, read_document
+from dreambooth.jobs.loading import dump_job, load_job
+from dreambooth.jobs.overrides import overridden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,8 +80,8 @@ def test_paths_start_at_the_job_file(base: Path) -> None:
 
 
 def test_the_file_is_not_changed_and_keeps_its_places(base: Path) -> None:
-    document = load(base)
-    changed = apply(document, ["subject.class_noun=cat"], Job)
+    document = read_document(base)
+    changed = overridden(document, ["subject.class_noun=cat"], Job)
     assert document.data["subject"]["class_noun"] == "dog"
     assert changed.diagnostic(("subject", "class_noun"), "m").file == "-o subject.class_noun=cat"
     assert changed.diagnostic(("subject", "identifier"), "m").line == 1
@@ -90,7 +90,7 @@ def test_the_file_is_not_changed_and_keeps_its_places(base: Path) -> None:
 def test_faults_of_file_and_options_come_together(base: Path) -> None:
     base.write_text(BASE + "trian: {}\n")
     with pytest.raises(JobErrors) as caught:
-        open_job(base, ["optimizer.weight_deacy=1"])
+        load_job(base, ["optimizer.weight_deacy=1"])
     assert [d.line for d in caught.value.diagnostics] == [3, None]
 
 
@@ -116,7 +116,7 @@ def test_faults_of_file_and_options_come_together(base: Path) -> None:
 )
 def test_faults_are_named_by_the_option(base: Path, override: str, message: str) -> None:
     with pytest.raises(JobErrors) as caught:
-        open_job(base, [override])
+        load_job(base, [override])
     (fault,) = caught.value.diagnostics
     assert (fault.line, fault.file) == (None, f"-o {override}")
     assert fault.headline().startswith(f"-o {override}: {message}")
@@ -151,7 +151,7 @@ def test_any_text_survives_the_way_to_a_file_and_back(
     job = Job.model_validate({**data, "data": {"kind": "folder", "path": "/pics"}})
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump_job(job), newline="")
-    assert load(path).data["subject"]["identifier"] == prompt
+    assert read_document(path).data["subject"]["identifier"] == prompt
 
 
 def test_an_unknown_place_takes_the_nearest_one() -> None:

@@ -12,7 +12,7 @@ import pytest
 from dreambooth import Loss, hookimpl, plugins
 from dreambooth.component import Section
 from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.document import load
+from dreambooth.jobs.document import read_document
 from dreambooth.jobs.loading import load_job
 from dreambooth.jobs.schema import job_schema, schema_text, write
 from dreambooth.plugins import kinds
@@ -89,7 +89,7 @@ def test_a_good_job_is_good_by_both(checker: Any, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(GOOD)
     load_job(path)
-    checker.validate(load(path).data)
+    checker.validate(read_document(path).data)
 
 
 @pytest.mark.parametrize("line", BAD.values(), ids=BAD.keys())
@@ -100,7 +100,7 @@ def test_a_bad_job_is_bad_by_both(checker: Any, tmp_path: Path, line: str) -> No
     path.write_text("\n".join([*kept, line]))
     with pytest.raises(JobErrors):
         load_job(path)
-    assert not checker.is_valid(load(path).data)
+    assert not checker.is_valid(read_document(path).data)
 
 
 def test_every_member_requires_its_kind_and_every_option_is_described() -> None:

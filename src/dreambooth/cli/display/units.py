@@ -22,10 +22,10 @@ def file_size(count: int) -> str:
 
 
 def folder_size(path: Path) -> int:
-    """Return the bytes of all files in a folder, or of a file."""
-    if not path.is_dir():
-        return path.stat().st_size if path.is_file() else 0
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Return the bytes of all files in a folder."""
+    from dreambooth.files import sizes
+
+    return sum(sizes(path).values())
 
 
 def shown_path(path: Path) -> str:

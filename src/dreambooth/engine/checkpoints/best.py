@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.engine.checkpoints import files
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.errors import RunError
-from dreambooth.runs.checkpoints import Damaged
+from dreambooth.runs.checkpoints import Damaged, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ class Best:
         if state["mode"] != rule.mode:
             return
         step = int(state["step"])
-        if not path_of(folder, step).is_dir():
+        if not (folder / name_of(step)).is_dir():
             warn(
                 f"the checkpoint of step {step}, the best so far, is gone: the best step is "
                 "looked for anew"
@@ -92,11 +92,6 @@ class Best:
         return {**state, "exported": self.rule.export, "why": self.why()}
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
-    return folder / f"step-{step:06d}"
-
-
 def show_best(session: Session, best: Best, folder: Path) -> None:
     """Say which step was kept, and put its weights in place of the last where those are exported.
 
@@ -113,7 +108,7 @@ def show_best(session: Session, best: Best, folder: Path) -> None:
     if not best.rule.export or best.step == session.state.step:
         return
     try:
-        found = files.load(path_of(folder, best.step), WEIGHTS)
+        found = files.load(folder / name_of(best.step), WEIGHTS)
     except Damaged as error:
         raise RunError(
             f"the checkpoint of step {best.step}, the best one, is damaged: {error}",

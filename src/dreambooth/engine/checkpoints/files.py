@@ -18,6 +18,7 @@ from dreambooth.runs.checkpoints import (
     Damaged,
     file_hash,
     list_checkpoints,
+    name_of,
     passed_over,
     read_sums,
     reason,
@@ -55,7 +56,7 @@ def save(
     `rotate` gets the steps that are on disk (see `rotation.superseded`). Where the same checkpoint
     is there already it stays: replacing it would only bring a moment without any.
     """
-    dest = folder / f"step-{step:06d}"
+    dest = folder / name_of(step)
     try:
         with new_folder(dest, partial(holds_the_same, dest)) as beside:
             for stem, named in tensors.items():

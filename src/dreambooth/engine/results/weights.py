@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from dreambooth.engine.checkpoints import files
-from dreambooth.engine.checkpoints.best import WEIGHTS, Best, path_of
+from dreambooth.engine.checkpoints.best import WEIGHTS, Best
 from dreambooth.engine.checkpoints.optimizer import check_shapes
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.session import trainable
 from dreambooth.errors import RunError
-from dreambooth.runs.checkpoints import Damaged, list_checkpoints
+from dreambooth.runs.checkpoints import Damaged, list_checkpoints, name_of
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -99,7 +99,7 @@ def best_of(newest: Checkpoint, job: Job, ctx: EngineContext) -> Checkpoint:
     if best.rule is None or not best.rule.export or best.step is None:
         return newest
     try:
-        return files.load(path_of(newest.folder.parent, best.step), WEIGHTS)
+        return files.load(newest.folder.parent / name_of(best.step), WEIGHTS)
     except Damaged as error:
         ctx.warn(f"checkpoint {best.step}, the best, is damaged ({error}); using the newest")
         return newest
