@@ -59,19 +59,17 @@ def run(
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
-    from dreambooth.process.launcher import require_environment
 
     process.only_displays()
     process.spare()
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
-    require_environment()
+    launcher.require_environment()
     if dry_run and launcher.rank():  # the first process shows the plan
         return
-    if launcher.rank() == 0:
-        for problem in registry().problems():
-            print_warning(problem)
+    for problem in registry().problems() if launcher.rank() == 0 else ():
+        print_warning(problem)
     try:
         with _interruptible():
             loaded = check_job(job, override or ())

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dreambooth.files import open_regular, place_of, read_object
-from dreambooth.tensorfile import read_header
+from dreambooth.files.headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
