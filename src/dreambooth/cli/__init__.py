@@ -66,8 +66,8 @@ def _version(wanted: bool) -> None:
 
 def _trace(wanted: bool) -> None:
     if wanted:
-        from dreambooth.plugins.tracing import trace_calls
         from dreambooth.plugins.found import TRACE
+        from dreambooth.plugins.tracing import trace_calls
 
         os.environ[TRACE] = "1"
         trace_calls()
