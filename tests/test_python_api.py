@@ -238,8 +238,8 @@ def test_the_readmes_python_blocks_run(tmp_path, monkeypatch, tiny_model):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (64, 64), (90, 40, 20)).save(tmp_path / "pictures/a.png")
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## From Python")[1]
-    blocks = re.findall(r"```python\n(.*?)```", text.split("\n## ")[0], flags=re.DOTALL)
+    text = (ROOT / "plugins/guides/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) >= 2
     short = (
         'train={"steps": 2}, samples={"every": 0}, '
