@@ -1,0 +1,138 @@
+"""How a run was made, a fact a line: what people ask for when they want to repeat it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.files import open_regular
+from dreambooth_plugins.report.series import lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dreambooth.run_folder import RunFolder
+    from dreambooth_plugins.report.private import Scrub
+
+_STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+_TAIL = 65536
+_LIBRARIES = ("dreambooth-trainer", "python", "torch", "diffusers", "transformers", "peft")
+
+
+def state_of(manifest: dict[str, Any], steps: int) -> str:
+    """Say in a word or two how far the run is."""
+    result = manifest.get("result")
+    wanted = ((manifest.get("job") or {}).get("train") or {}).get("steps")
+    if not result:
+        return f"stopped or still under way at step {steps} of {wanted}"
+    if result.get("stop"):
+        return f"ended at step {steps}"
+    return "finished"
+
+
+def facts_of(folder: RunFolder, manifest: dict[str, Any], scrub: Scrub) -> list[tuple[str, str]]:
+    """Return label and value of what the run was made with; no paths, no user, no secrets."""
+    return [(label, scrub.words(value)) for label, value in _facts(folder, manifest) if value]
+
+
+def _facts(folder: RunFolder, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    job, machine = manifest.get("job") or {}, manifest.get("machine") or {}
+    begun, ended = _stamps(folder)
+    if ended:
+        yield "Made on", f"{ended.day} {ended:%B %Y}"
+    if seconds := sum(_seconds(folder)):
+        yield "Training took", duration(seconds)
+    if begun and ended and (ended - begun).total_seconds() >= 1:
+        yield "From start to end", duration((ended - begun).total_seconds())
+    yield "Device", _device(machine)
+    model = job.get("model") or {}
+    yield "Base model", _last(str(model.get("source", "")))
+    yield "Revision", str(model.get("revision") or "")
+    yield "Photographs", str(len(manifest.get("images") or ()) or "")
+    yield "Seed", str((job.get("train") or {}).get("seed", ""))
+    if trainable := manifest.get("trainable"):
+        parts = (f"{name.replace('_', ' ')} {count:,}" for name, count in trainable.items())
+        yield "Trained weights", ", ".join(parts)
+    for part, digest in (manifest.get("model") or {}).items():
+        yield f"Hash of {part.replace('_', ' ')}", str(digest)[:16]
+    if result := manifest.get("result"):
+        yield "Why it ended", str(result.get("stop") or "")
+        yield "Kept", str((result.get("kept") or {}).get("why") or "")
+    versions = manifest.get("versions") or {}
+    known = (f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
+    yield "Versions", ", ".join(known)
+    yield "Plugins", ", ".join(_plugins(manifest))
+
+
+def _last(source: str) -> str:
+    return f"…/{source.rstrip('/').rpartition('/')[2]}" if source[:1] in {"/", "~"} else source
+
+
+def _device(machine: dict[str, Any]) -> str:
+    name = str(machine.get("device_name") or machine.get("device") or "")
+    name = "CPU" if name == "cpu" else name
+    return ", ".join(filter(None, (name, str(machine.get("precision") or ""))))
+
+
+def _plugins(manifest: dict[str, Any]) -> list[str]:
+    """Name the plugins that took part with versions; the trainer's own are one."""
+    found: dict[str, str] = {}
+    for row in manifest.get("plugins") or ():
+        maker = row.get("distribution") or row.get("name")
+        found[str(maker)] = str(row.get("version") or "")
+    return [f"{name} {version}".strip() for name, version in found.items()][:32]
+
+
+def _seconds(folder: RunFolder) -> Iterator[float]:
+    for line in lines_of(folder.timings):
+        value = line.get("seconds")
+        if isinstance(value, int | float) and 0 <= value < 1e9:
+            yield float(value)
+
+
+def _stamps(folder: RunFolder) -> tuple[datetime | None, datetime | None]:
+    """Return the times of the log's first and last line."""
+    try:
+        with open_regular(folder.log, follow=False) as file:
+            head = file.readline(4096)
+            file.seek(max(0, folder.log.stat().st_size - _TAIL))
+            tail = file.read(_TAIL).splitlines()
+    except OSError:
+        return None, None
+    last = next((line for line in reversed(tail) if _STAMP.match(line)), b"")
+    return _time(head), _time(last)
+
+
+def _time(line: bytes) -> datetime | None:
+    found = _STAMP.match(line)
+    try:
+        return datetime.fromisoformat(found[1].decode()).replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in the two largest units that matter."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def files_of(manifest: dict[str, Any], scrub: Scrub) -> list[tuple[str, str]]:
+    """Return name and size of the exported files, the largest first."""
+    files: dict[str, int] = (manifest.get("result") or {}).get("files") or {}
+    largest = sorted(files.items(), key=lambda pair: (-pair[1], pair[0]))[:40]
+    return [(scrub.words(name), file_size(size)) for name, size in largest]
+
+
+def file_size(count: int) -> str:
+    """Return a number of bytes in the unit people read it in."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return (
+                f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+            )
+    return f"{count} B"
