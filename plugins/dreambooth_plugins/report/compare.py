@@ -165,13 +165,14 @@ def _of_pair(name: str, first: Evaluation, other: str, second: Evaluation) -> It
         title = title_of(measure)
         said = _sentence(title, name, other, mean, margin, better.get(measure, "higher"))
         over = f"{len(lists)} prompts" if len(lists) > 1 else "one prompt, over its seeds"
-        said += f" ({count} pairs of pictures, {over}.)"
+        pairs_of = "pair" if count == 1 else "pairs"
+        said = f"{said.removesuffix('.')} ({count} {pairs_of} of pictures, {over})."
         yield Verdict(title, name, other, mean, margin, count, len(lists), said, clear)
 
 
 def _sentence(title: str, a: str, b: str, mean: float, margin: float, better: Better) -> str:
     if margin == float("inf"):
-        return f"{title}: one pair of pictures says nothing certain ({mean:+.3f} for {b})."
+        return f"{title}: one pair of pictures says nothing certain, {mean:+.3f} for {b}."
     figures = f"{abs(mean):.3f} ± {margin:.3f}"
     if abs(mean) <= margin:
         return f"{title}: no clear difference between {a} and {b} ({mean:+.3f} ± {margin:.3f})."

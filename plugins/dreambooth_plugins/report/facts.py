@@ -118,7 +118,9 @@ def duration(seconds: float) -> str:
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
+    return f"{rest} s"
 
 
 def files_of(manifest: dict[str, Any], scrub: Scrub) -> list[tuple[str, str]]:

@@ -100,7 +100,7 @@ def read_run(folder: RunFolder, pool: Pool, room: int) -> Run:
     key_of = _keys(resolved, scrub)
     sets = read_sets(folder.path)
     before = pool.size
-    photos, notes = photos_of(manifest, job, pool, scrub)
+    photos, notes = photos_of(manifest, pool, scrub)
     evaluations, bad = read_evaluations(folder.path, scrub, key_of)
     findings, worse = read_findings(folder.path, scrub)
     curves, last = curves_of(folder.path)
@@ -109,9 +109,7 @@ def read_run(folder: RunFolder, pool: Pool, room: int) -> Run:
     kept = [s for s in (best, *(f.step for f in findings)) if s is not None]
     samples, left = shown(sets, pool, room - (pool.size - before), scrub, key_of, kept)
     if job is None:
-        notes.append(
-            "What differs from the defaults is not marked: a plugin of it is missing here."
-        )
+        notes.append("What differs from the defaults is not marked: a plugin is missing here.")
     return Run(
         name=scrub.words(folder.path.name),
         subject=_subject(resolved, scrub),

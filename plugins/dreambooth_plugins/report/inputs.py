@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from dreambooth.files import MAX_JSON, read_limited
+from dreambooth.printable import flat
 from dreambooth_plugins.report.document import (
     MAX_EVALUATIONS,
     MAX_FINDINGS,
@@ -115,11 +116,25 @@ def read_evaluations(
         if (data := _checked(path, _Evaluation, notes)) is None:
             continue
         measures = [
-            Measure(m.name, title_of(m.name), m.value, m.stderr, m.n, m.baseline, m.real, m.better)
+            Measure(
+                clipped(flat(m.name), 80),
+                title_of(m.name),
+                m.value,
+                m.stderr,
+                m.n,
+                m.baseline,
+                m.real,
+                m.better,
+            )
             for m in data.metrics
         ]
         pictures = [
-            PictureMeasure(scrub.words(p.prompt), key_of(p.prompt), p.seed, p.values)
+            PictureMeasure(
+                scrub.words(p.prompt),
+                key_of(p.prompt),
+                p.seed,
+                {clipped(flat(name), 80): value for name, value in p.values.items()},
+            )
             for p in data.pictures
         ]
         found.append(Evaluation(data.step, scrub.words(data.encoder), measures, pictures))
@@ -128,7 +143,7 @@ def read_evaluations(
 
 def title_of(name: str) -> str:
     """Return what a measure is called in plain words."""
-    return MEASURES.get(name) or clipped(name.replace("_", " ").capitalize(), 80)
+    return MEASURES.get(name) or clipped(flat(name.replace("_", " ")).capitalize(), 80)
 
 
 def read_findings(folder: Path, scrub: Scrub) -> tuple[list[Finding], list[str]]:

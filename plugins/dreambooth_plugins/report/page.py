@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import RunError
 from dreambooth_plugins.report.charts import charts_of
 from dreambooth_plugins.report.compare import differences, verdicts
+from dreambooth_plugins.report.inputs import title_of
 from dreambooth_plugins.report.poster import freedom_map, poster
 from dreambooth_plugins.report.strip import spread
 
@@ -111,6 +112,7 @@ def render(report: Report) -> str:
             differences=differences(report.runs) if several else [],
             verdicts=judged,
             unjudged=unjudged,
+            measures=[measures_of(run) for run in report.runs],
             table=_table(charts),
             first_rows=FIRST_ROWS,
             pictures=pictures,
@@ -132,6 +134,38 @@ def _title(runs: list[Run]) -> str:
 
 def _drawn(chart: Chart, i: int) -> Any:
     return poster(chart.title, chart.lines, f"chart{i}")
+
+
+def measures_of(run: Run) -> dict[str, Any]:
+    """Return a run's measures as a table: a row a step, the untrained and the real ones around.
+
+    Reference rows are the last evaluation's; where it has none they are left out.
+    """
+    names = list(dict.fromkeys(m.name for e in run.evaluations for m in e.measures))
+    if not names:
+        return {"heads": [], "rows": []}
+    last = [run.evaluations[-1].measure(name) for name in names]
+    rows = [("Untrained", False, [_figure(m.baseline if m else None) for m in last])]
+    for e in run.evaluations:
+        found = [e.measure(name) for name in names]
+        cells = [_figure(m.value, m.stderr) if m else "" for m in found]
+        rows.append((f"Step {e.step}", e.step == run.best, cells))
+    rows.append(
+        ("Photographs among themselves", False, [_figure(m.real if m else None) for m in last])
+    )
+    counts = {m.n for e in run.evaluations for m in e.measures if m.n}
+    return {
+        "heads": [title_of(name) for name in names],
+        "rows": [row for row in rows if any(row[2])],
+        "encoders": list(dict.fromkeys(e.encoder for e in run.evaluations)),
+        "pictures": " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "",
+    }
+
+
+def _figure(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def _table(charts: list[Chart]) -> dict[str, Any]:

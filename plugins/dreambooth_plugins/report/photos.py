@@ -3,61 +3,83 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dreambooth.component import expand_variables
 from dreambooth.errors import UserError
 from dreambooth.files import read_limited
-from dreambooth_plugins.data.captions import collect
+from dreambooth.interfaces import Subject
+from dreambooth_plugins.data.captions import CaptionKind, collect
 from dreambooth_plugins.data.images import ImageRejected, cover, decode, resize
 from dreambooth_plugins.data.scanning import list_files
 from dreambooth_plugins.report.document import MAX_PHOTOS, Photo
 from dreambooth_plugins.report.thumbs import MAX_FILE, encoded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
-    from dreambooth.job import Job
-    from dreambooth_plugins.data.captions import CaptionKind
     from dreambooth_plugins.report.private import Scrub
     from dreambooth_plugins.report.thumbs import Pool
 
 
-def photos_of(
-    manifest: dict[str, Any], job: Job | None, pool: Pool, scrub: Scrub
-) -> tuple[list[Photo], list[str]]:
+class _Folder(BaseModel):
+    """What the job says of a folder of photographs; other sources may say more, or otherwise."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    path: str
+    prompt: str = ""
+    resolution: int | tuple[int, int] = 512
+    recursive: bool = False
+    captions: CaptionKind = "none"
+    crop: str = "center"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        side = self.resolution
+        return (side, side) if isinstance(side, int) else side
+
+
+def photos_of(manifest: dict[str, Any], pool: Pool, scrub: Scrub) -> tuple[list[Photo], list[str]]:
     """Return the photographs a run was trained on, and sentences on those that cannot be shown.
 
     They lie outside of the run's folder: only a file with the content the run recorded is shown.
     """
     names: dict[str, str] = manifest.get("images") or {}
-    root = getattr(job.data, "path", None) if job is not None else None
+    job = manifest.get("job") or {}
     if not names:
         return [], ["The run does not say which photographs it was trained on."]
-    if job is None or root is None:
-        return [], ["The photographs are not shown: what read them is not installed here."]
-    captions = _captions(root, job, list(names))
+    try:
+        data = _Folder.model_validate(job.get("data"))
+        subject = Subject.model_validate(job.get("subject"))
+        root = Path(expand_variables(data.path))
+    except (ValidationError, ValueError):
+        return [], ["The photographs are not shown: they did not come from a folder."]
+    captions = _captions(root, data, list(names))
     held = set(manifest.get("held_out") or ())
     photos, gone = list[Photo](), 0
     for name, digest in list(names.items())[:MAX_PHOTOS]:
-        picture = _as_trained(root / name, digest, job.data.size)
+        picture = _as_trained(root / name, digest, data.size)
         if picture is None:
             gone += 1
             continue
         cut, size = picture
-        height, width = job.data.size
+        height, width = data.size
         said = f"{size[0]} × {size[1]}, trained at {width} × {height}"
-        prompt = job.subject.fill(captions.get(name) or job.data.prompt)
-        data = pool.add(encoded(cut))
-        photos.append(Photo(scrub.words(name), data, scrub.words(prompt), said, name in held))
+        prompt = subject.fill(captions.get(name) or data.prompt)
+        kept = pool.add(encoded(cut))
+        photos.append(Photo(scrub.words(name), kept, scrub.words(prompt), said, name in held))
     notes = []
     if gone:
         one = "photograph is" if gone == 1 else "photographs are"
         notes.append(f"{gone} {one} not shown: moved or changed since the run.")
     if len(names) > MAX_PHOTOS:
         notes.append(f"{MAX_PHOTOS} of {len(names)} photographs are shown.")
-    if photos and getattr(job.data, "crop", "center") != "center":
+    if photos and data.crop != "center":
         notes.append("The middle of each photograph is shown; other parts were trained on too.")
     return photos, notes
 
@@ -79,10 +101,9 @@ def _as_trained(
     return cut, (image.width, image.height)
 
 
-def _captions(root: Path, job: Job, names: list[str]) -> dict[str, str]:
-    kind: CaptionKind = getattr(job.data, "captions", "none")
+def _captions(root: Path, data: _Folder, names: list[str]) -> dict[str, str]:
     try:
-        others = [n for n in list_files(root, getattr(job.data, "recursive", False))]
-        return collect(root, kind, names, [n for n in others if n not in names]).by_id
+        others = [name for name in list_files(root, data.recursive) if name not in names]
+        return collect(root, data.captions, names, others).by_id
     except (UserError, OSError):
         return {}

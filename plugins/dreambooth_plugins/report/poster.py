@@ -145,13 +145,13 @@ def freedom_map(runs: list[Run]) -> Markup:
     floors = [like.baseline for _, like in points if like.baseline is not None]
     ys = [v for _, m in points for v in _ends(m)] + ceilings + floors
     xs = [v for m, _ in points for v in _ends(m)]
-    pad_x, pad_y = (max(xs) - min(xs)) * 0.08 or 0.02, (max(ys) - min(ys)) * 0.06 or 0.02
+    pad_x, pad_y = (max(xs) - min(xs)) * 0.08 or 0.02, (max(ys) - min(ys)) * 0.1 or 0.02
     axes = _Axes(
         [min(xs) - pad_x, max(xs) + pad_x], [min(ys) - pad_y, max(ys) + pad_y], height := 340
     )
     body = [_band(axes, ceilings, floors)]
     body.append(axes.frame("does what the prompt says →", whole=False))
-    body += [_path(axes, colour, path) for colour, path in paths]
+    body += [_path(axes, colour, path, len(points) > 10) for colour, path in paths]
     title = "Likeness (upwards) against doing what the prompt says (to the right)"
     told = " ".join(
         f"Step {step}: likeness {like.value:.3f}, prompt {free.value:.3f}."
@@ -184,7 +184,7 @@ def _band(axes: _Axes, ceilings: list[float], floors: list[float]) -> str:
         y, right = axes.y(ceilings[-1]), WIDTH - RIGHT
         parts.append(
             f'<rect class="band" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{y - TOP:g}"/>'
-            f'<text class="note" x="{LEFT + 6}" y="{y + 14:g}">photograph to photograph</text>'
+            f'<text class="note" x="{LEFT + 6}" y="{TOP + 16}">photograph to photograph</text>'
         )
     if floors:
         y = axes.y(floors[-1])
@@ -195,15 +195,17 @@ def _band(axes: _Axes, ceilings: list[float], floors: list[float]) -> str:
     return "".join(parts)
 
 
-def _path(axes: _Axes, colour: int, path: list[Point]) -> str:
+def _path(axes: _Axes, colour: int, path: list[Point], many: bool) -> str:
     places = [(axes.x(free.value), axes.y(like.value)) for _, free, like in path]
     line = " ".join(f"{x:g},{y:g}" for x, y in places)
     parts = [f'<polyline class="mean c{colour}" points="{line}"/>']
     for (step, free, like), (x, y) in zip(path, places, strict=True):
         (l0, l1), (f0, f1) = _ends(like), _ends(free)
         said = f"step {step}: likeness {like.value:.3f}, prompt {free.value:.3f}"
+        # Where there are many, only the ends are labelled: the others overlap.
+        quiet = " quiet" if many and step not in (path[0][0], path[-1][0]) else ""
         parts.append(
-            f'<g class="point c{colour}" data-step="{step}" data-run="{colour}">'
+            f'<g class="point c{colour}{quiet}" data-step="{step}" data-run="{colour}">'
             f"<title>{escape(said)}</title>"
             f'<path class="bar" d="M{x:g} {axes.y(l0):g}V{axes.y(l1):g}M{axes.x(f0):g} {y:g}'
             f'H{axes.x(f1):g}"/><circle cx="{x:g}" cy="{y:g}" r="6"/>'

@@ -48,7 +48,9 @@ def verdict_of(
     best = best_of(evaluations)
     problem = next((f.sentence for f in findings if f.mark == "problem"), "")
     if best is not None and (likeness := best.measure(LIKENESS)) is not None:
-        said = _on_likeness(best.step, likeness)
+        # One rule decides what counts as learned, and the findings say what it decided.
+        learned = any(f.id == "learned" and f.mark == "good" for f in findings)
+        said = _on_likeness(best.step, likeness, learned)
         return f"{said} {problem}".strip(), best.step
     if problem:
         return problem, None
@@ -66,7 +68,7 @@ def verdict_of(
     )
 
 
-def _on_likeness(step: int, m: Measure) -> str:
+def _on_likeness(step: int, m: Measure, learned: bool) -> str:
     error = _error(m)
     if m.real is not None and m.value >= m.real - 2 * error:
         return (
@@ -74,6 +76,8 @@ def _on_likeness(step: int, m: Measure) -> str:
             f"are to each other ({m.value:.2f} against {m.real:.2f})."
         )
     ceiling = "" if m.real is None else f", between your photographs {m.real:.2f}"
+    if learned:
+        return f"Good likeness at step {step}: {m.value:.2f}{ceiling}."
     if m.baseline is None:
         return f"Most like your photographs at step {step} ({m.value:.2f}{ceiling})."
     if m.value > m.baseline + 2 * error:

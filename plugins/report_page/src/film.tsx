@@ -1,4 +1,5 @@
 /** The filmstrip: prompts down, steps across, one slider for all of them. */
+import { useEffect, useRef } from "preact/hooks";
 import { numbers, pictureAt, report, several, shownStrips, stepName, steps } from "./data";
 import type { Strip } from "./data";
 import { Picture } from "./picture";
@@ -42,7 +43,7 @@ function Slider() {
           />
           <div class="ticks" aria-hidden="true">
             {steps.map((at, i) => (
-              <span key={at} class={i === step ? "now" : ""}>{at}</span>
+              <span key={at} class={i === step ? "on" : ""}>{at}</span>
             ))}
           </div>
         </>
@@ -86,8 +87,15 @@ function Steps(props: { strip: Strip; run: number; current: number }) {
   const row = props.strip.runs[props.run];
   if (!row || steps.length < 2) return null;
   const { stars } = useChosen();
+  const box = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    // Only the strip scrolls, never the page.
+    const frame = box.current?.querySelector<HTMLElement>(".frame.now");
+    if (box.current && frame)
+      box.current.scrollLeft = frame.offsetLeft - (box.current.clientWidth - frame.clientWidth) / 2;
+  }, [props.current]);
   return (
-    <div class={`strip c${props.run}`} role="group" aria-label="All steps">
+    <div ref={box} class={`strip c${props.run}`} role="group" aria-label="All steps">
       {steps.map((at, i) => {
         const name = row.pictures[at];
         if (!name) return null;
@@ -141,7 +149,7 @@ function FilmRow(props: { strip: Strip; row: number }) {
             >
               <Picture name={photo.picture} alt={`Your photograph ${photo.name}`} eager={row < 2} />
             </button>
-            <figcaption>your photograph{photos.length > 1 ? ` ${(chosen.photo % photos.length) + 1} of ${photos.length}` : ""}</figcaption>
+            <figcaption>photograph{photos.length > 1 ? ` ${(chosen.photo % photos.length) + 1} of ${photos.length}` : ""}</figcaption>
           </figure>
         ) : null}
         {report.runs.map((_, run) => (

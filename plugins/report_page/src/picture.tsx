@@ -1,6 +1,9 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { address } from "./data";
 
+/** What stands there before: an image without an address shows as a broken one. */
+const EMPTY = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
+
 /** A picture that is unpacked when it comes near the window. */
 export function Picture(props: { name: string; alt: string; class?: string; eager?: boolean }) {
   const place = useRef<HTMLImageElement>(null);
@@ -28,7 +31,7 @@ export function Picture(props: { name: string; alt: string; class?: string; eage
       alt={props.alt}
       decoding="async"
       draggable={false}
-      src={near ? address(props.name) : undefined}
+      src={near ? address(props.name) : EMPTY}
     />
   );
 }
