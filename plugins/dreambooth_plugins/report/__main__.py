@@ -7,7 +7,7 @@ import sys
 import typer
 
 from dreambooth.console import print_error
-from dreambooth.errors import UserError
+from dreambooth.errors import EXIT_RUN_FAILED, UserError
 from dreambooth_plugins.report.command import report
 
 
@@ -20,6 +20,12 @@ def main() -> int:
     except UserError as error:
         print_error(error)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        hint = "check that the path is right, writable, and has room"
+        print_error(UserError(f"{error.filename}: {error.strerror}", hint))
+        return EXIT_RUN_FAILED
     except Exception as error:
         if not callable(show := getattr(error, "show", None)):
             raise

@@ -14,7 +14,9 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="A run's folder; several are compared.", show_default=False
+            metavar="RUN...",
+            help="A run's folder, or its job file; several are compared.",
+            show_default=False,
         ),
     ],
     out: Annotated[

@@ -132,6 +132,8 @@ class Run:
     """One run."""
 
     name: str
+    address: str
+    """The run in a command, from the folder that holds its job."""
     subject: str
     state: str
     steps: int

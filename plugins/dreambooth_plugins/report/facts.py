@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import open_regular
+from dreambooth.run_folder import rows_of_a_step
 from dreambooth_plugins.report.series import lines_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _LIBRARIES = ("dreambooth-trainer", "python", "torch", "diffusers", "transformer
 def state_of(manifest: dict[str, Any], steps: int) -> str:
     """Say in a word or two how far the run is."""
     result = manifest.get("result")
-    wanted = ((manifest.get("job") or {}).get("train") or {}).get("steps")
+    wanted = _table(_table(manifest, "job"), "train").get("steps", "an unknown number")
     if not result:
         return f"stopped or still under way at step {steps} of {wanted}"
     if result.get("stop"):
@@ -37,7 +38,7 @@ def facts_of(folder: RunFolder, manifest: dict[str, Any], scrub: Scrub) -> list[
 
 
 def _facts(folder: RunFolder, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    job, machine = manifest.get("job") or {}, manifest.get("machine") or {}
+    job, machine = _table(manifest, "job"), _table(manifest, "machine")
     begun, ended = _stamps(folder)
     if ended:
         yield "Made on", f"{ended.day} {ended:%B %Y}"
@@ -46,23 +47,40 @@ def _facts(folder: RunFolder, manifest: dict[str, Any]) -> Iterator[tuple[str, s
     if begun and ended and (ended - begun).total_seconds() >= 1:
         yield "From start to end", duration((ended - begun).total_seconds())
     yield "Device", _device(machine)
-    model = job.get("model") or {}
+    model = _table(job, "model")
     yield "Base model", _last(str(model.get("source", "")))
     yield "Revision", str(model.get("revision") or "")
-    yield "Photographs", str(len(manifest.get("images") or ()) or "")
-    yield "Seed", str((job.get("train") or {}).get("seed", ""))
-    if trainable := manifest.get("trainable"):
-        parts = (f"{name.replace('_', ' ')} {count:,}" for name, count in trainable.items())
-        yield "Trained weights", ", ".join(parts)
-    for part, digest in (manifest.get("model") or {}).items():
+    yield from _seen(manifest, job)
+    yield "Seed", str(_table(job, "train").get("seed", ""))
+    trainable = _table(manifest, "trainable").items()
+    parts = (f"{n.replace('_', ' ')} {count:,}" for n, count in trainable if isinstance(count, int))
+    yield "Trained weights", ", ".join(parts)
+    for part, digest in _table(manifest, "model").items():
         yield f"Hash of {part.replace('_', ' ')}", str(digest)[:16]
     if result := manifest.get("result"):
         yield "Why it ended", str(result.get("stop") or "")
         yield "Kept", str((result.get("kept") or {}).get("why") or "")
-    versions = manifest.get("versions") or {}
+    versions = _table(manifest, "versions")
     known = (f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
     yield "Versions", ", ".join(known)
     yield "Plugins", ", ".join(_plugins(manifest))
+
+
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what lies below a key; empty where that is no table: a manifest may be damaged."""
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _seen(manifest: dict[str, Any], job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    images = len(manifest.get("images") or ())
+    held = manifest.get("held_out")
+    trained = images - (len(held) if isinstance(held, list) else 0)
+    steps = _table(manifest, "result").get("steps")
+    yield "Photographs", str(images or "")
+    if job and steps and trained > 0:
+        times = steps * rows_of_a_step(job, manifest.get("processes", 1)) / trained
+        yield "Each was looked at", f"about {times:.0f} times"
 
 
 def _last(source: str) -> str:

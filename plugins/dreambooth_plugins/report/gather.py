@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import __version__
 from dreambooth.errors import RunError, UserError
 from dreambooth.run_folder import RunFolder
+from dreambooth.runs import run_of
 from dreambooth_plugins.report.document import Report, Run, Samples
 from dreambooth_plugins.report.facts import facts_of, files_of, state_of
 from dreambooth_plugins.report.inputs import read_evaluations, read_findings
@@ -53,8 +54,9 @@ def gather(paths: list[Path], room: int) -> Report:
 
 def run_folder(path: Path) -> RunFolder:
     """Return a run's folder; `UserError` where there is none."""
-    if path.name == "job.yaml" and path.is_file() and (path.parent / "manifest.json").is_file():
-        path = path.parent
+    if path.is_file() and path.suffix in {".yaml", ".yml"}:
+        inside = path.name == "job.yaml" and (path.parent / "manifest.json").is_file()
+        path = path.parent if inside else run_of(path)[0].path
     if not path.exists():
         raise UserError(
             f"{path} is not there: it was never begun, moved or deleted",
@@ -72,6 +74,11 @@ def run_folder(path: Path) -> RunFolder:
             "name a run's folder, such as runs/my-dog (dbt run prints it)",
         )
     return folder
+
+
+def _address(path: Path) -> str:
+    """Return what names the run in a command, without saying where this machine keeps it."""
+    return f"runs/{path.name}" if path.parent.name == "runs" else path.name
 
 
 def _gone(path: Path) -> RunError:
@@ -112,6 +119,7 @@ def read_run(folder: RunFolder, pool: Pool, room: int) -> Run:
         notes.append("What differs from the defaults is not marked: a plugin is missing here.")
     return Run(
         name=scrub.words(folder.path.name),
+        address=_address(folder.path),
         subject=_subject(resolved, scrub),
         state=state_of(manifest, steps),
         steps=steps,

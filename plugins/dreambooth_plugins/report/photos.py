@@ -60,7 +60,8 @@ def photos_of(manifest: dict[str, Any], pool: Pool, scrub: Scrub) -> tuple[list[
     except (ValidationError, ValueError):
         return [], ["The photographs are not shown: they did not come from a folder."]
     captions = _captions(root, data, list(names))
-    held = set(manifest.get("held_out") or ())
+    told = manifest.get("held_out")
+    held = set(map(str, told)) if isinstance(told, list) else set()
     photos, gone = list[Photo](), 0
     for name, digest in list(names.items())[:MAX_PHOTOS]:
         picture = _as_trained(root / name, digest, data.size)
@@ -69,7 +70,7 @@ def photos_of(manifest: dict[str, Any], pool: Pool, scrub: Scrub) -> tuple[list[
             continue
         cut, size = picture
         height, width = data.size
-        said = f"{size[0]} × {size[1]}, trained at {width} × {height}"
+        said = f"{size[0]}\u00a0×\u00a0{size[1]}, trained at {width}\u00a0×\u00a0{height}"
         prompt = subject.fill(captions.get(name) or data.prompt)
         kept = pool.add(encoded(cut))
         photos.append(Photo(scrub.words(name), kept, scrub.words(prompt), said, name in held))

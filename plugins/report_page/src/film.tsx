@@ -1,5 +1,6 @@
 /** The filmstrip: prompts down, steps across, one slider for all of them. */
 import { useEffect, useRef } from "preact/hooks";
+import { Blind, order, runName, vote, voteName } from "./blind";
 import { numbers, pictureAt, report, several, shownStrips, stepName, steps } from "./data";
 import type { Strip } from "./data";
 import { Picture } from "./picture";
@@ -55,13 +56,14 @@ function Slider() {
 function Now(props: { strip: Strip; run: number; row: number; step: number }) {
   const { strip, run, row, step } = props;
   const found = pictureAt(strip.runs[run], step);
-  const name = report.runs[run]?.name ?? "";
-  const starred = useChosen().stars;
+  const { blind, stars: starred, votes } = useChosen();
+  const name = runName(run);
+  const chip = blind ? null : <span class={`chip c${run}`}>{name}</span>;
   if (!found)
     return (
       <figure class="now">
         <div class="nothing">no picture</div>
-        {several ? <figcaption><span class={`chip c${run}`}>{name}</span></figcaption> : null}
+        {several ? <figcaption>{chip}</figcaption> : null}
       </figure>
     );
   return (
@@ -76,9 +78,19 @@ function Now(props: { strip: Strip; run: number; row: number; step: number }) {
         {starred.has(found.name) ? <span class="starred" aria-hidden="true">★</span> : null}
       </button>
       <figcaption>
-        {several ? <span class={`chip c${run}`}>{name}</span> : stepName(found.step)}
+        {several ? chip : stepName(found.step)}
         {several && found.step !== step ? ` ${stepName(found.step)}` : null}
       </figcaption>
+      {blind ? (
+        <button
+          type="button"
+          class="button"
+          aria-pressed={votes.get(voteName(strip)) === run}
+          onClick={() => vote(strip, run)}
+        >
+          This one
+        </button>
+      ) : null}
     </figure>
   );
 }
@@ -105,11 +117,10 @@ function Steps(props: { strip: Strip; run: number; current: number }) {
             type="button"
             class={i === props.current ? "frame now" : "frame"}
             aria-pressed={i === props.current}
-            aria-label={stepName(at)}
             onClick={() => choose({ step: i })}
           >
             <Picture name={name} alt="" />
-            <span>{at}{stars.has(name) ? " ★" : ""}</span>
+            <span><span class="unseen">step </span>{at}{stars.has(name) ? " ★" : ""}</span>
           </button>
         );
       })}
@@ -152,7 +163,7 @@ function FilmRow(props: { strip: Strip; row: number }) {
             <figcaption>photograph{photos.length > 1 ? ` ${(chosen.photo % photos.length) + 1} of ${photos.length}` : ""}</figcaption>
           </figure>
         ) : null}
-        {report.runs.map((_, run) => (
+        {order(strip).map((run) => (
           <Now key={run} strip={strip} run={run} row={row} step={step} />
         ))}
         {several ? null : <Steps strip={strip} run={0} current={chosen.step} />}
@@ -165,6 +176,7 @@ export function Film() {
   const { number } = useChosen();
   return (
     <>
+      {several ? <Blind /> : null}
       <div class="sticky"><Slider /></div>
       {shownStrips(number).map((strip, row) => (
         <FilmRow key={JSON.stringify([strip.key, strip.seed])} strip={strip} row={row} />

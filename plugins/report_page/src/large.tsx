@@ -1,5 +1,6 @@
 /** One picture large, alone, beside another, or wiped over it. */
 import { useEffect, useRef, useState } from "preact/hooks";
+import { runName } from "./blind";
 import { pictureAt, report, several, shownStrips, stepName, steps } from "./data";
 import type { Strip } from "./data";
 import { Picture } from "./picture";
@@ -17,7 +18,7 @@ function rivals(chosen: Chosen): [string, string][] {
   if (report.runs.some((run) => run.photos.length)) found.push(["photo", "your photograph"]);
   if (steps.length > 1) found.push(["first", stepName(steps[0] ?? 0)]);
   if (steps.length > 2) found.push(["before", "the step before"]);
-  report.runs.forEach((run, i) => i !== chosen.run && found.push([`run-${i}`, run.name]));
+  report.runs.forEach((run, i) => i !== chosen.run && found.push([`run-${i}`, chosen.blind ? "the other" : run.name]));
   return found;
 }
 
@@ -33,7 +34,7 @@ function other(strip: Strip, chosen: Chosen): Other | null {
   if (chosen.against.startsWith("run-")) {
     const run = Number(chosen.against.slice(4));
     const found = pictureAt(strip.runs[run], step);
-    return found && { name: found.name, label: `${report.runs[run]?.name}, ${stepName(found.step)}` };
+    return found && { name: found.name, label: `${runName(run)}, ${stepName(found.step)}` };
   }
   const found = pictureAt(row, wanted ?? 0);
   return found && { name: found.name, label: stepName(found.step) };
@@ -165,7 +166,7 @@ export function Large() {
   }, [chosen.large]);
   const found = current(chosen);
   const label = found ? stepName(found.step) : "";
-  const run = report.runs[chosen.run]?.name ?? "";
+  const run = runName(chosen.run);
   const said = found && measured(found.strip, chosen.run, found.step);
   const count = shownStrips(chosen.number).length;
   return (
@@ -183,7 +184,7 @@ export function Large() {
               <h2>{found?.strip.prompt ?? "No picture"}</h2>
               <p class="aside">
                 {label}
-                {several ? <> <span class={`chip c${chosen.run}`}>{run}</span></> : null}
+                {several && !chosen.blind ? <> <span class={`chip c${chosen.run}`}>{run}</span></> : null}
                 {found ? `, seed ${found.strip.seed}` : ""}
                 {said ? `, ${said}` : ""}
               </p>

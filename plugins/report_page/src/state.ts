@@ -20,6 +20,9 @@ export interface Chosen {
   /** What the large view compares with: photo, first (step), before, or run-N. */
   against: string;
   stars: ReadonlySet<string>;
+  /** Whether the runs' names are hidden, and which run was chosen in each row. */
+  blind: boolean;
+  votes: ReadonlyMap<string, number>;
 }
 
 const listeners = new Set<() => void>();
@@ -49,6 +52,8 @@ let chosen: Chosen = {
   mode: "one",
   against: report.runs.some((run) => run.photos.length) ? "photo" : "first",
   stars: remembered(),
+  blind: false,
+  votes: new Map(),
 };
 
 export const now = (): Chosen => chosen;

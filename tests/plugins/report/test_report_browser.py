@@ -1,15 +1,17 @@
-"""The page in a browser, as people meet it: from disk, offline, by keyboard, on a phone, on paper."""
+"""The page in a browser, as people meet it: from disk, offline, by keyboard, phone and paper."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from run_folders import write_run
 
 from dreambooth_plugins.report.writing import made
@@ -30,15 +32,21 @@ pytestmark = [
 
 
 def long_run(root: Path) -> Path:
-    """Return a run of 10,000 steps with 40 prompts; its sets share one set of picture files."""
+    """Return a run of 10,000 steps with 40 prompts; twelve prompts have grainy pictures."""
     prompts = tuple(f"a photo of a ck fox, scene {i} of many" for i in range(40))
     run = write_run(
-        root, steps=10_000, every=10_000, prompts=prompts, per_prompt=2, side=320, measured=False
+        root, steps=10_000, every=10_000, prompts=prompts, per_prompt=1, side=512, measured=False
     )
     last = run / "samples" / "step-010000"
-    for step in range(500, 10_000, 500):
+    for step in range(1000, 10_000, 1000):
         folder = run / "samples" / f"step-{step:06d}"
         shutil.copytree(last, folder, copy_function=os.link)
+        for path in sorted(folder.glob("*.png"))[:12]:
+            with Image.open(path) as plain:
+                grain = Image.effect_noise(plain.size, 70).convert("RGB")
+                grainy = Image.blend(plain.convert("RGB"), grain, 0.2)
+            path.unlink()
+            grainy.save(path, compress_level=1)
     return run
 
 
@@ -138,15 +146,27 @@ def test_several_runs_stand_side_by_side(seen: dict[str, Any]) -> None:
     assert "my-fox-slow" in seen["compared"]["choices"]
 
 
+def test_one_can_choose_without_knowing_whose_picture_it_is(seen: dict[str, Any]) -> None:
+    assert seen["compared"]["hidden"]
+    counts = re.search(r"You chose: my-fox (\d), my-fox-slow (\d)", seen["compared"]["chosen"])
+    assert counts
+    assert int(counts[1]) + int(counts[2]) == 3
+
+
 def test_a_long_run_keeps_to_the_size_and_opens_within_a_second(
     seen: dict[str, Any], emit: Any
 ) -> None:
     assert seen["bytes"]["long"] <= 8 * MB
     assert seen["long"]["rows"] == 12
     assert seen["long"]["said"] == []
-    loaded = sorted(row["loaded"] for row in seen["long"]["times"])
-    emit("long report, bytes and milliseconds to load", (seen["bytes"]["long"], loaded))
-    assert loaded[0] < 1000
+    assert seen["bytes"]["long"] >= 3 * MB  # it is a heavy one
+    # The page's own time: other programs on the machine do not count.
+    busy = sorted(round(row["busy"]) for row in seen["long"]["times"])
+    loaded = sorted(round(row["loaded"]) for row in seen["long"]["times"])
+    emit("long report: bytes", seen["bytes"]["long"])
+    emit("ms of the page's thread to its pictures", busy)
+    emit("ms by the clock to load", loaded)
+    assert busy[0] < 1000
 
 
 def test_on_paper_it_is_a_few_pages(seen: dict[str, Any]) -> None:

@@ -95,8 +95,8 @@ def evaluation(
 
 def run(name: str, *evaluations: Evaluation, photos: str = "aa") -> Run:
     return Run(
-        name, "ck fox", "finished", 100, [], Samples([], []), [], [], list(evaluations), [], [],
-        [], [], {"01.png": photos}, "", None, [],
+        name, name, "ck fox", "finished", 100, [], Samples([], []), [], [], list(evaluations), [],
+        [], [], [], {"01.png": photos}, "", None, [],
     )  # fmt: skip
 
 
