@@ -16,13 +16,17 @@ from dreambooth_plugins.data.captions import CaptionKind, collect
 from dreambooth_plugins.data.images import ImageRejected, cover, decode, resize
 from dreambooth_plugins.data.scanning import list_files
 from dreambooth_plugins.report.document import MAX_PHOTOS, Photo
-from dreambooth_plugins.report.thumbs import MAX_FILE, encoded
+from dreambooth_plugins.report.thumbs import MAX_FILE, SIDE, encoded
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from dreambooth_plugins.report.private import Scrub
     from dreambooth_plugins.report.thumbs import Pool
+
+
+FEW = 8
+"""Photographs that are kept as large as the pictures."""
 
 
 class _Folder(BaseModel):
@@ -72,7 +76,8 @@ def photos_of(manifest: dict[str, Any], pool: Pool, scrub: Scrub) -> tuple[list[
         height, width = data.size
         said = f"{size[0]}\u00a0×\u00a0{size[1]}, trained at {width}\u00a0×\u00a0{height}"
         prompt = subject.fill(captions.get(name) or data.prompt)
-        kept = pool.add(encoded(cut))
+        # Many are seen small; they must not take the place of what the run drew.
+        kept = pool.add(encoded(cut, SIDE if len(names) <= FEW else SIDE // 2))
         photos.append(Photo(scrub.words(name), kept, scrub.words(prompt), said, name in held))
     notes = []
     if gone:

@@ -119,6 +119,11 @@ export function pictureAt(row: Row | undefined, step: number): { name: string; s
   return best === null ? null : { name: row.pictures[best] ?? "", step: best };
 }
 
+/** What a picture is called where it is remembered: its name in this file may be another's in the next. */
+export function memory(strip: Strip, run: number, step: number): string {
+  return JSON.stringify([report.runs[run]?.name, strip.key, strip.seed, step]);
+}
+
 export function stepName(step: number): string {
   return step === 0 ? "untrained" : `step ${step}`;
 }

@@ -1,7 +1,7 @@
 /** The filmstrip: prompts down, steps across, one slider for all of them. */
 import { useEffect, useRef } from "preact/hooks";
 import { Blind, order, runName, vote, voteName } from "./blind";
-import { numbers, pictureAt, report, several, shownStrips, stepName, steps } from "./data";
+import { memory, numbers, pictureAt, report, several, shownStrips, stepName, steps } from "./data";
 import type { Strip } from "./data";
 import { Picture } from "./picture";
 import { choose, useChosen } from "./state";
@@ -75,7 +75,7 @@ function Now(props: { strip: Strip; run: number; row: number; step: number }) {
         onClick={() => choose({ large: true, row, run, mode: "one" })}
       >
         <Picture name={found.name} alt={`${strip.prompt}, ${stepName(found.step)}`} eager={row < 2} />
-        {starred.has(found.name) ? <span class="starred" aria-hidden="true">★</span> : null}
+        {starred.has(memory(strip, run, found.step)) ? <span class="starred" aria-hidden="true">★</span> : null}
       </button>
       <figcaption>
         {several ? chip : stepName(found.step)}
@@ -120,7 +120,7 @@ function Steps(props: { strip: Strip; run: number; current: number }) {
             onClick={() => choose({ step: i })}
           >
             <Picture name={name} alt="" />
-            <span><span class="unseen">step </span>{at}{stars.has(name) ? " ★" : ""}</span>
+            <span><span class="unseen">step </span>{at}{stars.has(memory(props.strip, props.run, at)) ? " ★" : ""}</span>
           </button>
         );
       })}

@@ -1,5 +1,5 @@
 /** Keys: arrows, c and s. Fields that use arrows themselves keep them. */
-import { shownStrips } from "./data";
+import { memory, shownStrips } from "./data";
 import { current } from "./large";
 import { choose, move, now, star } from "./state";
 
@@ -20,7 +20,7 @@ export function listen(): void {
     else if (event.key === "c") choose({ large: true, mode: chosen.large && chosen.mode === "wipe" ? "one" : "wipe" });
     else if (event.key === "s") {
       const found = current(chosen);
-      if (found) star(found.name);
+      if (found) star(memory(found.strip, chosen.run, found.step));
     } else return;
     event.preventDefault();
   });

@@ -1,7 +1,7 @@
 /** One picture large, alone, beside another, or wiped over it. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { runName } from "./blind";
-import { pictureAt, report, several, shownStrips, stepName, steps } from "./data";
+import { memory, pictureAt, report, several, shownStrips, stepName, steps } from "./data";
 import type { Strip } from "./data";
 import { Picture } from "./picture";
 import { choose, move, star, useChosen } from "./state";
@@ -199,7 +199,7 @@ export function Large() {
               <button type="button" class="button" disabled={chosen.row === 0} onClick={() => choose({ row: chosen.row - 1 })}>↑ <span>prompt</span></button>
               <button type="button" class="button" disabled={chosen.row >= count - 1} onClick={() => choose({ row: chosen.row + 1 })}>↓ <span>prompt</span></button>
             </div>
-            <Tools chosen={chosen} name={found?.name ?? ""} />
+            <Tools chosen={chosen} name={found ? memory(found.strip, chosen.run, found.step) : ""} />
           </footer>
         </div>
       ) : null}
