@@ -130,6 +130,15 @@ def _refusal(first: Run, base: Evaluation, run: Run, mine: Evaluation | None) ->
             f"{first.name} and {run.name} are not compared in numbers: they learned from "
             "different photographs."
         )
+    cuts = [
+        [option.value for option in one.options if option.key in ("data.resolution", "data.crop")]
+        for one in (first, run)
+    ]
+    if cuts[0] != cuts[1]:
+        return (
+            f"{first.name} and {run.name} are not compared in numbers: their photographs were cut "
+            "to different sizes or in different ways."
+        )
     if not _pairs(base, mine):
         return (
             f"{first.name} and {run.name} are not compared in numbers: no picture of theirs has "

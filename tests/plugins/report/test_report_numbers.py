@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dreambooth_plugins.report.compare import interval, student, verdicts
-from dreambooth_plugins.report.document import Evaluation, Measure, PictureMeasure, Run, Samples
+from dreambooth_plugins.report.document import (
+    Evaluation,
+    Measure,
+    Option,
+    PictureMeasure,
+    Run,
+    Samples,
+)
 from dreambooth_plugins.report.poster import MAX_POLYLINE, Line, freedom_map, poster, ticks
 from dreambooth_plugins.report.series import curves_of, smoothed, thinned
 from dreambooth_plugins.report.verdict import best_of, verdict_of
@@ -126,6 +134,13 @@ def test_a_clear_difference_names_the_better_run_with_its_uncertainty() -> None:
         (run("B", evaluation({("a", 1): 1.0}, "other")), "measured by E and by other"),
         (run("B", evaluation({("a", 1): 1.0}), photos="bb"), "different photographs"),
         (run("B", evaluation({("a", 2): 1.0})), "same prompt and seed"),
+        (
+            replace(
+                run("B", evaluation({("a", 1): 1.0})),
+                options=[Option("data.resolution", "512", True)],
+            ),
+            "cut to different sizes",
+        ),
         (run("B"), "Nothing was measured on B"),
     ],
 )
