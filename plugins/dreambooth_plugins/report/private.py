@@ -8,6 +8,7 @@ from typing import Any
 
 from dreambooth.printable import flat
 from dreambooth.redact import redacted
+
 from dreambooth_plugins.report.document import MAX_TEXT
 
 _HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:[\\/]Users)[\\/][^\s\\/'\"]+|(?<![\w/.])/root(?!\w)")
