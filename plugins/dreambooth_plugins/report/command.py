@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from dreambooth import hookimpl
 
 DEFAULT_MB, MOST_MB = 8, 20
 
@@ -14,7 +16,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="A run's folder, or its job file; several are compared.",
             show_default=False,
         ),
@@ -41,10 +43,9 @@ def report(
     several runs it shows what differs, which is better and how certain that is, and the same
     prompts and seeds side by side.
     """
-    from dreambooth.printable import one_line
-
     from dreambooth.console import echo, print_warning
     from dreambooth.files import write_text
+    from dreambooth.helpers.text import one_line
     from dreambooth_plugins.report.facts import file_size
     from dreambooth_plugins.report.originals import write_zip
     from dreambooth_plugins.report.writing import made
@@ -97,3 +98,9 @@ def _opened(path: Path) -> bool:
         return webbrowser.open(path.absolute().as_uri())
     except (OSError, webbrowser.Error):
         return False
+
+
+@hookimpl
+def register_commands() -> list[Any]:
+    """Return the command."""
+    return [report]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.jobfile import load_job
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from dreambooth.errors import UserError
+from dreambooth.runs.finding import open_run
 from dreambooth_plugins.report.document import Option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from dreambooth.job import Job
+    from dreambooth import Job
     from dreambooth_plugins.report.private import Scrub
 
 PRIVATE = {"output", "version"}
@@ -25,7 +25,7 @@ PRIVATE = {"output", "version"}
 def read_job(folder: Path) -> Job | None:
     """Return a run's job; None where it cannot be read here, as without its plugins."""
     try:
-        return load_job(folder / "job.yaml")
+        return open_run(folder)[1]
     except (UserError, OSError):
         return None
 

@@ -298,18 +298,18 @@ def test_the_command_writes_the_page_and_a_zip(
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []
 
 
-def test_it_runs_as_a_module_without_torch(fox: Path, tmp_path: Path) -> None:
+def test_it_is_a_command_of_dbt_and_needs_no_torch(fox: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     code = (
-        "import sys; sys.argv = ['x', *sys.argv[1:]]; "
-        "from dreambooth_plugins.report.__main__ import main; "
-        "code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+        "import sys; from dreambooth.cli import app; "
+        "sys.argv = ['dbt', 'report', *sys.argv[1:]]; app(standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(fox), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert out.is_file()
-    command = [sys.executable, "-m", "dreambooth_plugins.report", str(tmp_path / "no")]
+    command = [sys.executable, "-m", "dreambooth", "report", str(tmp_path / "no")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "is not there" in done.stderr
