@@ -14,7 +14,7 @@ import pytest
 from card import Card, OnCard, move_to_card
 from dreambooth.engine.loop import record
 from dreambooth.engine.step import Meter, train_step
-from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
 SNR = {"kind": "prior_preservation", "min_snr_gamma": 5.0}
 DEBIASED = {"kind": "prior_preservation", "debiased": True}

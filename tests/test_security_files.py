@@ -26,8 +26,8 @@ from dreambooth.runs.checkpoints import copy
 from dreambooth.runs.folder import RunFolder
 from dreambooth.runs.outlook import Outlook
 from dreambooth_plugins.data import Folder
-from dreambooth_plugins.model.loading import load_part
-from dreambooth_plugins.model.source import PARTS, STEMS, Source
+from dreambooth_plugins.model.folder.loading import load_part
+from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:

@@ -105,7 +105,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     ids=["cuda", "cpu", "python"],
 )
 def test_too_little_memory_names_the_options_that_help_most_first(small_job, monkeypatch, error):
-    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
     def greedy(self, z_t, t, cond):
         if z_t.device.type == "meta":
@@ -131,7 +131,7 @@ def test_too_little_memory_names_the_options_that_help_most_first(small_job, mon
 
 
 def test_too_little_memory_while_drawing_names_the_batch_that_draws(small_job, monkeypatch):
-    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+    from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
     def greedy(self, latents):
         raise torch.OutOfMemoryError("out of memory")

@@ -11,12 +11,8 @@ from safetensors import safe_open
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
 from dreambooth.helpers.random import generator
-from dreambooth_plugins.model.saving import (
-    file_key,
-    model_index,
-    save_tokenizer,
-    save_weights,
-)
+from dreambooth_plugins.model.folder.saving import file_key, model_index, save_weights
+from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from emoji_recipe import autoencoder, clip, denoiser, loop
 from emoji_recipe.grounds import EDGE
 from emoji_recipe.objectives import Diffusion, objective
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 
 PIPELINE, JUDGE = "emoji-128", "emoji-128-clip"
 TRAINING = "training.json"
-"""What the pipeline's folder says of its training: step, processor seconds, settings."""
+"""What the pipeline's folder says of its training: the step, and the settings."""
 
 
 def run(settings: RecipeSettings) -> None:
@@ -50,7 +46,8 @@ def run(settings: RecipeSettings) -> None:
         )
     network, text = denoiser.averaged(settings)
     with safe_open(settings.work / "denoiser" / loop.STATE, "pt") as state:
-        training = json.loads(state.metadata()["numbers"])
+        numbers = json.loads(state.metadata()["numbers"])
+    training = {name: numbers[name] for name in ("step", "settings")}
     write(settings, network, text, open_tokenizer(settings), aim.solver(), training)
 
 

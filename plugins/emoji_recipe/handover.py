@@ -52,7 +52,7 @@ def unpack(settings: RecipeSettings) -> None:
             for prefix, path in parts.items()
             for name, value in load_file(path).items()
         }
-        numbers = json.dumps(json.loads((base / TRAINING).read_text()))
+        numbers = json.dumps(json.loads((base / TRAINING).read_text()) | {"cpu_seconds": 0.0})
         write_with(
             work / "denoiser" / loop.BEGUN,
             lambda path: save_file(tensors, path, metadata={"numbers": numbers}),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_with
-from dreambooth_plugins.model.saving import file_key
+from dreambooth_plugins.model.folder.saving import file_key
 from emoji_recipe import card
 from emoji_recipe.ahead import ahead
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw
 
 from dreambooth.files import new_folder, write_text, write_with
-from dreambooth_plugins.model.saving import save_tokenizer
+from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from emoji_recipe import textures
 from emoji_recipe.compose import compose
 from emoji_recipe.drawings import read_drawings, read_sets

@@ -46,7 +46,7 @@ def test_unknown_stage_lists_the_stages() -> None:
     app.command()(recipe.main)
     done = CliRunner().invoke(app, ["--stage", "unnet"])
     assert done.exit_code == 2
-    assert "data, autoencoder, clip, denoiser, export, check, pack, unpack" in done.stderr
+    assert "data, autoencoder, clip, denoiser, export, check, unpack" in done.stderr
 
 
 @pytest.mark.parametrize("name", list(COLOURS))

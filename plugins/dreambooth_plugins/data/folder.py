@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from dreambooth.component import JobPath, Problem
+from dreambooth import Problem
+from dreambooth.component import JobPath
 from dreambooth.errors import JobError
 from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan, unknown_placeholders
 
@@ -52,7 +53,7 @@ class Folder(DataSource):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """Look at the folder and the prompt, without decoding anything."""
-        from dreambooth_plugins.data import formats, masks, scanning
+        from dreambooth_plugins.data import file_types, masks, scanning
 
         reason, hint = scanning.folder_problem(self.path)
         if reason:
@@ -63,7 +64,7 @@ class Folder(DataSource):
             if self.mask == "file" and masks.unpaired(names, found):
                 at = ("data", "mask")
                 yield Problem(at, f"no picture in {self.path} has a mask", masks.hint("file"))
-            if not any(formats.looks_like_image(self.path / name) for name in names):
+            if not any(file_types.looks_like_image(self.path / name) for name in names):
                 rows = [Rejected(n, self._glance(n)) for n in names]
                 error = scanning.nothing_usable(self.path, rows, self.recursive)
                 message = error.message.removeprefix("data.path: ")
@@ -71,13 +72,13 @@ class Folder(DataSource):
         yield from self._check_prompt(job)
 
     def _glance(self, name: str) -> str:
-        from dreambooth_plugins.data import formats
+        from dreambooth_plugins.data import file_types
 
         path = self.path / name
-        if formats.is_camera_raw(path):
+        if file_types.is_camera_raw(path):
             return "a camera's raw file: export it as JPEG"
         size = os.path.getsize(path) if os.path.exists(path) else 0  # a link that leads nowhere
-        return formats.why_no_image(path, size)[0]
+        return file_types.why_no_image(path, size)[0]
 
     def _check_prompt(self, job: Job) -> Iterable[Problem]:
         from dreambooth_plugins.data.captions import names_subject

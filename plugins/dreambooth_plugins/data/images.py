@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from dreambooth_plugins.data.formats import HEADER_BYTES, sniff
+from dreambooth_plugins.data.file_types import HEADER_BYTES, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import numpy as np
 from dreambooth.errors import RunError
 from dreambooth.files import read_limited
 from dreambooth.interfaces import RowGeometry, Sample
-from dreambooth_plugins.data.formats import MAX_BYTES
+from dreambooth_plugins.data.file_types import MAX_BYTES
 from dreambooth_plugins.data.images import (
     ImageRejected,
     cover,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from dreambooth.errors import JobError
 from dreambooth.files import read_limited
 from dreambooth.interfaces import Item, Rejected
-from dreambooth_plugins.data import formats
+from dreambooth_plugins.data import file_types
 from dreambooth_plugins.data.captions import shorten
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def owners(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         stem, _, suffix = name.rpartition(".")
         match = _NAME.match(stem)
-        if match and f".{suffix.lower()}" in formats.IMAGE_SUFFIXES:
+        if match and f".{suffix.lower()}" in file_types.IMAGE_SUFFIXES:
             found[name] = match["owner"]
     return found
 
@@ -50,7 +50,7 @@ def pairs(names: Sequence[str]) -> dict[str, str]:
 
 
 def _is_picture(name: str) -> bool:
-    return f".{name.rpartition('.')[2].lower()}" in formats.IMAGE_SUFFIXES
+    return f".{name.rpartition('.')[2].lower()}" in file_types.IMAGE_SUFFIXES
 
 
 def apart(names: Sequence[str], kind: MaskKind | None) -> tuple[list[str], dict[str, str]]:
@@ -113,7 +113,7 @@ def _masked(
     assert picture is not None, "a folder's items have files"
     try:
         if name is not None:
-            data = read_limited(root / name, formats.MAX_BYTES)
+            data = read_limited(root / name, file_types.MAX_BYTES)
             mask: Image | None = decode_mask(data)
             assert mask is not None
             _check_shape((mask.height, mask.width), item.size)
@@ -121,7 +121,9 @@ def _masked(
             item = replace(item, mask=root / name, mask_sha256=sha256)
         else:
             mask = (
-                decode_alpha(read_limited(picture, formats.MAX_BYTES)) if kind != "file" else None
+                decode_alpha(read_limited(picture, file_types.MAX_BYTES))
+                if kind != "file"
+                else None
             )
         if mask is not None and mask.getextrema()[1] == 0:
             raise ImageRejected("all black: there is no subject in it")

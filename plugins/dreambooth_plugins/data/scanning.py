@@ -15,7 +15,7 @@ from dreambooth.errors import JobError
 from dreambooth.files import read_limited
 from dreambooth.interfaces import Item, Rejected
 from dreambooth_plugins.data import captions as caption_files
-from dreambooth_plugins.data import formats
+from dreambooth_plugins.data import file_types
 from dreambooth_plugins.data.captions import shorten
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def list_files(root: Path, recursive: bool) -> list[str]:
 
 def _walk(root: Path, recursive: bool) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if recursive and not formats.is_hidden(f))
+        folders[:] = sorted(f for f in folders if recursive and not file_types.is_hidden(f))
         yield from (Path(folder, f).relative_to(root).as_posix() for f in files)
 
 
@@ -60,7 +60,7 @@ def inspect(root: Path, ids: list[str], ctx: Context) -> Found:
     found = Found()
     for name in _watched(ids, ctx):
         path = root / name
-        if caption_files.is_caption_file(path.name) and not formats.is_hidden(path.name):
+        if caption_files.is_caption_file(path.name) and not file_types.is_hidden(path.name):
             found.others.append(name)
             continue
         outcome, broken = _inspect_file(path, name)
@@ -86,13 +86,13 @@ def _watched(ids: list[str], ctx: Context) -> Iterator[str]:
 def _inspect_file(path: Path, name: str) -> tuple[Item | Rejected, bool]:
     """Return a usable item, or a rejection and whether the file should have been a picture."""
     try:
-        kind = formats.sniff_file(path)
-        if kind is None or formats.is_hidden(path.name):
-            reason, broken = formats.why_no_image(path, path.stat().st_size)
+        kind = file_types.sniff_file(path)
+        if kind is None or file_types.is_hidden(path.name):
+            reason, broken = file_types.why_no_image(path, path.stat().st_size)
             return Rejected(name, reason), broken
-        if formats.is_camera_raw(path):
+        if file_types.is_camera_raw(path):
             return Rejected(name, "a camera's raw file: export it as JPEG"), True
-        data = read_limited(path, formats.MAX_BYTES)
+        data = read_limited(path, file_types.MAX_BYTES)
     except FileNotFoundError:
         return Rejected(name, "a link to a file that is not there"), True
     except OSError as error:
@@ -166,7 +166,7 @@ def image_folders(root: Path) -> Counter[str]:
     Looks at the first `GLANCE` files only: someone may have named a whole disk.
     """
     below = islice((n for n in _walk(root, recursive=True) if "/" in n), GLANCE)
-    return Counter(n.rpartition("/")[0] for n in below if formats.looks_like_image(root / n))
+    return Counter(n.rpartition("/")[0] for n in below if file_types.looks_like_image(root / n))
 
 
 def warn_of(items: list[Item], size: tuple[int, int], ctx: Context) -> None:

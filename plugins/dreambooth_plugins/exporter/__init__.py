@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth import hookimpl
-from dreambooth_plugins.exporter.adapter_formats import Kohya, Lora, Merged
-from dreambooth_plugins.exporter.diffusers_folder import Diffusers
+from dreambooth_plugins.exporter.adapter import Kohya, Lora
+from dreambooth_plugins.exporter.diffusers_folder import Diffusers, Merged
 from dreambooth_plugins.exporter.embedding import Embedding
 from dreambooth_plugins.exporter.single_file import SingleFile
 

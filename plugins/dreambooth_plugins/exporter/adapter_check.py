@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.interfaces import Check
+from dreambooth_plugins.common.dtypes import torch_dtype
 from dreambooth_plugins.common.libraries import BaseTunerLayer, unquantized
+from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.exporter.comparison import (
     SAME_WEIGHTS,
     file_outputs,
@@ -17,10 +19,8 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.exporter.embedding_files import load_word
-from dreambooth_plugins.exporter.usage import WORD_FILE
-from dreambooth_plugins.model.loading import quiet
-from dreambooth_plugins.model.saving import DTYPES
+from dreambooth_plugins.exporter.embedding_check import load_word
+from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
-    from dreambooth_plugins.exporter.adapter_files import LowRank
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
 
 NAME = "file"
 """What the loaded adapter is called in the pipeline."""
@@ -50,7 +50,7 @@ def check_file(
     agree. A learned word is loaded from its files. The base has the values that were trained
     against, and both sides compute with them in float32.
     """
-    [file] = (path for path in dest.glob("*.safetensors") if path.name != WORD_FILE)
+    [file] = (path for path in dest.glob("*.safetensors") if path.name != EMBEDDING_FILE)
     # PEFT warns where a file lacks modules that it names; they are missed below.
     with (
         in_float32(model, "held"),
@@ -64,7 +64,7 @@ def check_file(
             pipe.load_lora_weights(str(dest), weight_name=file.name, adapter_name=NAME)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return Check(False, f"diffusers cannot open {file.name}: {error}")
-        wrong = [a for a in adapters if not _equal(a, pipe, DTYPES[dtype])]
+        wrong = [a for a in adapters if not _equal(a, pipe, torch_dtype(dtype))]
         word = "" if wrong else load_word(pipe, artifact, dest, dtype)
         pipe.to(torch.float32)  # adapters of a half-precision file; the base is float32 already
         there = None if wrong or word else file_outputs(pipe, model, ctx)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Context, LoadedModel
+    from dreambooth.interfaces import Artifact, Context, LoadedModel
 
 PROMPT = "a photo of {} dog"
 """What is encoded and drawn: with the learned word, where there is one."""
@@ -49,6 +49,11 @@ class Tolerance:
 SAME_WEIGHTS = Tolerance()
 FOLDED = Tolerance(latents=1e-3)
 """Where the file has the same function in other weights: an adapter folded into the base."""
+
+
+def tolerance_for(artifact: Artifact) -> Tolerance:
+    """Return the tolerance of a whole model's files."""
+    return FOLDED if artifact.kind == "adapter" else SAME_WEIGHTS
 
 
 @dataclass(frozen=True)

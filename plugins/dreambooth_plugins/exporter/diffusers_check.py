@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dreambooth.interfaces import Check
+from dreambooth_plugins.common.dtypes import torch_dtype
+from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.exporter.comparison import (
-    SAME_WEIGHTS,
     Outputs,
     Tolerance,
     file_outputs,
     live_outputs,
+    tolerance_for,
     verdict,
 )
-from dreambooth_plugins.model.loading import quiet
-from dreambooth_plugins.model.saving import DTYPES
+from dreambooth_plugins.exporter.merging import trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,38 +25,32 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Context, LoadedModel
+    from dreambooth.interfaces import Artifact, Context, LoadedModel
 
 
 def check_folder(
-    tensors: Mapping[str, Tensor],
-    model: LoadedModel,
-    dest: Path,
-    ctx: Context,
-    dtype: str,
-    *,
-    live: Mapping[str, Tensor] | None = None,
-    tolerance: Tolerance = SAME_WEIGHTS,
+    artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context, dtype: str
 ) -> Check:
     """Compare the folder with what was trained.
 
-    Each of `tensors` must be in it, equal to the bit (after the cast, in half precision); text
-    embeddings, predictions at three timesteps and drawn latents must agree with the live model,
-    which computes with `live` (by default with `tensors`).
+    Each trained weight, or one that an adapter was folded into, must be in it, equal to the bit
+    (after the cast, in half precision); text embeddings, predictions at three timesteps and drawn
+    latents must agree with the live model.
     """
-    here = live_outputs(model, tensors if live is None else live, ctx, base="source")
+    weights = trained_weights(artifact, model)
+    here = live_outputs(model, artifact.tensors, ctx, base="source")
     with quiet():  # the import gives advice as well
         from diffusers import StableDiffusionPipeline
 
         pipe = StableDiffusionPipeline.from_pretrained(str(dest), local_files_only=True)
     return compare_pipeline(
         pipe,
-        tensors.items(),
+        weights.items(),
         here,
         model,
         ctx,
         dtype,
-        tolerance=tolerance,
+        tolerance=tolerance_for(artifact),
         what="opened with diffusers",
     )
 
@@ -78,7 +73,7 @@ def compare_pipeline(
     """
     with quiet():
         pipe.to(torch.float32)
-    count, wrong = _different(tensors, pipe, DTYPES[dtype])
+    count, wrong = _different(tensors, pipe, torch_dtype(dtype))
     if wrong:
         return Check(
             False,

@@ -1,11 +1,11 @@
-"""A whole model as a diffusers folder."""
+"""A whole model as a diffusers folder: what was trained, or adapters folded in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth.interfaces import ArtifactKind, Exporter
-from dreambooth_plugins.exporter.options import Dtype
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import folder_usage
 
 if TYPE_CHECKING:
@@ -16,14 +16,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
-class Diffusers(Exporter):
-    """A diffusers folder: opens with `StableDiffusionPipeline.from_pretrained`."""
+class WholeFolder(Stored):
+    """A diffusers folder. No kind of its own: a base for those of the two kinds of artifact."""
 
-    kind: Literal["diffusers"] = "diffusers"
-    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
     reads_whole_model: ClassVar[bool] = True
-    dtype: Dtype = "fp32"
-    """Precision of the stored weights; fp16 and bf16 halve the size."""
 
     def write(
         self,
@@ -33,15 +29,34 @@ class Diffusers(Exporter):
         ctx: Context,
         solver_config: Mapping[str, Any],
     ) -> None:
-        """Write the model with the trained weights into `dest`."""
-        model.save(dest, solver_config, artifact.tensors, self.dtype)
+        """Write the whole model with what was trained into `dest`."""
+        from dreambooth_plugins.exporter.merging import trained_weights
+
+        model.save(dest, solver_config, trained_weights(artifact, model), self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
-        """Open the folder with diffusers and compare trained weights and predictions."""
+        """Open the folder with diffusers and compare trained weights and what it draws."""
         from dreambooth_plugins.exporter.diffusers_check import check_folder
 
-        return check_folder(artifact.tensors, model, dest, ctx, self.dtype)
+        return check_folder(artifact, model, dest, ctx, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the folder is opened."""
         return folder_usage(job)
+
+
+class Diffusers(WholeFolder):
+    """A diffusers folder: opens with `StableDiffusionPipeline.from_pretrained`."""
+
+    kind: Literal["diffusers"] = "diffusers"
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})
+
+
+class Merged(WholeFolder):
+    """The adapter folded into the base: a diffusers folder like that of full tuning.
+
+    Opens everywhere, and is as large as the base.
+    """
+
+    kind: Literal["merged"] = "merged"
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth.interfaces import ArtifactKind, Exporter
-from dreambooth_plugins.exporter.options import Dtype
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.common.dtypes import Dtype
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import embedding_usage
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
-class Embedding(Exporter):
+class Embedding(Stored):
     """The learned word (textual inversion), in two layouts.
 
     `learned_embeds.safetensors` is diffusers' (`load_textual_inversion`); `embeddings/<word>` is
@@ -37,13 +38,13 @@ class Embedding(Exporter):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write both layouts into `dest`."""
-        from dreambooth_plugins.exporter.embedding_files import write_word
+        from dreambooth_plugins.formats.embedding import write_word
 
         write_word(artifact, dest, self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the files into a plain pipeline with diffusers; compare rows and what it draws."""
-        from dreambooth_plugins.exporter.embedding_files import check_word
+        from dreambooth_plugins.exporter.embedding_check import check_word
 
         return check_word(artifact, model, dest, ctx, self.dtype)
 

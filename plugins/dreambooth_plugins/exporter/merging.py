@@ -11,12 +11,17 @@ from dreambooth_plugins.common.libraries import BaseTunerLayer
 from dreambooth_plugins.exporter.comparison import weights_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
     from torch.nn import Module
 
     from dreambooth.interfaces import Artifact, LoadedModel
+
+
+def trained_weights(artifact: Artifact, model: LoadedModel) -> Mapping[str, Tensor]:
+    """Return the weights by the base's names: those that trained, or adapters folded into them."""
+    return merged_weights(artifact, model) if artifact.kind == "adapter" else artifact.tensors
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreambooth import Problem
-from dreambooth.interfaces import ArtifactKind, Exporter
-from dreambooth_plugins.exporter.options import Dtype
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.stored import Stored
 from dreambooth_plugins.exporter.usage import single_file_usage
+from dreambooth_plugins.formats.original.names import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,8 @@ if TYPE_CHECKING:
     from dreambooth import FreezingPolicy, Job
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
-LAYOUT = "original"
 
-
-class SingleFile(Exporter):
+class SingleFile(Stored):
     """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and
     `StableDiffusionPipeline.from_single_file`.
 
@@ -30,8 +29,6 @@ class SingleFile(Exporter):
     kind: Literal["single_file"] = "single_file"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
     reads_whole_model: ClassVar[bool] = True
-    dtype: Dtype = "fp32"
-    """Precision of the stored weights; fp16 and bf16 halve the size."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find a model that this layout cannot express."""

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from dreambooth.interfaces import Check
-from dreambooth_plugins.exporter.comparison import FOLDED, SAME_WEIGHTS, live_outputs
+from dreambooth_plugins.common.quiet import quiet
+from dreambooth_plugins.common.tensors import write_tensors
+from dreambooth_plugins.exporter.comparison import live_outputs, tolerance_for
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
-from dreambooth_plugins.exporter.merging import merged_weights
-from dreambooth_plugins.exporter.metadata import model_spec, run_name, write_tensors
-from dreambooth_plugins.model.loading import quiet
+from dreambooth_plugins.exporter.merging import trained_weights
+from dreambooth_plugins.formats.model_spec import file_name, model_spec
+from dreambooth_plugins.formats.original.names import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import Artifact, Context, LoadedModel
 
-LAYOUT = "original"
 CONFIG = "config"
 """Folder beside the file: the diffusers configuration and tokenizer."""
 
@@ -47,7 +48,7 @@ def write_single_file(
         for part in parts:
             whole |= model.convert(part, dict(_saved(folder / part)), LAYOUT)
             progress.advance()
-        file = dest / f"{run_name(ctx, 'model')}.safetensors"
+        file = dest / file_name(ctx.job, "model")
         write_tensors(file, whole, model_spec(model.info, ctx.job, ""))
         progress.advance()
     whole.clear()  # they lie in the files that go now
@@ -60,11 +61,6 @@ def _saved(folder: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, "pt") as file:
             for name in file.keys():
                 yield name, file.get_tensor(name)
-
-
-def trained_weights(artifact: Artifact, model: LoadedModel) -> Mapping[str, Tensor]:
-    """Return the weights by the base's names: those that trained, or adapters folded into them."""
-    return merged_weights(artifact, model) if artifact.kind == "adapter" else artifact.tensors
 
 
 def check_single_file(
@@ -101,7 +97,7 @@ def check_single_file(
         model,
         ctx,
         dtype,
-        tolerance=FOLDED if artifact.kind == "adapter" else SAME_WEIGHTS,
+        tolerance=tolerance_for(artifact),
         what="opened with from_single_file",
     )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from dreambooth.helpers.naming import base_name, hub_id
 from dreambooth.helpers.text import flat
+from dreambooth_plugins.formats.embedding import A1111_FOLDER, EMBEDDING_FILE
+from dreambooth_plugins.formats.lora.diffusers import LORA_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 KNOWN = ("stable-diffusion-1", "stable-diffusion-2")
 """Families whose sizes AUTOMATIC1111, Forge and ComfyUI know."""
 PIPELINE = "StableDiffusionPipeline"
-WORD_FILE = "learned_embeds.safetensors"
-"""Where a learned word lies, in diffusers' layout."""
 OTHER_SIZES = (
     "AUTOMATIC1111, Forge and ComfyUI know the sizes of Stable Diffusion 1.x and 2.x alone; this "
     "base has others, so the file is of use in diffusers."
@@ -36,7 +36,7 @@ def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) ->
     """Return how an adapter file is opened; `weights` is its name."""
     lines = [*_base(job), f"pipe.load_lora_weights('.', weight_name={weights!r})"]
     text = _diffusers(job, [*lines, *_word(job, files)])
-    if weights == "pytorch_lora_weights.safetensors":
+    if weights == LORA_FILE:
         return f"{text}\nFor AUTOMATIC1111, Forge and ComfyUI export it as `kohya`.\n"
     if info.family not in KNOWN:
         return f"{text}\n{OTHER_SIZES}\n"
@@ -73,21 +73,25 @@ def embedding_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
 
 
 def _word(job: Job, files: Sequence[str]) -> list[str]:
-    if WORD_FILE not in files:
+    if EMBEDDING_FILE not in files:
         return []
-    return [f"pipe.load_textual_inversion({WORD_FILE!r})  # {_plain(job.subject.identifier)}"]
+    return [f"pipe.load_textual_inversion({EMBEDDING_FILE!r})  # {_plain(job.subject.identifier)}"]
 
 
 def _word_file(files: Sequence[str]) -> str:
-    return next((f for f in files if f.startswith("embeddings/")), "")
+    return next((f for f in files if f.startswith(f"{A1111_FOLDER}/")), "")
+
+
+def _word_name(file: str) -> str:
+    return file.removeprefix(f"{A1111_FOLDER}/").removesuffix(".safetensors")
 
 
 def _word_steps(files: Sequence[str]) -> str:
     if not (file := _word_file(files)):
         return ""
-    name = file.removeprefix("embeddings/").removesuffix(".safetensors")
+    name = _word_name(file)
     steps = [
-        f"AUTOMATIC1111, Forge: put `{file}` into `embeddings`; there the word is the file's "
+        f"AUTOMATIC1111, Forge: put `{file}` into `{A1111_FOLDER}`; there the word is the file's "
         f"name, `{name}`.",
         f"ComfyUI: put `{file}` into `models/embeddings` and write `embedding:{name}`.",
     ]
@@ -97,7 +101,7 @@ def _word_steps(files: Sequence[str]) -> str:
 def _trigger(job: Job, files: Sequence[str], *, comfy: bool = False) -> str:
     word = _plain(job.subject.identifier)
     if file := _word_file(files):
-        name = file.removeprefix("embeddings/").removesuffix(".safetensors")
+        name = _word_name(file)
         word = f"embedding:{name}" if comfy else name
     return f"{word} {_plain(job.subject.class_noun)}"
 

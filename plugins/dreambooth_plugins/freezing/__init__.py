@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dreambooth import FreezingPolicy, hookimpl
-from dreambooth_plugins.freezing.adapter import Adapter
+from dreambooth_plugins.freezing.adapter.policy import Adapter
 from dreambooth_plugins.freezing.block_preset import BlockPreset
 from dreambooth_plugins.freezing.components import Components
 from dreambooth_plugins.freezing.cross_attention import CrossAttention
 from dreambooth_plugins.freezing.patterns import Patterns
 from dreambooth_plugins.freezing.pivotal import Pivotal
-from dreambooth_plugins.freezing.token import Token
+from dreambooth_plugins.freezing.word.token import Token
 
 
 @hookimpl

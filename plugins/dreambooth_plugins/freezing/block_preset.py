@@ -8,8 +8,8 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.errors import JobError
-from dreambooth.interfaces import ArtifactKind
-from dreambooth_plugins.freezing.adapter_methods import METHODS, Method
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.freezing.adapter.methods import METHODS, Method
 from dreambooth_plugins.freezing.per_part import PerPart
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dreambooth import Job
     from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
-    from dreambooth_plugins.freezing.adapter import Adapter
+    from dreambooth_plugins.freezing.adapter.policy import Adapter
 
 LORA: Any = "lora"
 Block = Literal["content", "style"]
@@ -66,7 +66,7 @@ class BlockPreset(PerPart):
 
     def _adapter(self, info: ModelInfo) -> Adapter:
         """Return the adapter policy that does the work."""
-        from dreambooth_plugins.freezing.adapter import Adapter
+        from dreambooth_plugins.freezing.adapter.policy import Adapter
 
         for block in self.blocks:
             if block not in info.blocks:
@@ -103,7 +103,7 @@ class BlockPreset(PerPart):
 
     def at(self, folder: Path) -> Adapter:
         """Return an adapter policy beginning with what an exporter wrote into `folder`."""
-        from dreambooth_plugins.freezing.adapter import Adapter
+        from dreambooth_plugins.freezing.adapter.policy import Adapter
 
         return Adapter(method=self.method, init=folder)
 

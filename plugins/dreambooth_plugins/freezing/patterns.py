@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.errors import JobError
-from dreambooth_plugins.freezing.adapter_targets import nothing
+from dreambooth_plugins.freezing.adapter.targets import nothing
 from dreambooth_plugins.freezing.per_part import PerPart
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from dreambooth.interfaces import NEW_ROWS
-from dreambooth_plugins.freezing.adapter import Adapter
-from dreambooth_plugins.freezing.word import TOKEN, LearnsWord, base_reading
+from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.freezing.adapter.policy import Adapter
+from dreambooth_plugins.freezing.word.policy import TOKEN, LearnsWord, base_reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ from dreambooth.errors import JobError
 PREFIX = "builtin:"
 CONFIGS = Path(__file__).parent / "configs"
 BASES = Path(__file__).parents[1] / "base_emoji"
-TINY, EMOJI = "tiny", "emoji-64"
+TINY, EMOJI = "tiny", ("emoji-64", "emoji-128")
 
 
 def _unknown(name: str, known: list[str], what: str) -> JobError:
@@ -30,14 +30,13 @@ def base_folder(name: str, *, build: bool) -> Path:
         from dreambooth_plugins.model.tiny import tiny_folder
 
         return tiny_folder(build=build)
-    if name != EMOJI:
-        raise _unknown(name, [EMOJI, TINY], "model")
-    folder = BASES / EMOJI
+    if name not in EMOJI:
+        raise _unknown(name, [*EMOJI, TINY], "model")
+    folder = BASES / name
     if not (folder / "model_index.json").is_file():
         raise JobError(
-            f"the built-in model {EMOJI} is not part of this installation",
-            "install the complete package, or train it with the recipe in "
-            "dreambooth_plugins/base_emoji",
+            f"the built-in model {name} is not part of this installation",
+            "install the complete package, or train it with the repository's emoji_recipe",
         )
     return folder
 

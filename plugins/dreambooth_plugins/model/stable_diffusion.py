@@ -11,13 +11,14 @@ from pydantic import ValidationInfo, field_serializer, field_validator
 from dreambooth.component import escape_variables, expand_variables, resolve_path
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Model, ModelInfo
-from dreambooth_plugins.model import builtin, families, hub
-from dreambooth_plugins.model.source import PICKLES, Source, check_file
+from dreambooth_plugins.formats.original import families
+from dreambooth_plugins.model import builtin
+from dreambooth_plugins.model.folder import hub
+from dreambooth_plugins.model.folder.source import PICKLES, Source, check_file
 
 if TYPE_CHECKING:
     from dreambooth.interfaces import Context, Vocabulary
-    from dreambooth_plugins.model.loaded import LoadedStableDiffusion
-    from dreambooth_plugins.model.vocabulary import ClipVocabulary
+    from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
 
 class StableDiffusion(Model):
@@ -26,7 +27,8 @@ class StableDiffusion(Model):
     kind: Literal["stable_diffusion"] = "stable_diffusion"
     source: str = "builtin:emoji-64"
     """The model: a diffusers folder, a single .safetensors file, a hub id (`org/name`), or
-    `builtin:emoji-64` (small, comes with the trainer). A relative path starts at the job file."""
+    `builtin:emoji-64` or `builtin:emoji-128` (small, come with the trainer). A relative path
+    starts at the job file."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     variant: str | None = None
@@ -62,37 +64,30 @@ class StableDiffusion(Model):
         `JobError` where the model is missing, incomplete, of another family, or pickled without
         `allow_pickle`. Weights of a hub model are not downloaded here.
         """
-        from dreambooth_plugins.model.describe import model_info
-        from dreambooth_plugins.model.vocabulary import check_ids
+        from dreambooth_plugins.model.folder.vocabulary import check_ids, vocabulary_of
+        from dreambooth_plugins.model.stable_diffusion_info import model_info
 
         source = self._locate(opening=False, fetch=False)
         info = model_info(source)
         if not self.source.startswith(builtin.PREFIX):
-            check_ids(self._tokens(source), source)
+            check_ids(vocabulary_of(source), source)
         return info
 
     def vocabulary(self) -> Vocabulary:
         """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration)."""
         if self.source == builtin.PREFIX + builtin.TINY:
+            from dreambooth_plugins.model.folder.vocabulary import shipped_vocabulary
             from dreambooth_plugins.model.tiny import MERGES
-            from dreambooth_plugins.model.vocabulary import shipped_vocabulary
 
             return shipped_vocabulary(MERGES)
-        return self._tokens(self._locate(opening=False, fetch=False))
+        from dreambooth_plugins.model.folder.vocabulary import vocabulary_of
 
-    def _tokens(self, source: Source) -> ClipVocabulary:
-        from dreambooth_plugins.model.vocabulary import read_vocabulary, shipped_vocabulary
-
-        folder = source.config / "tokenizer"
-        if source.file is not None and not (folder / "merges.txt").is_file():
-            if not (folder / "tokenizer.json").is_file():
-                return shipped_vocabulary()
-        return read_vocabulary(folder)
+        return vocabulary_of(self._locate(opening=False, fetch=False))
 
     def open(self, ctx: Context) -> LoadedStableDiffusion:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""
-        from dreambooth_plugins.model.describe import model_info
-        from dreambooth_plugins.model.loaded import LoadedStableDiffusion
+        from dreambooth_plugins.model.stable_diffusion_info import model_info
+        from dreambooth_plugins.model.stable_diffusion_loaded import LoadedStableDiffusion
 
         source = self._locate(opening=True, fetch=ctx.device.type != "meta")
         return LoadedStableDiffusion(model_info(source), source, ctx)
@@ -103,7 +98,7 @@ class StableDiffusion(Model):
 
     def _locate(self, *, opening: bool, fetch: bool) -> Source:
         """Find the model's files; `opening` builds a built-in's weights, `fetch` downloads."""
-        from dreambooth_plugins.model.describe import check_index
+        from dreambooth_plugins.model.stable_diffusion_info import check_index
 
         vae = self._vae_path()
         if self.source.startswith(builtin.PREFIX):
@@ -142,8 +137,8 @@ class StableDiffusion(Model):
         if not path.is_file():
             raise JobError(f"there is no model file {path}", "check model.source")
         check_file(path, self.allow_pickle)
-        from dreambooth_plugins.model.describe import check_index
-        from dreambooth_plugins.model.headers import read_header
+        from dreambooth_plugins.common.headers import read_header
+        from dreambooth_plugins.model.stable_diffusion_info import check_index
 
         header = read_header(path)
         families.check_layout(path, header, own_vae=vae is not None)

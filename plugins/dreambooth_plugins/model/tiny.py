@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreambooth.files import new_folder
-from dreambooth_plugins.model.source import PARTS, Source
+from dreambooth.files import cache_root, new_folder
+from dreambooth_plugins.model.folder.source import PARTS, Source
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
+CONFIG = Path(__file__).parent / "configs" / "tiny"
 RECIPE = 1
 """Raised when the same configuration would come to mean other weights."""
 MERGES = 1000
@@ -26,16 +26,12 @@ MERGES = 1000
 
 def tiny_folder(*, build: bool) -> Path:
     """Return the model's folder in the user's cache; its bare configuration with `build=False`."""
-    from dreambooth_plugins.model.builtin import CONFIGS, TINY
-
     if not build:
-        return CONFIGS / TINY
-    from dreambooth.files import cache_root
-
-    folder = cache_root() / "models" / f"tiny-{_digest(CONFIGS / TINY)}"
+        return CONFIG
+    folder = cache_root() / "models" / f"tiny-{_digest(CONFIG)}"
     if not folder.is_dir():
         with new_folder(folder, once=True) as beside:
-            build_tiny(CONFIGS / TINY, beside)
+            build_tiny(CONFIG, beside)
     return folder
 
 
@@ -49,9 +45,10 @@ def _digest(config: Path) -> str:
 
 def build_tiny(config: Path, dest: Path) -> None:
     """Write the model into the existing folder `dest`."""
-    from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
-    from dreambooth_plugins.model.loading import make_tokenizer, skeleton
-    from dreambooth_plugins.model.saving import file_key, save_tokenizer, save_weights
+    from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+    from dreambooth_plugins.model.folder.loading import skeleton
+    from dreambooth_plugins.model.folder.saving import file_key, save_weights
+    from dreambooth_plugins.model.folder.tokenizer import make_tokenizer, save_tokenizer
 
     shutil.copytree(config, dest, dirs_exist_ok=True)
     for part in PARTS:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
-from dreambooth import Optimizer
+from dreambooth_plugins.optimizer.adam import AdamOptions, Implementation
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer as TorchOptimizer
 
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
-Implementation = Literal["auto", "fused", "foreach", "loop"]
+    from dreambooth import Optimizer
 
 
-class AdamW(Optimizer):
+class AdamW(AdamOptions):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
 
     At step t, for gradient g and rate lr:
@@ -24,12 +21,6 @@ class AdamW(Optimizer):
     """
 
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """Added to the root of the mean square, so that tiny gradients do not blow up the step."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Share of the weights, times the learning rate, taken away at each step."""
     implementation: Implementation = "auto"
     """How torch computes the step: one kernel (`fused`), batched kernels (`foreach`; fast on a
     GPU, but holds a temporary copy of what trains), or tensor by tensor (`loop`). `auto` takes

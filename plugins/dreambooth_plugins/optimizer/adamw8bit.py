@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from dreambooth import Optimizer
-from dreambooth.interfaces import LARGE
-from dreambooth_plugins.optimizer.adamw import Beta
-from dreambooth_plugins.optimizer.installed import importing, missing, quiet
+from dreambooth.interfaces.optimizer import LARGE
+from dreambooth_plugins.common.extras import importing, missing
+from dreambooth_plugins.common.quiet import quiet_import
+from dreambooth_plugins.optimizer.adam import BLOCK, AdamOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from dreambooth import Job, Problem
     from dreambooth.interfaces import ModelInfo
 
-BLOCK = 256
-"""Numbers that share one scale."""
 
-
-class AdamW8bit(Optimizer):
+class AdamW8bit(AdamOptions):
     """AdamW whose moments take a byte a number instead of four (arXiv:2110.02861).
 
     The step is that of `adamw`, in float32. Between steps `m` and `v` are kept in blocks of 256
@@ -37,19 +34,15 @@ class AdamW8bit(Optimizer):
     """
 
     kind: Literal["adamw8bit"] = "adamw8bit"
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
     eps: float = Field(default=1e-8, gt=0.0)
     """Added to the root of the mean square. It also bounds the step of a number whose mean square
     was rounded to zero, being far below the largest of its block."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Share of the weights, times the learning rate, taken away at each step."""
     min_8bit_size: int = Field(default=4096, ge=1)
     """Tensors of fewer numbers (biases, norms) keep moments of 32 bits."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find that bitsandbytes is not installed, without importing it."""
-        yield from missing("bitsandbytes", "8bit")
+        yield from missing("bitsandbytes", "8bit", ("optimizer", "kind"))
 
     def build(self, groups: list[dict[str, Any]]) -> TorchOptimizer:
         """Build bitsandbytes' `AdamW8bit`; `RunError` where it cannot work on the device.
@@ -58,9 +51,9 @@ class AdamW8bit(Optimizer):
         `absmax1` and `absmax2` a block and the tables `qmap1` and `qmap2`; float32 without those
         for small tensors.
         """
-        with importing("8bit"), quiet("bitsandbytes"):
+        with importing("8bit", "optimizer"), quiet_import("bitsandbytes"):
             from dreambooth_plugins.optimizer.adamw8bit_states import open_adamw8bit
-        return open_adamw8bit(self, groups)
+        return open_adamw8bit(groups, **self.model_dump(exclude={"kind"}))
 
     def state_bytes(self, size: int = LARGE) -> float:
         """Two codes and a share of two scales; 8 bytes for small tensors."""

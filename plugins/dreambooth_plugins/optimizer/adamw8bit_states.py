@@ -9,12 +9,10 @@ import torch
 from bitsandbytes.optim import AdamW8bit as Library
 
 from dreambooth.errors import RunError
-from dreambooth_plugins.optimizer.adamw8bit import BLOCK
+from dreambooth_plugins.optimizer.adam import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from dreambooth_plugins.optimizer.adamw8bit import AdamW8bit
 
 CODES = 256
 HINT = "`python -m bitsandbytes` says what it misses; optimizer: adamw needs nothing"
@@ -31,18 +29,14 @@ class StrictAdamW8bit(Library):  # type: ignore[misc]  # its types are not read
         super().load_state_dict(state_dict, move_to_device)
 
 
-def open_adamw8bit(config: AdamW8bit, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Build the optimizer; `RunError` where the library cannot take a step on the device."""
+def open_adamw8bit(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    """Build the optimizer with the library's `options`.
+
+    `RunError` where the library cannot take a step on the device.
+    """
     for device in {p.device for group in groups for p in group["params"]}:
         require_working(device)
-    optimizer: torch.optim.Optimizer = StrictAdamW8bit(
-        groups,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        min_8bit_size=config.min_8bit_size,
-    )
+    optimizer: torch.optim.Optimizer = StrictAdamW8bit(groups, **options)
     return optimizer
 
 

@@ -15,7 +15,7 @@ from dreambooth.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from dreambooth_plugins.optimizer.adamw import Implementation
+    from dreambooth_plugins.optimizer.adam import Implementation
 
 
 def choose(

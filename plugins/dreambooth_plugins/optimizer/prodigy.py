@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from dreambooth import Optimizer, Problem
-from dreambooth.errors import UserError
-from dreambooth.interfaces import LARGE
-from dreambooth_plugins.optimizer.adamw import Beta
-from dreambooth_plugins.optimizer.installed import importing, missing
+from dreambooth.errors import RunError, UserError
+from dreambooth.interfaces.optimizer import LARGE
+from dreambooth_plugins.common.extras import importing, missing
+from dreambooth_plugins.optimizer.adam import Beta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +66,7 @@ class Prodigy(Optimizer):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Report a missing library, rates Prodigy cannot use, and a warm-up it misreads."""
-        yield from missing("prodigyopt", "prodigy")
+        yield from missing("prodigyopt", "prodigy", ("optimizer", "kind"))
         yield from self._rate(("optimizer", "lr"), self.lr)
         yield from self._rates_of_parts(job, info)
         if job.lr_schedule.warmup_steps and not self.safeguard_warmup:
@@ -114,9 +115,15 @@ class Prodigy(Optimizer):
         (x_0; one zero where the tensor began as zeros), flat. d, r and the count of steps are
         numbers of the parameter groups. On a GPU each step reads two numbers a tensor back.
         """
-        with importing("prodigy"):
+        rates = {group.get("lr", self.lr) for group in groups}
+        if len(rates) > 1:
+            raise RunError(
+                f"Prodigy has one learning rate for all that trains, not {sorted(rates)}", ONE_RATE
+            )
+        with importing("prodigy", "optimizer"):
             from dreambooth_plugins.optimizer.prodigy_state import open_prodigy
-        return open_prodigy(self, groups)
+        options = self.model_dump(exclude={"kind"})
+        return open_prodigy(groups, **{**options, "growth_rate": self.growth_rate or math.inf})
 
     def state_bytes(self, size: int = LARGE) -> float:
         """m (unless its beta is 0), v, and of s and x_0 the share that `slice_p` takes."""

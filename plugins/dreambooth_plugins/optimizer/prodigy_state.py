@@ -7,40 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from prodigyopt import Prodigy as Library
 
-from dreambooth.errors import RunError
-from dreambooth_plugins.optimizer.prodigy import ONE_RATE
-
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer as TorchOptimizer
-
-    from dreambooth_plugins.optimizer.prodigy import Prodigy
 
 COUNTED = frozenset({"k", "d", "d_max", "d_hat", "d_numerator", "d_denom"})
 """What the library writes into the parameter groups."""
 
 
-def open_prodigy(config: Prodigy, groups: list[dict[str, Any]]) -> TorchOptimizer:
-    """Build the optimizer; `RunError` for more than one learning rate."""
-    rates = {group.get("lr", config.lr) for group in groups}
-    if len(rates) > 1:
-        raise RunError(
-            f"Prodigy has one learning rate for all that trains, not {sorted(rates)}", ONE_RATE
-        )
-    optimizer: TorchOptimizer = Library(
-        # The library prints a line where its default decays; groups of their own are quiet.
-        [{"weight_decay": config.weight_decay, **group} for group in groups],
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=0.0,
-        use_bias_correction=config.use_bias_correction,
-        safeguard_warmup=config.safeguard_warmup,
-        d0=config.d0,
-        d_coef=config.d_coef,
-        growth_rate=math.inf if config.growth_rate is None else config.growth_rate,
-        slice_p=config.slice_p,
-    )
+def open_prodigy(
+    groups: list[dict[str, Any]], *, weight_decay: float, **options: Any
+) -> TorchOptimizer:
+    """Build the optimizer with the library's `options`."""
+    # The library prints a line where its default decays; groups of their own are quiet.
+    decaying = [{"weight_decay": weight_decay, **group} for group in groups]
+    optimizer: TorchOptimizer = Library(decaying, weight_decay=0.0, **options)
     optimizer.register_load_state_dict_pre_hook(check)
     return optimizer
 

@@ -12,11 +12,11 @@ from dreambooth_plugins.data.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from dreambooth.interfaces import Context, LoadedModel
-    from dreambooth_plugins.prior.folder import FolderPrior
 
 CHUNK = 8
 
@@ -24,11 +24,11 @@ CHUNK = 8
 class OwnImages(PriorSet):
     """Cached moments of the user's class images; latents are drawn from them each time."""
 
-    def __init__(self, config: FolderPrior, ctx: Context, model: LoadedModel) -> None:
+    def __init__(self, path: Path, prompt: str, ctx: Context, model: LoadedModel) -> None:
         self._ctx, self._model = ctx, model
-        self._prompt = ctx.job.subject.fill(config.prompt)
+        self._prompt = ctx.job.subject.fill(prompt)
         self._source = Folder(
-            path=config.path, prompt=config.prompt, resolution=ctx.job.data.size, captions="none"
+            path=path, prompt=prompt, resolution=ctx.job.data.size, captions="none"
         )
         self._items = self._source.scan(ctx).items
         key = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,19 +18,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth.interfaces import Context, LoadedModel, NoiseSchedule, Sampler
-    from dreambooth_plugins.prior.generated import Generated
 
 SHOWN = 24
 """How many class images are decoded and written as pictures, for the eye."""
 
 
+@dataclass(frozen=True)
+class ClassSet:
+    """Which class images there are to be (see `Generated`)."""
+
+    prompt: str
+    seed: int
+    count: int
+    batch_size: int
+    reuse: int
+
+
 def set_key(
-    config: Generated, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
+    wanted: ClassSet, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what a class latent is; how many there are and how they are made is no part of it."""
     return {
-        "prompt": ctx.job.subject.fill(config.prompt),
-        "seed": config.seed,
+        "prompt": ctx.job.subject.fill(wanted.prompt),
+        "seed": wanted.seed,
         "size": list(ctx.job.data.size),
         "sampler": sampler.key(),
         "solver": solver,
@@ -42,25 +53,25 @@ class ClassImages(PriorSet):
 
     def __init__(
         self,
-        config: Generated,
+        wanted: ClassSet,
         ctx: Context,
         model: LoadedModel,
         sampler: Sampler,
         schedule: NoiseSchedule,
     ) -> None:
-        self._config, self._ctx, self._sampler = config, ctx, sampler
-        self._prompt = ctx.job.subject.fill(config.prompt)
+        self._wanted, self._ctx, self._sampler = wanted, ctx, sampler
+        self._prompt = ctx.job.subject.fill(wanted.prompt)
         size = ctx.job.data.size
         self._solver = schedule.solver_config(size, sampler.sampling_steps())
         self._source = model
         self._epoch, self._order = -1, torch.empty(0)
-        key = set_key(config, ctx, model, sampler, self._solver)
-        self.latents = ctx.chunks("class-latents", key, config.batch_size, self._draw)
-        self._pictures = ctx.chunks("class-pictures", key, config.batch_size, self._decode)
+        key = set_key(wanted, ctx, model, sampler, self._solver)
+        self.latents = ctx.chunks("class-latents", key, wanted.batch_size, self._draw)
+        self._pictures = ctx.chunks("class-pictures", key, wanted.batch_size, self._decode)
 
     def seed(self, index: int) -> int:
         """Return the recorded seed of picture `index`."""
-        return derive(self._config.seed, "class-picture", index)
+        return derive(self._wanted.seed, "class-picture", index)
 
     @torch.no_grad()
     def _draw(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -121,15 +132,15 @@ class Ahead(ClassImages):
 
     def prepare(self) -> None:
         """Draw what must be there before the first step."""
-        self.latents.ensure(self._config.count, "Drawing class images")
-        self._show(self._config.count)
+        self.latents.ensure(self._wanted.count, "Drawing class images")
+        self._show(self._wanted.count)
 
     def pick(self, index: int) -> int:
         """Shuffle each epoch over the set in an order of its own."""
-        epoch, place = divmod(index, self._config.count)
+        epoch, place = divmod(index, self._wanted.count)
         if epoch != self._epoch:
             rng = self._ctx.random("class-order", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self._config.count, generator=rng)
+            self._epoch, self._order = epoch, torch.randperm(self._wanted.count, generator=rng)
         return int(self._order[place])
 
 
@@ -142,15 +153,15 @@ class Alongside(ClassImages):
 
     def prepare(self) -> None:
         """Draw what must be there before the first step."""
-        self.latents.ensure(self._config.batch_size, "Drawing the first class images")
-        self._show(self._config.batch_size)
+        self.latents.ensure(self._wanted.batch_size, "Drawing the first class images")
+        self._show(self._wanted.batch_size)
         self._source = self._source.keep_base()
 
     def window(self, index: int) -> range:
         """Return the pictures row `index` chooses from."""
-        size = self._config.batch_size
-        newest = (size + index // self._config.reuse) // size * size
-        return range(max(0, newest - self._config.count), newest)
+        size = self._wanted.batch_size
+        newest = (size + index // self._wanted.reuse) // size * size
+        return range(max(0, newest - self._wanted.count), newest)
 
     def pick(self, index: int) -> int:
         """Choose one of the window; a picture that is not there yet is drawn now."""
@@ -158,18 +169,3 @@ class Alongside(ClassImages):
         self.latents.forget(window.start)
         rng = self._ctx.random("class-pick", index)
         return window[int(torch.randint(len(window), (1,), generator=rng))]
-
-
-def count_cached(
-    config: Generated,
-    ctx: Context,
-    model: LoadedModel,
-    sampler: Sampler,
-    schedule: NoiseSchedule,
-) -> int:
-    """Return how many pictures of the set a run would find in the store."""
-    found = ClassImages(config, ctx, model, sampler, schedule)
-    wanted = config.pictures(ctx.job)
-    if config.when == "ahead" and found.latents.present(config.count) == config.count:
-        return wanted  # a set that was drawn in other batches may end elsewhere
-    return found.latents.present(wanted)

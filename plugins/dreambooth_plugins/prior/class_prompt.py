@@ -1,16 +1,22 @@
-"""What a class prompt may say."""
+"""The class prompt: its default, and what it may say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from dreambooth import Problem
-from dreambooth.interfaces import unknown_placeholders
+from dreambooth.interfaces.data import unknown_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dreambooth import Job
+
+
+ClassPrompt = Annotated[str, Field(min_length=1)]
+CLASS_PROMPT = "a photo of a {class_noun}"
 
 
 def class_prompt_problems(prompt: str, job: Job) -> Iterable[Problem]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
-from dreambooth.component import JobPath, Problem
+from dreambooth import Problem
+from dreambooth.component import JobPath
 from dreambooth.interfaces import Prior, PriorCost
-from dreambooth_plugins.prior.class_prompt import unknown_in_prompt
+from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, unknown_in_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,17 +30,17 @@ class FolderPrior(Prior):
     kind: Literal["folder"] = "folder"
     path: JobPath
     """Folder of class images."""
-    prompt: str = Field(default="a photo of a {class_noun}", min_length=1)
+    prompt: ClassPrompt = CLASS_PROMPT
     """Prompt the class images are trained with; `{class_noun}` is filled in."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """The folder must be there and hold pictures."""
-        from dreambooth_plugins.data import formats, scanning
+        from dreambooth_plugins.data import file_types, scanning
 
         yield from unknown_in_prompt(self.prompt)
         if self.path.is_dir():
             names = scanning.list_files(self.path, False)
-            if not any(formats.looks_like_image(self.path / name) for name in names):
+            if not any(file_types.looks_like_image(self.path / name) for name in names):
                 yield Problem(
                     ("prior", "path"),
                     f"there are no class images in {self.path}",
@@ -60,7 +59,7 @@ class FolderPrior(Prior):
         """Encode the pictures (or read their cached latents)."""
         from dreambooth_plugins.prior.class_folder import OwnImages
 
-        return OwnImages(self, ctx, model)
+        return OwnImages(self.path, self.prompt, ctx, model)
 
     def prompts(self, subject: Subject) -> list[str]:
         """Return the class prompt."""

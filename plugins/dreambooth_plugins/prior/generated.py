@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dreambooth import Problem
 from dreambooth.interfaces import Prior, PriorCost
-from dreambooth_plugins.prior.class_prompt import class_prompt_problems
+from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, class_prompt_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Sampler,
         Subject,
     )
+    from dreambooth_plugins.prior.class_images import ClassSet
 
 
 class Generated(Prior):
@@ -34,7 +35,7 @@ class Generated(Prior):
     """
 
     kind: Literal["generated"] = "generated"
-    prompt: str = Field(default="a photo of a {class_noun}", min_length=1)
+    prompt: ClassPrompt = CLASS_PROMPT
     """Prompt the class images are drawn from and trained with; `{class_noun}` is filled in."""
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Class images; with `when: alongside`, how many of the newest a step chooses from."""
@@ -66,7 +67,7 @@ class Generated(Prior):
         from dreambooth_plugins.prior.class_images import Ahead, Alongside
 
         kind = Ahead if self.when == "ahead" else Alongside
-        images = kind(self, ctx, model, sampler, schedule)
+        images = kind(self._set(), ctx, model, sampler, schedule)
         images.prepare()
         return images
 
@@ -74,9 +75,18 @@ class Generated(Prior):
         self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
     ) -> int:
         """Look the set up in the store."""
-        from dreambooth_plugins.prior.class_images import count_cached
+        from dreambooth_plugins.prior.class_images import ClassImages
 
-        return count_cached(self, ctx, model, sampler, schedule)
+        latents = ClassImages(self._set(), ctx, model, sampler, schedule).latents
+        wanted = self.pictures(ctx.job)
+        if self.when == "ahead" and latents.present(self.count) == self.count:
+            return wanted  # a set that was drawn in other batches may end elsewhere
+        return latents.present(wanted)
+
+    def _set(self) -> ClassSet:
+        from dreambooth_plugins.prior.class_images import ClassSet
+
+        return ClassSet(self.prompt, self.seed, self.count, self.batch_size, self.reuse)
 
     def prompts(self, subject: Subject) -> list[str]:
         """Return the class prompt."""

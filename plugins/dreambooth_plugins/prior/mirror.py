@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from dreambooth.interfaces import Prior, PriorCost, PriorRow, PriorSet
-from dreambooth_plugins.prior.class_prompt import class_prompt_problems
+from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, class_prompt_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +41,7 @@ class Mirror(Prior):
     """
 
     kind: Literal["mirror"] = "mirror"
-    prompt: str = Field(default="a photo of a {class_noun}", min_length=1)
+    prompt: ClassPrompt = CLASS_PROMPT
     """Prompt that should go on meaning what it means to the base; `{class_noun}` is filled in."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:

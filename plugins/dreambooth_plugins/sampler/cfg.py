@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from dreambooth import Problem, Sampler
-from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION, SolverName
+from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION, Guidance, SolverName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth import Job
-    from dreambooth.interfaces import Context, LoadedModel, ModelInfo, Progress
+    from dreambooth.interfaces import Context, LoadedModel, ModelInfo
+    from dreambooth.interfaces.context import Progress
 
 Sigma = Annotated[float, Field(ge=0.0)]
 
@@ -73,9 +74,11 @@ class ClassifierFreeGuidance(Sampler):
         from dreambooth_plugins.sampler.guidance import sample
 
         return sample(
-            self,
             model,
             prompts,
+            guidance=self.guidance(),
+            solver=self.solver,
+            steps=self.steps,
             seeds=seeds,
             size=size,
             solver_config=solver_config,
@@ -100,13 +103,11 @@ class ClassifierFreeGuidance(Sampler):
         from dreambooth_plugins.sampler.guidance import evaluations
 
         at = evaluations(self.solver, self.steps, solver_config or STABLE_DIFFUSION)
-        return float(sum(2 if self.guided(sigma) else 1 for sigma in at))
+        return float(sum(2 if self.guidance().at(sigma) else 1 for sigma in at))
 
-    def guided(self, sigma: float) -> bool:
-        """Say whether the unconditional half is needed at this sigma."""
-        if self.guidance_scale == 1.0:
-            return False
-        return self.interval is None or self.interval[0] < sigma <= self.interval[1]
+    def guidance(self) -> Guidance:
+        """Return how strongly, and where, predictions follow the prompt."""
+        return Guidance(self.guidance_scale, self.rescale, self.interval)
 
     def _problems(self, job: Job, info: ModelInfo) -> Iterator[Problem]:
         if info.prediction == "flow":

@@ -10,15 +10,16 @@ import torch
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces import RowGeometry
 from dreambooth_plugins.common.libraries import diffusers
-from dreambooth_plugins.sampler.steps import SCHEDULE_KEYS, SOLVERS, SolverName
+from dreambooth_plugins.sampler.steps import SCHEDULE_KEYS, SOLVERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Conditioning, Context, LoadedModel, Progress
-    from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
+    from dreambooth.interfaces import Conditioning, Context, LoadedModel
+    from dreambooth.interfaces.context import Progress
+    from dreambooth_plugins.sampler.steps import Guidance, SolverName
 
 
 def guide(e_uncond: Tensor, e_cond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
@@ -66,10 +67,12 @@ def evaluations(name: SolverName, count: int, solver_config: Mapping[str, Any]) 
 
 
 def sample(
-    options: ClassifierFreeGuidance,
     model: LoadedModel,
     prompts: Sequence[str],
     *,
+    guidance: Guidance,
+    solver: SolverName,
+    steps: int,
     seeds: Sequence[int],
     size: tuple[int, int],
     solver_config: Mapping[str, Any],
@@ -77,28 +80,28 @@ def sample(
     negative: str,
     progress: Progress | None,
 ) -> Tensor:
-    """Return latents [B, C, h, w]; the body of `ClassifierFreeGuidance.sample`."""
+    """Return latents [B, C, h, w]; the body of `cfg`'s `sample`."""
     multiple = model.info.latent.multiple
     if any(side % multiple for side in size):
         raise JobError(
             f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
             f"height and width must be multiples of {multiple}",
         )
-    solver = build_solver(options.solver, solver_config)
+    built = build_solver(solver, solver_config)
     # On the host, where the solver looks them up in its tables: nothing is read back for it.
-    solver.set_timesteps(options.steps)
-    if hasattr(solver, "set_begin_index"):
+    built.set_timesteps(steps)
+    if hasattr(built, "set_begin_index"):
         # Left to look for its start, a solver whose first timesteps round to one number (Karras
         # sigmas on a zero-terminal-SNR schedule) takes the second and runs off the end.
-        solver.set_begin_index(0)
+        built.set_begin_index(0)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():
-        predict = _Predictor(options, model, prompts, negative=negative, size=size, ctx=ctx)
-        latents = _initial(model, size, generators).to(ctx.device) * solver.init_noise_sigma
-        latents = _solve(solver, predict, latents, generators=generators, progress=progress)
+        predict = _Predictor(guidance, model, prompts, negative=negative, size=size, ctx=ctx)
+        latents = _initial(model, size, generators).to(ctx.device) * built.init_noise_sigma
+        latents = _solve(built, steps, predict, latents, generators=generators, progress=progress)
     if not torch.isfinite(latents).all():
         raise RunError(
-            f"sampling gave numbers that are not finite ({options.solver}, {options.steps} steps)",
+            f"sampling gave numbers that are not finite ({solver}, {steps} steps)",
             "the weights may have diverged: lower the learning rate, or try precision: fp32",
         )
     return latents
@@ -114,6 +117,7 @@ def _initial(
 
 def _solve(
     solver: Any,
+    steps: int,
     predict: _Predictor,
     latents: Tensor,
     *,
@@ -122,14 +126,13 @@ def _solve(
 ) -> Tensor:
     # Solvers that draw noise draw each image's from its own generator; others take none.
     draws = {"generator": generators} if "generator" in signature(solver.step).parameters else {}
-    options = predict.options
     sigmas, on_device = _sigmas(solver), solver.timesteps.to(latents.device)
     for i, t in enumerate(solver.timesteps):
         noisy = solver.scale_model_input(latents, t)
-        prediction = predict(noisy, on_device[i], options.guided(sigmas[i]))
+        prediction = predict(noisy, on_device[i], predict.guidance.at(sigmas[i]))
         latents = solver.step(prediction, t, latents, **draws, return_dict=False)[0]
         # PNDM evaluates once more than it has steps.
-        if progress is not None and i >= len(solver.timesteps) - options.steps:
+        if progress is not None and i >= len(solver.timesteps) - steps:
             progress.advance()
     return latents
 
@@ -146,7 +149,7 @@ class _Predictor:
 
     def __init__(
         self,
-        options: ClassifierFreeGuidance,
+        guidance: Guidance,
         model: LoadedModel,
         prompts: Sequence[str],
         *,
@@ -154,8 +157,8 @@ class _Predictor:
         size: tuple[int, int],
         ctx: Context,
     ) -> None:
-        self.options, self.model, self.ctx = options, model, ctx
-        self.can_guide = model.info.guidance == "cfg" and options.guidance_scale != 1.0
+        self.guidance, self.model, self.ctx = guidance, model, ctx
+        self.can_guide = model.info.guidance == "cfg" and guidance.scale != 1.0
         count = len(prompts)
         distinct = list(dict.fromkeys([*([negative] if self.can_guide else []), *prompts]))
         with ctx.autocast():
@@ -174,7 +177,7 @@ class _Predictor:
         if not (guided and self.can_guide):
             return self._denoise(noisy, t, self.one)
         e_uncond, e_cond = self._denoise(torch.cat([noisy, noisy]), t, self.both).chunk(2)
-        return guide(e_uncond, e_cond, self.options.guidance_scale, self.options.rescale)
+        return guide(e_uncond, e_cond, self.guidance.scale, self.guidance.rescale)
 
     def _denoise(self, noisy: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         with self.ctx.autocast():

@@ -1,4 +1,4 @@
-"""The solvers there are, and what each is named for. Known without torch."""
+"""The solvers there are, what each is named for, and guidance. Known without torch."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ SCHEDULE_KEYS = frozenset(
 The rest is how the model's own solver takes its steps (Karras, exponential or beta sigmas, order,
 ...): a job that names a solver gets that one, and not a mixture of the two.
 """
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly, and at which noise levels, predictions follow the prompt."""
+
+    scale: float
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+
+    def at(self, sigma: float) -> bool:
+        """Say whether the unconditional half is needed at this sigma."""
+        if self.scale == 1.0:
+            return False
+        return self.interval is None or self.interval[0] < sigma <= self.interval[1]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.text.metadata import create_summary_metadata
 
+from dreambooth.helpers.pictures import grid
 from dreambooth.interfaces import TrackerWriter
 from dreambooth_plugins.tracker.event_file import EventFile
-from dreambooth_plugins.tracker.grid import grid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class TensorBoardWriter(TrackerWriter):
         if self._pictures == "none" or not images:
             return
         if self._pictures == "grid":
-            values = [_picture(name, grid(images))]
+            values = [_picture(name, grid(images, background="black"))]
         else:
             values = [_picture(f"{name}/{i}", image) for i, image in enumerate(images)]
         if captions:

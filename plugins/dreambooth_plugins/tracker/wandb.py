@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dreambooth import Problem, Tracker
+from dreambooth import Tracker
+from dreambooth_plugins.common.extras import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreambooth import Job
+    from dreambooth import Job, Problem
     from dreambooth.interfaces import Context, ModelInfo, TrackerWriter
-
-INSTALL = "pip install dreambooth-trainer[wandb]"
 
 
 class Wandb(Tracker):
@@ -40,14 +38,15 @@ class Wandb(Tracker):
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find that wandb is not installed, without importing it."""
-        spec = find_spec("wandb")
-        # A folder `wandb` in the working directory (wandb makes them) passes for a package.
-        if spec is None or spec.origin is None:
-            at = ("trackers", job.trackers.index(self))
-            yield Problem(at, "wandb is not installed", INSTALL)
+        yield from missing("wandb", "wandb", ("trackers", job.trackers.index(self)))
 
     def open(self, ctx: Context, resume_step: int) -> TrackerWriter:
         """Start the wandb run, or go on with the one this run folder belongs to."""
         from dreambooth_plugins.tracker.wandb_writer import WandbWriter
 
-        return WandbWriter(self, ctx.job, ctx.folder)
+        return WandbWriter(
+            ctx.folder,
+            **self.model_dump(exclude={"kind", "run_name"}),
+            name=self.run_name or ctx.job.name,
+            config=ctx.job.resolved(),
+        )

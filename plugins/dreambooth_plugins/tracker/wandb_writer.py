@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import wandb
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from dreambooth import Job
-    from dreambooth_plugins.tracker.wandb import Wandb
-
 
 class WandbWriter(TrackerWriter):
     """One wandb run, whose id is kept in the run folder (`wandb/run-id.txt`).
@@ -27,15 +24,14 @@ class WandbWriter(TrackerWriter):
     drops what comes late, such as the last samples after the last numbers were sent.
     """
 
-    def __init__(self, options: Wandb, job: Job, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, mode: Literal["online", "offline", "disabled"], **options: Any
+    ) -> None:
+        """Take the run folder and `wandb.init`'s own options."""
         folder.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
-            project=options.project,
-            entity=options.entity,
-            mode=options.mode,
-            tags=options.tags,
-            name=options.run_name or job.name,
-            config=job.resolved(),
+            **options,
+            mode=mode,
             allow_val_change=True,
             dir=folder,
             id=run_id(folder),
@@ -47,7 +43,7 @@ class WandbWriter(TrackerWriter):
             settings=wandb.Settings(
                 console="off",
                 quiet=True,
-                silent=options.mode != "online",
+                silent=mode != "online",
                 disable_git=True,
                 disable_code=True,
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import write_with
@@ -78,13 +79,17 @@ def save_picture(path: Path, image: Image.Image, settings: Mapping[str, Any]) ->
     write_with(path, lambda beside: image.save(beside, format="PNG", pnginfo=info))
 
 
-def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Lay equal-sized images out in rows of `columns`, white where there is none."""
+def grid(images: Sequence[Image.Image], columns: int = 0, background: str = "white") -> Image.Image:
+    """Lay images (at least one) out in rows of `columns`, without gaps.
+
+    With 0 columns the grid is nearly square. Cells have the size of the largest image.
+    """
     from PIL import Image
 
-    width, height = images[0].size
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    sheet = Image.new("RGB", (columns * width, rows * height), background)
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * width, i // columns * height))
     return sheet

@@ -212,11 +212,11 @@ def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_file_that_does_not_tell_what_it_is_needs_a_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dreambooth_plugins.model import families
-    from dreambooth_plugins.model.headers import Header
+    from dreambooth_plugins.common.headers import Header
+    from dreambooth_plugins.formats.original import families
 
     header = Header({f"{families.UNET}a.attn2.to_k.weight": (320, 1024)}, {})
-    monkeypatch.setattr("dreambooth_plugins.model.headers.read_header", lambda _: header)
+    monkeypatch.setattr("dreambooth_plugins.common.headers.read_header", lambda _: header)
     monkeypatch.setattr(families, "check_layout", lambda *_, **__: None)
     monkeypatch.setattr("dreambooth_plugins.model.stable_diffusion.check_file", lambda *_: None)
     (tmp_path / "sd2.safetensors").touch()

@@ -12,7 +12,7 @@ from dreambooth.errors import JobError, RunError
 from dreambooth.job import Job
 from dreambooth.jobs import identifiers
 from dreambooth.jobs.loading import check_job, dump_job
-from dreambooth_plugins.model.vocabulary import shipped_vocabulary
+from dreambooth_plugins.model.folder.vocabulary import shipped_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def clip():
 def test_proposals_are_rare_short_words_of_one_token_that_are_no_words(clip):
     from transformers import CLIPTokenizer
 
-    from dreambooth_plugins.model.clip_vocabulary import clip_vocabulary
+    from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
 
     vocabulary, merges = clip_vocabulary()
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)

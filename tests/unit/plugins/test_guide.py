@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import math
@@ -235,19 +234,6 @@ def test_the_guides_callback_stops_after_three_and_keeps_count_over_a_resume(
     resumed = callback.open(None)
     resumed.load_state(first.state())
     assert resumed.on("log", view(2.0)) == Stop("train/loss stayed above 1")
-
-
-def test_default_plugins_use_what_the_guide_calls_public() -> None:
-    section = GUIDE.split("## What is public")[1].split("\n## ")[0]
-    public = {"dreambooth", "dreambooth.interfaces", *re.findall(r"^\| `([\w.]+)`", section, re.M)}
-    used = {
-        (name, path.name)
-        for path in PLUGINS.rglob("*.py")
-        for name in re.findall(r"^ *from (dreambooth(?:\.\w+)*) import", path.read_text(), re.M)
-    }
-    assert {(name, file) for name, file in used if name not in public} == set()
-    for module in public:
-        importlib.import_module(module)
 
 
 def test_the_package_lists_what_is_public() -> None:

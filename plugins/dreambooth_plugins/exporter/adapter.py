@@ -1,0 +1,126 @@
+"""Adapters as files of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.exporter.stored import Stored
+from dreambooth_plugins.exporter.usage import lora_usage
+from dreambooth_plugins.formats.lora import diffusers, kohya
+from dreambooth_plugins.formats.lora.low_rank import low_rank
+from dreambooth_plugins.formats.model_spec import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from dreambooth import FreezingPolicy, Job
+    from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
+
+NO_PLACE = {
+    "loha": "LoHa's factors are multiplied elementwise",
+    "lokr": "LoKr's factors are a Kronecker product",
+    "oft": "OFT turns the weights instead of adding to them",
+    "boft": "BOFT turns the weights instead of adding to them",
+}
+"""Why a method is no sum of two low-rank factors."""
+
+
+def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
+    """Return why a format that holds `holds` cannot hold a policy's adapters; empty if it can."""
+    for method in sorted(policy.adapter_methods() - {*holds}):
+        text = why.get(method) or NO_PLACE.get(method, f"it has no place for {method}")
+        return f"{text}, and the format has low-rank factors alone" if method in NO_PLACE else text
+    return ""
+
+
+class AdapterFile(Stored):
+    """A file with adapters alone; a learned word lies beside it."""
+
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
+
+    def write(
+        self,
+        artifact: Artifact,
+        model: LoadedModel,
+        dest: Path,
+        ctx: Context,
+        solver_config: Mapping[str, Any],
+    ) -> None:
+        """Write the adapters, and a learned word where there is one, into `dest`."""
+        from dreambooth_plugins.formats.embedding import write_word
+
+        self.write_adapters(artifact, model, dest, ctx)
+        write_word(artifact, dest, self.dtype)
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write the adapters into `dest`."""
+        raise NotImplementedError  # abstract
+
+    def stored(self, artifact: Artifact) -> list[LowRank]:
+        """Return the adapters as they are in the file."""
+        return low_rank(artifact)
+
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Load the file into a plain pipeline with diffusers and compare what it draws."""
+        from dreambooth_plugins.exporter.adapter_check import check_file
+
+        return check_file(artifact, self.stored(artifact), model, dest, ctx, self.dtype)
+
+
+class Lora(AdapterFile):
+    """`pytorch_lora_weights.safetensors` in diffusers' layout: opens with `load_lora_weights`.
+
+    Ranks and alphas are in its metadata (`lora_adapter_metadata`). A learned word lies beside it
+    (`learned_embeds.safetensors`).
+    """
+
+    kind: Literal["lora"] = "lora"
+
+    def refusal(self, policy: FreezingPolicy) -> str:
+        """Refuse what is neither LoRA nor DoRA."""
+        return reason(policy, ("lora", "dora"))
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write the adapters into `dest`."""
+        diffusers.write(artifact, model, dest, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        return lora_usage(job, info, files, diffusers.LORA_FILE)
+
+
+class Kohya(AdapterFile):
+    """The layout of kohya's scripts, which AUTOMATIC1111, Forge and ComfyUI read.
+
+    `<run>.safetensors` with an alpha a module, and `ss_*` metadata: base, trigger words, steps.
+    A learned word lies beside it (`embeddings/<word>.safetensors`).
+    """
+
+    kind: Literal["kohya"] = "kohya"
+
+    def refusal(self, policy: FreezingPolicy) -> str:
+        """Refuse all but LoRA: programs disagree about the axis of DoRA's magnitudes."""
+        dora = "the programs that read it disagree about the axis of DoRA's magnitudes"
+        return reason(policy, ("lora",), dora=dora)
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write the adapters and what the run was into `dest`."""
+        kohya.write(artifact, model, dest / file_name(ctx.job, "adapter"), ctx.job, self.dtype)
+
+    def stored(self, artifact: Artifact) -> list[LowRank]:
+        """Return the adapters with one alpha a part."""
+        return kohya.with_one_alpha(low_rank(artifact))
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        return lora_usage(job, info, files, file_name(job, "adapter"))

@@ -1,0 +1,1 @@
+"""Names and layouts of files that other tools read and write."""

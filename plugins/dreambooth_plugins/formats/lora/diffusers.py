@@ -1,0 +1,81 @@
+"""diffusers' layout of a LoRA, with ranks and alphas in PEFT's words in the header.
+
+Written: `unet.<module>.lora_A.weight`, `text_encoder.<module>.lora_linear_layer.down.weight`. Read
+as well: what diffusers wrote before, `.lora.down.weight` and `.processor.to_q_lora.down.weight`,
+and PEFT's own `base_model.model.<module>.lora_A.weight` with an adapter_config.json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from dreambooth_plugins.formats.lora import peft
+from dreambooth_plugins.formats.lora.low_rank import MAGNITUDE, low_rank
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from dreambooth.interfaces import Artifact, LoadedModel
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+_NAME = re.compile(
+    r"^(?P<module>.+?)(\.lora_linear_layer|\.lora|_lora)?"
+    rf"\.(?P<role>lora_A|lora_B|down|up|alpha|{MAGNITUDE})(\.weight)?$"
+)
+_ROLES = {
+    "lora_A": "down", "down": "down", "lora_B": "up", "up": "up",
+    "alpha": "alpha", MAGNITUDE: "magnitude",
+}  # fmt: skip
+_OLD_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def place(name: str) -> tuple[tuple[str, str], str] | None:
+    """Return (part, module in memory) and role of a tensor; None where it is no LoRA's."""
+    match = _NAME.match(name)
+    if match is None:
+        return None
+    module = match["module"].removeprefix("base_model.model.")
+    part, _, rest = module.partition(".")
+    if part not in ("unet", "text_encoder"):
+        part, rest = "unet", module
+    return (part, _today(part, rest)), _ROLES[match["role"]]
+
+
+def _today(part: str, module: str) -> str:
+    """Return a module's name as it is in memory: no `text_model.`, no attention processors."""
+    if part == "text_encoder":
+        module = module.removeprefix("text_model.")
+        head, _, last = module.rpartition(".")
+        return f"{head}.{_OLD_NAMES[last]}" if last in _OLD_NAMES else module
+    module = module.replace(".processor.", ".")
+    return f"{module}.0" if module.endswith(".to_out") else module
+
+
+def write(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -> None:
+    """Write PEFT's names below `unet.` and diffusers' below `text_encoder.` into `dest`.
+
+    diffusers' loader wants just these: it tells a text encoder's layout by `lora_linear_layer`,
+    and a UNet's by `lora_A` in the first name.
+    """
+    from dreambooth_plugins.common.tensors import write_tensors
+
+    names = model.adapter_keys("diffusers")
+    denoiser = set(model.info.part_names("denoiser"))
+    tensors: dict[str, Tensor] = {}
+    for adapter in low_rank(artifact):
+        at = names[f"{adapter.part}.{adapter.module}"]
+        plain = adapter.part in denoiser
+        down, up = (
+            ("lora_A", "lora_B") if plain else ("lora_linear_layer.down", "lora_linear_layer.up")
+        )
+        tensors[f"{at}.{down}.weight"] = adapter.down
+        tensors[f"{at}.{up}.weight"] = adapter.up
+        if adapter.magnitude is not None:
+            # transformers puts the adapter's name where it finds `.weight`, PEFT where it does not.
+            tensors[f"{at}.{MAGNITUDE}{'' if plain else '.weight'}"] = adapter.magnitude
+    metadata = {peft.METADATA: json.dumps(peft.metadata(artifact), sort_keys=True)}
+    write_tensors(dest / LORA_FILE, tensors, metadata, dtype)

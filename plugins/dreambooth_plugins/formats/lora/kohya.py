@@ -1,0 +1,147 @@
+"""kohya's layout of a LoRA, which AUTOMATIC1111, Forge and ComfyUI read.
+
+`lora_unet_<module>.lora_down.weight` with underscores for dots, an `.alpha` a module, and `ss_*`
+metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.helpers.naming import base_name
+from dreambooth_plugins.formats.lora.low_rank import low_rank
+from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from dreambooth import Job
+    from dreambooth.interfaces import Artifact, LoadedModel, ModelInfo
+    from dreambooth_plugins.formats.lora.low_rank import LowRank
+
+PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+"""What the names of a part's modules begin with; one that is called `lora_te1` is the same."""
+_NAME = re.compile(
+    r"^(?P<module>lora_(?P<part>unet|te|te1)_.+)\.(?P<role>lora_down|lora_up|alpha|dora_scale)"
+)
+_ROLES = {"lora_down": "down", "lora_up": "up"}
+
+
+def is_kohya(names: Iterable[str]) -> bool:
+    """Say whether a file's tensors are named this way."""
+    return any(name.startswith("lora_") for name in names)
+
+
+def place(name: str) -> tuple[tuple[str, str], str] | None:
+    """Return (part, module by its name here) and role of a tensor; None where it is no LoRA's.
+
+    Roles are `down`, `up`, `alpha` and `dora_scale`.
+    """
+    match = _NAME.match(name)
+    if match is None:
+        return None
+    part = "unet" if match["part"] == "unet" else "text_encoder"
+    return (part, match["module"]), _ROLES.get(match["role"], match["role"])
+
+
+def module_names(files: Mapping[str, str]) -> dict[str, str]:
+    """Return kohya's names of modules, given diffusers' (`unet.down_blocks.0...`)."""
+    split = {here: there.split(".", 1) for here, there in files.items()}
+    return {here: f"{PREFIXES[p]}_{name.replace('.', '_')}" for here, (p, name) in split.items()}
+
+
+def modules_by_name(model: LoadedModel) -> dict[str, str]:
+    """Return the qualified name in memory of each name of a module here."""
+    names = {there: here for here, there in model.adapter_keys("kohya").items()}
+    return {**names, **{re.sub("^lora_te_", "lora_te1_", n): here for n, here in names.items()}}
+
+
+def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
+    """Write `lora_down`, `lora_up` and the alpha of each module, and what the run was."""
+    import torch
+
+    from dreambooth_plugins.common.tensors import write_tensors
+
+    names = model.adapter_keys("kohya")
+    tensors: dict[str, Tensor] = {}
+    adapters = with_one_alpha(low_rank(artifact))
+    for adapter in adapters:
+        at = names[f"{adapter.part}.{adapter.module}"]
+        tensors[f"{at}.lora_down.weight"] = adapter.down
+        tensors[f"{at}.lora_up.weight"] = adapter.up
+        tensors[f"{at}.alpha"] = torch.tensor(adapter.alpha)
+    write_tensors(path, tensors, metadata(artifact, adapters, model.info, job), dtype)
+
+
+def with_one_alpha(adapters: list[LowRank]) -> list[LowRank]:
+    """Return the adapters with one alpha a part, the commonest; the rest goes into `up`.
+
+    Readers multiply by alpha / rank, whatever rule the scale was made by. diffusers gives all
+    modules of a part the commonest alpha, so other ones would be read wrongly there.
+    """
+    out = []
+    for part in dict.fromkeys(a.part for a in adapters):
+        inside = [a for a in adapters if a.part == part]
+        alphas = [_plain_alpha(a) for a in inside]
+        common = max(sorted(set(alphas)), key=alphas.count)
+        for adapter, alpha in zip(inside, alphas, strict=True):
+            up = adapter.up if alpha == common else adapter.up * (alpha / common)
+            out.append(replace(adapter, up=up, alpha=common, scale=common / adapter.rank))
+    return out
+
+
+def _plain_alpha(adapter: LowRank) -> float:
+    """Return the alpha that gives the scale by the rule alpha / rank."""
+    alpha = adapter.scale * adapter.rank
+    return adapter.alpha if math.isclose(alpha, adapter.alpha) else alpha
+
+
+def metadata(
+    artifact: Artifact, adapters: list[LowRank], info: ModelInfo, job: Job | None
+) -> dict[str, str]:
+    """Return what programs show of a LoRA: texts all, as safetensors wants them.
+
+    No times and no paths, so that equal runs give equal files.
+    """
+    ranks, alphas = {a.rank for a in adapters}, {a.alpha for a in adapters}
+    version = VERSIONS.get(info.family, info.family)
+    out: dict[str, Any] = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        "ss_base_model_version": version,
+        "ss_v2": str(version == "sd_v2"),
+        "ss_steps": str(artifact.metadata.get("steps", "")),
+        **model_spec(info, job, "/lora"),
+    }
+    if job is not None:
+        out |= _job_metadata(job, artifact)
+    return {name: text for name, text in out.items() if text}
+
+
+def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
+    words = f"{job.subject.identifier} {job.subject.class_noun}"
+    height, width = job.data.size
+    rates = getattr(job.freezing, "lr", {})
+    count = artifact.metadata.get("images", 0)
+    return {
+        "ss_output_name": job.name,
+        "ss_sd_model_name": base_name(job),
+        "ss_max_train_steps": str(job.train.steps),
+        "ss_learning_rate": f"{job.optimizer.lr:g}",
+        "ss_unet_lr": f"{rates.get('unet', job.optimizer.lr):g}",
+        "ss_text_encoder_lr": f"{rates.get('text_encoder', job.optimizer.lr):g}",
+        "ss_seed": str(job.train.seed),
+        "ss_resolution": f"({width}, {height})",
+        "ss_num_train_images": str(count) if count else "",
+        "ss_tag_frequency": json.dumps({words: {words: count}}) if count else "",
+        "ss_instance_token": job.subject.identifier,
+        "ss_class_noun": job.subject.class_noun,
+    }

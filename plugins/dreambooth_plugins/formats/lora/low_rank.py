@@ -1,0 +1,55 @@
+"""The low-rank adapter of one module, whatever a file calls its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dreambooth.interfaces import Artifact
+
+MAGNITUDE = "lora_magnitude_vector"
+"""PEFT's name of DoRA's magnitudes."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update `scale * up @ down` of one module's weight."""
+
+    part: str
+    module: str
+    """The module's name in memory, below its part."""
+    down: Tensor
+    """[rank, in] or [rank, in, k, k]."""
+    up: Tensor
+    """[out, rank] or [out, rank, 1, 1]."""
+    alpha: float
+    scale: float
+    """What up @ down is multiplied by: alpha / rank, or alpha / sqrt(rank)."""
+    magnitude: Tensor | None = None
+    """DoRA's, [out]."""
+
+    @property
+    def rank(self) -> int:
+        """The rank of the update."""
+        return self.down.shape[0]
+
+
+def low_rank(artifact: Artifact) -> list[LowRank]:
+    """Return the adapters of an artifact, module by module, in the model's order."""
+    tensors = artifact.tensors
+    return [
+        LowRank(
+            part,
+            module,
+            tensors[f"{part}.{module}.lora_A.default.weight"],
+            tensors[f"{part}.{module}.lora_B.default.weight"],
+            facts["alpha"],
+            facts["scale"],
+            tensors.get(f"{part}.{module}.{MAGNITUDE}.default.weight"),
+        )
+        for part, adapter in artifact.metadata["adapters"].items()
+        for module, facts in adapter["modules"].items()
+    ]

@@ -1,0 +1,45 @@
+"""What a file's header says of where it comes from (Stability's ModelSpec 1.0.0)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreambooth import Job
+    from dreambooth.interfaces import ModelInfo
+
+VERSIONS = {"stable-diffusion-1": "sd_v1", "stable-diffusion-2": "sd_v2"}
+"""How kohya's scripts call the families."""
+_ARCHITECTURES = {
+    ("stable-diffusion-1", "epsilon"): "stable-diffusion-v1",
+    ("stable-diffusion-2", "epsilon"): "stable-diffusion-v2-512",
+    ("stable-diffusion-2", "v_prediction"): "stable-diffusion-v2-768-v",
+}
+
+
+def file_name(job: Job | None, otherwise: str) -> str:
+    """Return what a run's file is called: by the run's name, which programs show."""
+    return f"{otherwise if job is None else job.name}.safetensors"
+
+
+def model_spec(info: ModelInfo, job: Job | None, suffix: str) -> dict[str, str]:
+    """Return the `modelspec.*` texts (Stability's ModelSpec 1.0.0); `suffix` is `/lora` or empty.
+
+    No times and no paths, so that equal runs give equal files.
+    """
+    version = VERSIONS.get(info.family, info.family)
+    architecture = _ARCHITECTURES.get((info.family, info.prediction), version)
+    out = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": architecture + suffix,
+        "modelspec.implementation": "diffusers",
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(info.prediction, info.prediction),
+    }
+    if job is not None:
+        height, width = job.data.size
+        out |= {
+            "modelspec.title": job.name,
+            "modelspec.trigger_phrase": f"{job.subject.identifier} {job.subject.class_noun}",
+            "modelspec.resolution": f"{width}x{height}",
+        }
+    return out

@@ -1,0 +1,1 @@
+"""The original Stable Diffusion layout: one file with the whole model."""

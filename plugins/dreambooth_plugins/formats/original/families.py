@@ -1,0 +1,95 @@
+"""Which family a single checkpoint file belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreambooth.errors import JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreambooth_plugins.common.headers import Header
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+"""Prefixes of the original Stable Diffusion layout."""
+
+PREFIXES = {"unet": UNET, "vae": VAE, "text_encoder": TEXT}
+
+_OTHER = {
+    "double_blocks.": "Flux",
+    f"{UNET}double_blocks.": "Flux",
+    "joint_blocks.": "Stable Diffusion 3",
+    f"{UNET}joint_blocks.": "Stable Diffusion 3",
+    "conditioner.embedders.": "SDXL",
+    f"{UNET}label_emb.": "SDXL",
+}
+
+ONE_FAMILY = "kind stable_diffusion loads Stable Diffusion 1.x and 2.x"
+
+
+def check_layout(path: Path, header: Header, *, own_vae: bool) -> None:
+    """Raise `JobError` unless the file is a whole SD 1.x/2.x model in the original layout.
+
+    `own_vae`: the job brings another VAE, so that the file need not hold one.
+    """
+    for prefix, family in _OTHER.items():
+        if header.has(prefix):
+            raise JobError(f"{path} is a {family} checkpoint", ONE_FAMILY)
+    if any("lora_" in name or ".lora." in name for name in header.shapes):
+        raise JobError(
+            f"{path} is an adapter (LoRA), not a model", "name the base model it was made for"
+        )
+    if header.has("down_blocks.") or header.has("text_model.") or header.has("decoder."):
+        raise JobError(
+            f"{path} is one part of a diffusers folder",
+            "name the folder that holds model_index.json",
+        )
+    needed = [UNET, TEXT] if own_vae else [UNET, TEXT, VAE]
+    if missing := [prefix for prefix in needed if not header.has(prefix)]:
+        raise JobError(
+            f"{path} is not a whole Stable Diffusion checkpoint: it has no {missing[0]}*",
+            "use a full checkpoint; a VAE that is missing can be named in model.vae",
+        )
+    shape = header.shapes.get(f"{UNET}input_blocks.0.0.weight", ())
+    if shape and shape[1] != 4:
+        raise JobError(
+            f"{path} takes {shape[1]} input channels: an inpainting or editing model",
+            "use the plain text-to-image checkpoint (4 input channels)",
+        )
+
+
+def shipped_config(path: Path, header: Header) -> str:
+    """Return the name of the shipped configuration that fits a single file.
+
+    SD 1.x has a cross-attention of width 768, SD 2.x of 1024. Whether an SD 2.x file predicts
+    epsilon (512 px) or v (768 px) is not in its weights: its metadata must say, or the job.
+    """
+    prediction = header.metadata.get("modelspec.prediction_type", "")
+    architecture = header.metadata.get("modelspec.architecture", "")
+    width = _cross_attention_width(header)
+    if width == 768 and prediction in ("", "epsilon"):
+        return "sd15"
+    if width == 1024:
+        if prediction.startswith("v") or architecture.endswith("-v"):
+            return "sd21"
+        if prediction == "epsilon" or "v2-512" in architecture:
+            return "sd20-base"
+        raise JobError(
+            f"{path} is Stable Diffusion 2.x, but the file does not say what it predicts",
+            "set model.config to builtin:sd20-base (512 px, epsilon) or builtin:sd21 "
+            "(768 px, v-prediction)",
+        )
+    raise JobError(
+        f"{path}: no shipped configuration fits (cross-attention width {width}"
+        f"{', prediction ' + prediction if prediction else ''})",
+        "name a folder with the diffusers configuration of this model in model.config",
+    )
+
+
+def _cross_attention_width(header: Header) -> int:
+    for name, shape in header.shapes.items():
+        if name.startswith(UNET) and name.endswith("attn2.to_k.weight") and shape:
+            return shape[-1]
+    # A pickle's header has no shapes; SD 2.x names its text encoder the OpenCLIP way.
+    return 1024 if header.has(f"{TEXT}model.transformer.") else 768

@@ -1,0 +1,1 @@
+"""Adapters on a frozen base: options, targets, and PEFT's layers."""

@@ -1,0 +1,1 @@
+"""A word of its own for the subject."""

@@ -1,0 +1,1 @@
+"""A diffusers folder: found, read, held against what can be, and written."""

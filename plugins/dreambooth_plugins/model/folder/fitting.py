@@ -1,0 +1,69 @@
+"""Weight files held against a part's configuration, by their headers alone.
+
+So the plan says what loading would say, and a configuration that grew in somebody's hands asks for
+no memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreambooth.errors import JobError
+from dreambooth_plugins.common.headers import read_header
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from dreambooth_plugins.model.folder.source import Source
+
+_OLD_ATTENTION = {
+    ".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0.",
+}  # fmt: skip
+"""What diffusers called a VAE's projections before 0.12; it still reads them."""
+
+
+def check_weights(source: Source, part: str, module: Module) -> None:
+    """Raise `JobError` where a folder's weights lack a tensor of `module`, or have another shape.
+
+    Nothing is said of a single file, whose names and shapes diffusers converts, of pickles, whose
+    headers do not tell, and of weights that are still to be downloaded.
+    """
+    if source.single_file(part) is not None:
+        return
+    try:
+        files = source.weight_files(part)
+    except JobError:
+        return  # whoever opens the model for a run says so
+    if any(file.suffix != ".safetensors" for file in files):
+        return
+    stored = {
+        _today(part, name): (shape, file)
+        for file in files
+        for name, shape in read_header(file).shapes.items()
+    }
+    for name, tensor in module.state_dict().items():
+        shape, file = stored.get(_today(part, name), (None, files[0]))
+        _check_tensor(f"{file}", part, name, shape, tuple(tensor.shape))
+
+
+def _check_tensor(
+    file: str, part: str, name: str, stored: tuple[int, ...] | None, wanted: tuple[int, ...]
+) -> None:
+    hint = "the file does not fit its configuration: download the model again"
+    if stored is None:
+        raise JobError(f"{file} lacks weights of {part}, e.g. {name}", hint)
+    # A VAE's projections were 1 x 1 convolutions once.
+    if stored != wanted and (part != "vae" or stored != (*wanted, 1, 1)):
+        raise JobError(
+            f"{file}: {name} is {list(stored)}, config.json asks for {list(wanted)}", hint
+        )
+
+
+def _today(part: str, name: str) -> str:
+    """Return a tensor's name without what differs between versions of the libraries."""
+    if part == "text_encoder":
+        return name.removeprefix("text_model.")
+    if part == "vae":
+        for old, new in _OLD_ATTENTION.items():
+            name = name.replace(old, new)
+    return name

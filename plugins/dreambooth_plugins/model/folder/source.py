@@ -1,0 +1,188 @@
+"""Where a model's configuration and weights lie on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dreambooth.errors import JobError
+from dreambooth.files import MAX_JSON, read_object
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PARTS = ("unet", "text_encoder", "vae")
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "vae": "diffusion_pytorch_model",
+}
+"""Name of a part's weight file, as diffusers and transformers write it."""
+
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `JobError` names the file where that fails."""
+    try:
+        return read_object(path)
+    except OSError as error:
+        raise JobError(
+            f"{path} cannot be read: {error.strerror}",
+            "the model folder is incomplete: copy or download it again",
+        ) from error
+    except ValueError as error:
+        raise JobError(f"{path} is not valid JSON: {error}", "copy the file again") from error
+
+
+def check_entries(folder: Path) -> None:
+    """Raise `JobError` for what diffusers and transformers would wait for, or read without end.
+
+    They open whatever lies in a folder under a name they know, be it a pipe or a device.
+    """
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            found = os.stat(entry)
+        except OSError:
+            continue  # a link to nothing is as good as absent
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise JobError(f"{entry} is a pipe, a device or a socket", "take it out of the folder")
+        if entry.suffix in (".json", ".txt") and found.st_size > MAX_JSON:
+            raise JobError(
+                f"{entry} is larger than {MAX_JSON >> 20} MiB",
+                "the model folder is damaged: copy or download it again",
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one model."""
+
+    config: Path
+    """Folder with model_index.json and a folder a part, as diffusers lays them out."""
+    file: Path | None = None
+    """A single checkpoint in the original layout; None: the weights lie beside their configs."""
+    vae: Path | None = None
+    """Another VAE: a folder, or a checkpoint file."""
+    variant: str | None = None
+    """Preferred weight files (`fp16`); parts that have none are taken plain."""
+    allow_pickle: bool = False
+
+    def config_folder(self, part: str) -> Path:
+        """Return the folder that holds a part's config.json."""
+        if part == "vae" and self.vae is not None and self.vae.is_dir():
+            inner = self.vae / "vae"
+            return inner if inner.is_dir() else self.vae
+        return self.config / part
+
+    def part_config(self, part: str) -> dict[str, Any]:
+        """Return a part's config.json."""
+        return read_json(self.config_folder(part) / "config.json")
+
+    def single_file(self, part: str) -> Path | None:
+        """Return the checkpoint file a part is taken from, None where it has a folder."""
+        if part == "vae" and self.vae is not None:
+            return self.vae if self.vae.is_file() else None
+        return self.file
+
+    def part_variant(self, part: str) -> str | None:
+        """Return the variant a part really has."""
+        if self.variant and _find(self.config_folder(part), part, self.variant, ".safetensors"):
+            return self.variant
+        return None
+
+    def weight_files(self, part: str) -> tuple[Path, ...]:
+        """Return a part's weight files; `JobError` where there are none that may be read."""
+        if single := self.single_file(part):
+            return (single,)
+        folder = self.config_folder(part)
+        if part == "text_encoder" and (folder / "adapter_config.json").is_file():
+            raise JobError(
+                f"{folder} holds an adapter beside its weights (adapter_config.json)",
+                "take it out: transformers would add it to the weights unseen",
+            )
+        for variant in dict.fromkeys((self.variant, None)):
+            if found := _find(folder, part, variant, ".safetensors"):
+                return found
+        pickled = _find(folder, part, None, ".bin")
+        if pickled and self.allow_pickle:
+            return pickled
+        if pickled:
+            raise _pickle_refused(pickled[0])
+        others = sorted(f.name for f in folder.glob("*.safetensors") if "-of-" not in f.name)
+        raise JobError(
+            f"{folder} holds no weights ({STEMS[part]}.safetensors)",
+            f"it has {', '.join(others)}: set model.variant, e.g. fp16"
+            if others
+            else "the model folder is incomplete: copy or download it again",
+        )
+
+    def check(self, *, weights: bool) -> None:
+        """Raise `JobError` for files that no model folder has, and weights that are damaged.
+
+        `weights=False` where they are still to be downloaded.
+        """
+        from dreambooth_plugins.common.headers import read_header
+
+        for folder in (self.config, *map(self.config_folder, PARTS)):
+            check_entries(folder)
+        for name in ("scheduler", "tokenizer"):
+            check_entries(self.config / name)
+        for part in PARTS if weights else ():
+            for file in self.weight_files(part):
+                if file.suffix == ".safetensors":
+                    read_header(file)
+
+
+def _find(folder: Path, part: str, variant: str | None, suffix: str) -> tuple[Path, ...]:
+    """Return the files that diffusers and transformers take here, none where there are none."""
+    stem = STEMS[part]
+    if suffix == ".bin" and part == "text_encoder":
+        stem = "pytorch_model"
+    dot_variant = f".{variant}" if variant else ""
+    whole = (folder / f"{stem}{dot_variant}{suffix}",)
+    named = (f"{stem}{suffix}.index{dot_variant}.json", f"{stem}{dot_variant}{suffix}.index.json")
+    index = next((folder / name for name in named if (folder / name).is_file()), None)
+    # Where both lie there, transformers takes the whole file, diffusers the shards.
+    if whole[0].is_file() and (index is None or part == "text_encoder"):
+        return whole
+    return _shards(index, suffix) if index else ()
+
+
+def _shards(index: Path, suffix: str) -> tuple[Path, ...]:
+    """Return the files an index names: all of this kind and in its own folder, or `JobError`.
+
+    The libraries read whatever it names: another folder's files, and pickles unasked.
+    """
+    hint = "the model folder is damaged or incomplete: copy or download it again"
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise JobError(f"{index} names no files", hint)
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name) or not name.endswith(suffix):
+            raise JobError(f"{index} names {name!r}, which is no {suffix} file beside it", hint)
+        if not (index.parent / name).is_file():
+            raise JobError(f"{index} names {name}, which is not there", hint)
+    return tuple(index.parent / name for name in names)
+
+
+def _pickle_refused(path: Path) -> JobError:
+    return JobError(
+        f"{path} is a pickle, which can run code when it is loaded",
+        "use a .safetensors file; if you trust this one, set model.allow_pickle: true",
+    )
+
+
+def check_file(path: Path, allow_pickle: bool) -> None:
+    """Raise `JobError` unless `path` is a checkpoint file that may be read."""
+    if path.suffix in PICKLES:
+        if not allow_pickle:
+            raise _pickle_refused(path)
+    elif path.suffix != ".safetensors":
+        raise JobError(
+            f"{path} is not a model file", "name a .safetensors file or a diffusers folder"
+        )
