@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
+import traceback
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +63,7 @@ def spoil(data: dict[str, Any], edits: list[Edit]) -> dict[str, Any]:
         for step in above:
             container = container[step]
         changed = {
-            "put": value,
+            "put": deepcopy(value),  # a later edit may be inside it
             "nest": {"kind" if other % 2 else str(key): container[key]},
             "listed": [container[key]],
             "copy": deepcopy(source),
@@ -76,9 +79,34 @@ def spoil(data: dict[str, Any], edits: list[Edit]) -> dict[str, Any]:
 
 
 def fuzz(examples: int, *strategies: Any, check: Callable[..., None]) -> None:
-    """Call `check` with drawn values: the same ones on every run of the usual tests."""
+    """Call `check` with drawn values: the same ones on every run of the usual tests.
+
+    The thousands of the slow tests go on after a fault, and tell one of each kind at the end.
+    """
+    many = examples >= 1000
+    faults: dict[str, Exception] = {}
+
+    @functools.wraps(check)
+    def checked(*args: Any, **drawn: Any) -> None:
+        try:
+            check(*args, **drawn)
+        except Exception as error:
+            if not many:
+                raise
+            if (kind := _kind(error)) not in faults:
+                error.add_note(f"drawn: {args!r} {drawn!r}")
+                faults[kind] = error.with_traceback(None)
+
     settled = settings(
-        deadline=None, max_examples=examples, derandomize=examples < 1000, database=None,
+        deadline=None, max_examples=examples, derandomize=not many, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    settled(given(*strategies)(check))()
+    settled(given(*strategies)(checked))()
+    if faults:
+        raise ExceptionGroup(f"{len(faults)} kinds of fault", list(faults.values()))
+
+
+def _kind(error: Exception) -> str:
+    """Return what is the same in faults of one kind: where it was found, and its words."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.filename}:{last.lineno} {re.sub(r'[^a-z]+', ' ', str(error).lower())[:200]}"

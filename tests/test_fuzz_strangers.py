@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from dreambooth.engine import plan
 from dreambooth.engine.loop import run
 from dreambooth.errors import UserError
 from dreambooth.jobs.loading import load_job
@@ -27,6 +29,7 @@ from spoilt_checkpoint import change as checkpoint_change
 from strangers import Change, Tally, apply, inside, raw, tensors, try_job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -55,6 +58,26 @@ def job_file(folder: Path, **sections: Any) -> Path:
     file = folder / "job.yaml"
     file.write_text(json.dumps({**base, **sections}))
     return file
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest, emit: Any) -> Iterator[Tally]:
+    """What the test has seen, printed at its end, whatever that is."""
+    found = Tally()
+    yield found
+    emit(request.node.name, found)
+
+
+def once(function: Any) -> Any:
+    """Return a function that is called the first time and gives the same answer ever after."""
+    answers: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        if not answers:
+            answers.append(function(*args))
+        return answers[0]
+
+    return call
 
 
 def factors(out: int, inputs: int, rank: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +121,7 @@ def write_adapters(folder: Path) -> list[list[Path]]:
 
 
 @pytest.mark.parametrize("examples", [40, pytest.param(5000, marks=pytest.mark.slow)])
-def test_spoilt_adapter_files(tmp_path: Path, examples: int, emit: Any) -> None:
+def test_spoilt_adapter_files(tmp_path: Path, examples: int, tally: Tally) -> None:
     good = write_adapters(tmp_path / "good")
     freezing = {"kind": "adapter", "train": ["unet", "text_encoder"]}
     jobs = {
@@ -107,7 +130,6 @@ def test_spoilt_adapter_files(tmp_path: Path, examples: int, emit: Any) -> None:
         )
         for files, named in zip(good, ["/adapter_model.safetensors", "", ""], strict=True)
     }
-    tally = Tally()
     for job in jobs.values():
         shutil.copytree(tmp_path / "good" / job.parent.name, job.parent / "lora")
         assert try_job(job, Tally()) == "good"
@@ -124,7 +146,6 @@ def test_spoilt_adapter_files(tmp_path: Path, examples: int, emit: Any) -> None:
         st.one_of(raw, inside, inside, tensors, tensors, tensors, tensors), min_size=1, max_size=2
     )
     fuzz(examples, st.integers(0, len(good) - 1), changes, check=check)
-    emit("adapter files", tally)
     tally.check()
     assert min(tally.seen["good"], tally.seen["refused by validate"]) > examples // 50
     assert tally.seen["refused by plan"] or examples < 1000  # a few layers that do not fit
@@ -132,12 +153,13 @@ def test_spoilt_adapter_files(tmp_path: Path, examples: int, emit: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("examples", [30, pytest.param(2000, marks=pytest.mark.slow)])
-def test_spoilt_model_folders(tiny_model: Path, tmp_path: Path, examples: int, emit: Any) -> None:
+def test_spoilt_model_folders(
+    tiny_model: Path, tmp_path: Path, examples: int, tally: Tally
+) -> None:
     model = {"kind": "stable_diffusion", "source": "model"}
     job, folder = job_file(tmp_path, model=model), tmp_path / "model"
     names = sorted(f.relative_to(tiny_model) for f in tiny_model.rglob("*") if f.is_file())
     configs = [n for n in names if n.name in {"config.json", "scheduler_config.json"}] * 3
-    tally = Tally()
 
     def check(only_configs: bool, changes: list[Change]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +172,6 @@ def test_spoilt_model_folders(tiny_model: Path, tmp_path: Path, examples: int, e
     assert tally.seen["good"] == 1
     changes = st.lists(st.one_of(raw, inside, inside, tensors), min_size=1, max_size=2)
     fuzz(examples, st.booleans(), changes, check=check)
-    emit("model folders", tally)
     tally.check()
     assert min(tally.seen["good"], tally.seen["refused by validate"]) > examples // 50
 
@@ -159,7 +180,7 @@ def test_spoilt_model_folders(tiny_model: Path, tmp_path: Path, examples: int, e
     ("examples", "runs"), [(16, 2), pytest.param(2000, 50, marks=pytest.mark.slow)]
 )
 def test_spoilt_checkpoints_of_strangers(
-    tmp_path: Path, examples: int, runs: int, emit: Any
+    tmp_path: Path, examples: int, runs: int, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `--resume-from` is given; now and then the run goes on for three steps."""
     trains = {"kind": "components", "train": ["text_encoder"]}
@@ -169,33 +190,38 @@ def test_spoilt_checkpoints_of_strangers(
     longer = {**ema, "steps": 7}
     mine = job_file(tmp_path / "mine", freezing=trains, checkpoints={"every": 99}, train=longer)
     shown = tmp_path / "shown" / NEW
-    tally, every, number = Tally(), max(1, examples // runs), 0
+    # Job and model are always the same: their shapes, most of a plan's time, are counted once.
+    monkeypatch.setattr(plan, "count_model", once(plan.count_model))
     assert try_job(mine, Tally(), "--resume-from", str(theirs / NEW)) == "good"
 
     def check(changes: Any, rehash: bool) -> None:
-        nonlocal number
-        number += 1
         shutil.rmtree(shown.parent, ignore_errors=True)
         shutil.copytree(theirs, shown.parent)
         spoil_checkpoint(shown, changes, rehash=rehash)
         outcome = try_job(mine, tally, "--resume-from", str(shown))
-        if number % every == 0:
+        # By what was drawn, not by a count: the same input does the same once more.
+        if zlib.crc32(repr((changes, rehash)).encode()) % examples < 2 * runs:
             goes_on(outcome)
 
     def goes_on(outcome: str) -> None:
         job = load_job(mine)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        refused: UserError | None = None
         try:
-            done = run(job, resume_from=str(shown))
+            assert run(job, resume_from=str(shown)).steps == 7
         except UserError as error:
-            tally.seen["run refused" if error.message and error.hint else "no words"] += 1
-        else:
+            refused = error
+        finally:  # a run with checkpoints of its own takes no others
+            shutil.rmtree(job.folder, ignore_errors=True)
+        if refused is None:
             assert outcome == "good"
-            assert done.steps == 7
             tally.seen["run went on"] += 1
+        else:
+            assert len(refused.message) > 20
+            assert refused.hint
+            tally.seen["run refused"] += 1
 
     fuzz(examples, st.lists(checkpoint_change, min_size=1, max_size=2), st.booleans(), check=check)
-    emit("checkpoints", tally)
     tally.check()
-    assert not tally.seen["no words"]
-    assert tally.seen["run refused"] + tally.seen["run went on"] >= runs // 2
+    assert min(tally.seen["good"], tally.seen["refused by plan"]) > examples // 50
+    assert min(tally.seen["run refused"], tally.seen["run went on"]) >= runs // 10
+    assert tally.seen["run refused"] + tally.seen["run went on"] >= runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -61,6 +62,13 @@ class Place:
     def checkpoint(self, folder: Path, step: int) -> None:
         tensors = {"trainable": {"unet.w": torch.full((3,), float(step))}}
         files.save(folder, step, tensors, {"step": step}, lambda there: [])
+
+    def forge(self, path: Path, name: str, data: bytes = b"x") -> None:
+        """Write a file of a checkpoint anew, and checksums that fit it."""
+        (path / name).write_bytes(data)
+        sums = json.loads((path / "checksums.json").read_text())
+        sums[name] = hashlib.sha256(data).hexdigest()
+        (path / "checksums.json").write_text(json.dumps(sums))
 
     def spoil(self, step: int) -> None:
         (self.folder.checkpoints / f"step-{step:06d}/trainable.safetensors").write_bytes(b"x")
@@ -146,6 +154,9 @@ SITUATIONS: dict[str, tuple[Any, tuple[str, ...], int, int | None, str]] = {
         "(trainable.safetensors was changed or cut short); using step-000001"),
     "half done, all damaged": (
         lambda p: p.begun(2) or p.spoil(2), (), 0, 0, "no other is left: starting at step 0"),
+    "half done, newest holds something else under good checksums": (
+        lambda p: p.begun(1, 2) or p.forge(p.folder.checkpoints / "step-000002", "state.json"),
+        (), 0, 1, "using step-000001"),
     "killed while the newest was replaced": (orphan, (), 0, 4, ""),
     "changed, harmless": (
         lambda p: p.begun(2), ("-o", "log.every=3"), 0, 2,
@@ -178,6 +189,9 @@ SITUATIONS: dict[str, tuple[Any, tuple[str, ...], int, int | None, str]] = {
     "resume from ²": (lambda p: p.begun(2), ("--resume-from", "²"), 2, None, "no checkpoint ²"),
     "resume from another run's": (
         foreign, ("--resume-from", FOREIGN), 0, 4, f"/{FOREIGN}"),
+    "resume from another run's, no tensors under good checksums": (
+        lambda p: foreign(p) or p.forge(p.path / FOREIGN, "trainable.safetensors"),
+        ("--resume-from", FOREIGN), 1, None, "is damaged: trainable.safetensors cannot be read"),
     "resume from another run's, having own ones": (
         foreign_and_own, ("--resume-from", FOREIGN), 2, None, "belongs to another run"),
     "damaged manifest": (damaged_manifest, (), 1, None, "manifest.json cannot be read"),

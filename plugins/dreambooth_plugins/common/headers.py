@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickletools
-import zipfile
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError
@@ -37,6 +35,9 @@ def read_header(path: Path) -> Header:
 
 
 def _pickle_header(path: Path) -> Header:
+    import pickletools
+    import zipfile
+
     # genops walks over the opcodes without executing any of them.
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.endswith("data.pkl")]

@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
-from dreambooth_plugins.exporter.usage import lora_usage
-from dreambooth_plugins.formats.lora import diffusers, kohya
-from dreambooth_plugins.formats.lora.low_rank import low_rank
-from dreambooth_plugins.formats.model_spec import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +60,8 @@ class AdapterFile(Stored):
 
     def stored(self, artifact: Artifact) -> list[LowRank]:
         """Return the adapters as they are in the file."""
+        from dreambooth_plugins.formats.lora.low_rank import low_rank
+
         return low_rank(artifact)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
@@ -90,11 +88,16 @@ class Lora(AdapterFile):
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
     ) -> None:
         """Write the adapters into `dest`."""
+        from dreambooth_plugins.formats.lora import diffusers
+
         diffusers.write(artifact, model, dest, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
-        return lora_usage(job, info, files, diffusers.LORA_FILE)
+        from dreambooth_plugins.exporter.usage import lora_usage
+        from dreambooth_plugins.formats.lora.diffusers import LORA_FILE
+
+        return lora_usage(job, info, files, LORA_FILE)
 
 
 class Kohya(AdapterFile):
@@ -115,12 +118,20 @@ class Kohya(AdapterFile):
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
     ) -> None:
         """Write the adapters and what the run was into `dest`."""
+        from dreambooth_plugins.formats.lora import kohya
+        from dreambooth_plugins.formats.model_spec import file_name
+
         kohya.write(artifact, model, dest / file_name(ctx.job, "adapter"), ctx.job, self.dtype)
 
     def stored(self, artifact: Artifact) -> list[LowRank]:
         """Return the adapters with one alpha a part."""
-        return kohya.with_one_alpha(low_rank(artifact))
+        from dreambooth_plugins.formats.lora.kohya import with_one_alpha
+
+        return with_one_alpha(super().stored(artifact))
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
+        from dreambooth_plugins.exporter.usage import lora_usage
+        from dreambooth_plugins.formats.model_spec import file_name
+
         return lora_usage(job, info, files, file_name(job, "adapter"))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
-from dreambooth_plugins.exporter.usage import folder_usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +41,8 @@ class WholeFolder(Stored):
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the folder is opened."""
+        from dreambooth_plugins.exporter.usage import folder_usage
+
         return folder_usage(job)
 
 

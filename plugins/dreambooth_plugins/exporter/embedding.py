@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.common.dtypes import Dtype
 from dreambooth_plugins.exporter.stored import Stored
-from dreambooth_plugins.exporter.usage import embedding_usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,4 +49,6 @@ class Embedding(Stored):
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the files are opened."""
+        from dreambooth_plugins.exporter.usage import embedding_usage
+
         return embedding_usage(job, info, files)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from dreambooth import Problem
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
-from dreambooth_plugins.exporter.usage import single_file_usage
-from dreambooth_plugins.formats.original.names import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +32,8 @@ class SingleFile(Stored):
         """Find a model that this layout cannot express."""
         if info is None:
             return
+        from dreambooth_plugins.formats.original.names import LAYOUT
+
         unknown = f"models of the family {info.family} have no single file layout here"
         if reason := info.layouts.get(LAYOUT, unknown):
             yield Problem(
@@ -69,4 +69,6 @@ class SingleFile(Stored):
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
+        from dreambooth_plugins.exporter.usage import single_file_usage
+
         return single_file_usage(job, info, files)

@@ -8,7 +8,13 @@ from dreambooth.errors import JobError
 from dreambooth.interfaces import LatentSpec, ModelInfo
 from dreambooth_plugins.formats.original.families import ONE_FAMILY
 from dreambooth_plugins.formats.original.limits import original_refusal
-from dreambooth_plugins.model.folder.plausible import SCHEDULE, TOKENIZER, check_keys, check_network
+from dreambooth_plugins.model.folder.plausible import (
+    SCHEDULE,
+    TOKENIZER,
+    check_keys,
+    check_network,
+    check_tokens,
+)
 from dreambooth_plugins.model.folder.source import PARTS, read_json
 
 if TYPE_CHECKING:
@@ -104,10 +110,13 @@ def _schedule(folder: Path) -> dict[str, Any]:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """Refuse options of a tokenizer that no tokenizer can have; the file may be left out."""
-    file = folder / "tokenizer" / "tokenizer_config.json"
-    if file.is_file():
-        check_keys(file, read_json(file), TOKENIZER)
+    """Refuse options of a tokenizer that no tokenizer can have; the files may be left out."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / "tokenizer" / name
+        if file.is_file():
+            config = read_json(file)
+            check_keys(file, config, TOKENIZER)
+            check_tokens(file, config)
 
 
 def _blocks(unet: dict[str, Any]) -> dict[str, tuple[str, ...]]:

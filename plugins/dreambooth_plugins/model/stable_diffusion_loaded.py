@@ -48,7 +48,8 @@ class LoadedStableDiffusion(LoadedFolder):
         ids, masks = zip(*(self._read(prompt, length) for prompt in prompts), strict=True)
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = upload(torch.stack(masks), self._ctx.device) if masked else None
-        hidden = encoder(upload(torch.stack(ids), self._ctx.device), attention_mask=mask)[0]
+        rows = upload(torch.stack(ids), self._ctx.device)
+        hidden = self._through("text_encoder", lambda text: text(rows, attention_mask=mask)[0])
         return [Conditioning({"embeds": row}) for row in hidden.float()]
 
     def _read(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ class LoadedStableDiffusion(LoadedFolder):
         unet: Any = self.parts["unet"]
         embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
         z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
-        prediction: Tensor = unet(z_t, t, encoder_hidden_states=embeds).sample
+        prediction: Tensor = self._through("unet", lambda unet: unet(z_t, t, embeds).sample)
         return prediction.float()
 
     def adapter_keys(self, layout: str) -> Mapping[str, str]:

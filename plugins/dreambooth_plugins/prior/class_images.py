@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -34,20 +34,6 @@ class ClassSet:
     reuse: int
 
 
-def set_key(
-    wanted: ClassSet, ctx: Context, model: LoadedModel, sampler: Sampler, solver: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what a class latent is; how many there are and how they are made is no part of it."""
-    return {
-        "prompt": ctx.job.subject.fill(wanted.prompt),
-        "seed": wanted.seed,
-        "size": list(ctx.job.data.size),
-        "sampler": sampler.key(),
-        "solver": solver,
-        "model": {p: model.fingerprint(p) for p in model.info.parts},
-    }
-
-
 class ClassImages(PriorSet):
     """What both forms share: the store entry, and how a chunk of it is drawn."""
 
@@ -65,7 +51,15 @@ class ClassImages(PriorSet):
         self._solver = schedule.solver_config(size, sampler.sampling_steps())
         self._source = model
         self._epoch, self._order = -1, torch.empty(0)
-        key = set_key(wanted, ctx, model, sampler, self._solver)
+        # What a class latent is; how many there are and how they are made is no part of it.
+        key = {
+            "prompt": self._prompt,
+            "seed": wanted.seed,
+            "size": list(size),
+            "sampler": sampler.key(),
+            "solver": self._solver,
+            "model": {p: model.fingerprint(p) for p in model.info.parts},
+        }
         self.latents = ctx.chunks("class-latents", key, wanted.batch_size, self._draw)
         self._pictures = ctx.chunks("class-pictures", key, wanted.batch_size, self._decode)
 

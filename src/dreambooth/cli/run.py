@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
-    from dreambooth.runs.folder import RunResult
     from dreambooth.runs.outlook import Outlook
+    from dreambooth.runs.result import RunResult
 
 
 def run(
@@ -59,18 +59,17 @@ def run(
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
-    from dreambooth.process.launcher import require_environment
 
     process.only_displays()
+    process.spare()
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
-    require_environment()
+    launcher.require_environment()
     if dry_run and launcher.rank():  # the first process shows the plan
         return
-    if launcher.rank() == 0:
-        for problem in registry().problems():
-            print_warning(problem)
+    for problem in registry().problems() if launcher.rank() == 0 else ():
+        print_warning(problem)
     try:
         with _interruptible():
             loaded = check_job(job, override or ())
@@ -194,7 +193,8 @@ def _train(
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
     """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
     from dreambooth.console import stdout
-    from dreambooth.runs.folder import RunFolder, result_of
+    from dreambooth.runs.folder import RunFolder
+    from dreambooth.runs.result import result_of
 
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 

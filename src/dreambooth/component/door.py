@@ -15,6 +15,7 @@ import functools
 import inspect
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Check = Callable[..., str]
     """Called as the method was, after its answer; says what is wrong with that, or nothing."""
     Teller = Callable[[Any, str, str], None]
+    Hearer = Callable[[Any, str, Any, float], None]
 
 MAIN = threading.main_thread().ident
 INTERFACES = "dreambooth.interfaces."
@@ -69,6 +71,8 @@ def _door(method: Callable[..., Any], name: str, check: Check | None) -> Callabl
     @functools.wraps(method)
     def through_the_door(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         before = settings()
+        heard = _Told.calls
+        start = time.perf_counter() if heard is not None else 0.0
         try:
             answer = method(self, *args, **kwargs)
         finally:
@@ -76,6 +80,8 @@ def _door(method: Callable[..., Any], name: str, check: Check | None) -> Callabl
                 _Told.by(self, name, changed)
         if check is not None and (fault := check(answer, self, *args, **kwargs)):
             raise WrongAnswer(fault)
+        if heard is not None:
+            heard(self, name, answer, time.perf_counter() - start)
         if isinstance(answer, Called) and answer is not self and answer.opened_by is None:
             _remember(answer, self)
         return answer
@@ -120,6 +126,12 @@ def put_back(before: tuple[Any, ...]) -> str:
 
 class _Told:
     by: Teller | None = None
+    calls: Hearer | None = None
+
+
+def hear_calls(hearer: Hearer | None) -> None:
+    """Let `hearer(owner, method, answer, seconds)` hear of every call of a plugin; None ends it."""
+    _Told.calls = hearer
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dreambooth.process.signals import (
     noting,
     numbers,
     saves,
+    spare,
     stops,
     suspend,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "numbers",
     "only_displays",
     "saves",
+    "spare",
     "stdout_failure",
     "stops",
     "suspend",

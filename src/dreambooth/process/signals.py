@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
@@ -70,6 +71,16 @@ class Signals:
         if self._tell is not None:
             self._tell.put(number)  # which may be called from a handler
 
+    def again(self, number: int) -> None:
+        """Send a signal once more, a moment later.
+
+        What a handler raises while something is deleted Python writes to stderr and drops.
+        """
+        self.stop = 0
+        later = threading.Timer(0.01, signal.raise_signal, (number,))
+        later.daemon = True
+        later.start()
+
     def take_save(self) -> bool:
         """Say whether a checkpoint was asked for since the last call."""
         asked, self._save = self._save, False
@@ -134,8 +145,16 @@ def noted_signals() -> Iterator[Signals]:
     if _noting or threading.current_thread() is not threading.main_thread():
         yield _noting[0] if _noting else Signals()
         return
-    found = Signals()
+    found, hook = Signals(), sys.unraisablehook
     _noting.append(found)
+
+    def dropped(what: Any) -> None:
+        if isinstance(what.exc_value, Stopped):
+            found.again(what.exc_value.number)
+        else:
+            hook(what)
+
+    sys.unraisablehook = dropped
     always = numbers("SIGINT", "SIGTERM")
     taken = {
         n: handler
@@ -149,6 +168,7 @@ def noted_signals() -> Iterator[Signals]:
         yield found
     finally:
         _noting.remove(found)
+        sys.unraisablehook = hook
         for number, handler in taken.items():
             signal.signal(number, handler)
 
@@ -156,7 +176,26 @@ def noted_signals() -> Iterator[Signals]:
 def _may_take(handler: Any, always: bool) -> bool:
     if handler in (signal.SIG_IGN, None):  # None: installed by something that is not Python
         return False
-    return always or handler == signal.SIG_DFL
+    return always or handler in (signal.SIG_DFL, _nothing)
+
+
+def spare() -> None:
+    """Let signals that ask for a checkpoint do nothing where no notes are taken of them.
+
+    Their own action would end a program that has just finished its run, or is about to begin it.
+    To the very end: Python brings back a signal's own action before it is gone. What was ignored,
+    or has a handler, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in saves():
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _nothing)
+            atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def _nothing(number: int, frame: Any) -> None:
+    """Leave a request for a checkpoint where there is nothing to save."""
 
 
 @contextmanager

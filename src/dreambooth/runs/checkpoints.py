@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dreambooth.files import open_regular, place_of, read_object
+from dreambooth.files.headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +96,24 @@ def verify_all(folder: Path) -> dict[str, object]:
         raise Damaged(f"it cannot be read: {reason(error)}") from error
     for name in sorted(there - sums.keys()):
         raise Damaged(f"{CHECKSUMS} does not name {name}")
+    for name in sums:
+        _check_kind(folder, name)
     return sums
+
+
+def _check_kind(folder: Path, name: str) -> None:
+    """Raise `Damaged` for a file that is no such file, though its checksum is right.
+
+    Somebody else may have written both, and a run that only finds out when it loads the tensors
+    would begin elsewhere than its plan said.
+    """
+    try:
+        if name.endswith(".safetensors"):
+            read_header(folder / name)
+        elif name == STATE:
+            read_object(folder / name)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{name} cannot be read: {reason(error)}") from error
 
 
 def copy(source: Path, dest: Path) -> None:

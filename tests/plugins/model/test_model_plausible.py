@@ -11,11 +11,13 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
+from dreambooth.interfaces import Conditioning
 from dreambooth_plugins.model.builtin import BASES, CONFIGS
 from dreambooth_plugins.model.folder.plausible import SCHEDULERS
 from dreambooth_plugins.model.folder.source import PARTS, STEMS
@@ -64,9 +66,13 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("text_encoder/config.json", {"vocab_size": 10**12}, "vocab_size"),
     ("text_encoder/config.json", {"vocab_size": 1500}, "the tokenizer has an id 1513"),
     ("text_encoder/config.json", {"max_position_embeddings": -1}, "max_position_embeddings"),
+    ("text_encoder/config.json", {"eos_token_id": None}, "eos_token_id"),
+    ("text_encoder/config.json", {"eos_token_id": [2]}, "eos_token_id"),
     ("vae/config.json", {"scaling_factor": 0}, "scaling_factor"),
     ("vae/config.json", {"in_channels": 4}, "in_channels"),
     ("vae/config.json", {"latent_channels": ...}, "latent_channels"),
+    ("vae/config.json", {"down_block_types": ...}, "down_block_types"),
+    ("vae/config.json", {"up_block_types": ...}, "up_block_types"),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
     ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e3}, "num_train_timesteps"),
     ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "beta_end"),
@@ -74,6 +80,9 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("scheduler/scheduler_config.json", {"trained_betas": [0.1, "x"]}, "trained_betas"),
     ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "_class_name"),
     ("scheduler/scheduler_config.json", {"timestep_spacing": "x"}, "timestep_spacing"),
+    ("tokenizer/special_tokens_map.json", {"pad_token": {"\x1b[31m": 1}}, "pad_token"),
+    ("tokenizer/special_tokens_map.json", {"x": [{"content": "x", "\x1b[31m": 1}]}, "x"),
+    ("tokenizer/tokenizer_config.json", {"added_tokens_decoder": {"5": {"\x1b[31m": 1}}}, "5"),
 ]  # fmt: skip
 
 
@@ -165,3 +174,21 @@ def test_the_plan_tells_weights_that_do_not_fit_their_configuration(
     with pytest.raises(JobError, match=r"lacks weights|asks for") as caught:
         make_plan(job, Quiet())
     assert str(file) in caught.value.message
+
+
+def test_the_plan_tells_a_configuration_whose_network_cannot_run(folder: Path, ctx: Any) -> None:
+    """Which options go together is known to the libraries alone; what is injected is not blamed."""
+    ctx.device = torch.device("meta")
+    model = StableDiffusion(source=str(folder)).open(ctx)
+    change(folder / "text_encoder/config.json", eos_token_id=None)
+    with pytest.raises(JobError, match="describes no text_encoder that works") as caught:
+        model.encode_prompts(["a dog"])
+    assert str(folder / "text_encoder/config.json") in caught.value.message
+
+    def broken(*_: Any, **named: Any) -> None:
+        raise ValueError("mine")
+
+    model.parts["unet"].forward = broken
+    cond = Conditioning({"embeds": torch.empty(1, 77, 32, device="meta")})
+    with pytest.raises(ValueError, match="mine"):
+        model.denoise(torch.empty(1, 4, 8, 8), torch.zeros(1), cond)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dreambooth import JobError
 from dreambooth.jobs.checks import preflight
 
 
@@ -30,5 +31,5 @@ def test_a_folder_of_class_images_must_hold_some(small_job, tmp_path):
 
 
 def test_samples_need_a_prompt(small_job):
-    with pytest.raises(ValueError, match="at least 1 item"):
+    with pytest.raises(JobError, match="at least 1 items"):
         small_job(samples={"prompts": []})

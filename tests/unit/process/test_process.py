@@ -194,6 +194,53 @@ def test_what_was_ignored_at_the_start_stays_ignored_and_others_handlers_stay(de
         assert (noted.stop, noted.take_save(), mine) == (0, False, [signal.SIGUSR1])
 
 
+def test_a_stop_that_comes_while_something_is_deleted_is_raised_after_it(defaults, capfd):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work():
+        Last()
+        time.sleep(10.0)
+
+    with pytest.raises(process.Stopped) as caught, process.noted_signals():
+        work()
+    assert caught.value.number == signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err
+
+
+ASKED_TO_SAVE = """
+import atexit, os, signal, sys
+atexit.register(os.kill, os.getpid(), signal.SIGUSR1)  # the last thing that is done
+from dreambooth.cli import main
+sys.argv = ["dbt", "run", "there is none.yaml"]
+try:
+    main()
+finally:
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_a_checkpoint_that_is_asked_for_at_the_end_is_no_end():
+    """One of two processes that had done all was ended by it, and the run with exit code 138."""
+    done = subprocess.run([sys.executable, "-c", ASKED_TO_SAVE], capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_what_asks_for_a_checkpoint_is_noted_and_else_does_nothing(defaults):
+    process.spare()
+    signal.raise_signal(signal.SIGUSR1)
+    with process.noted_signals() as noted:
+        signal.raise_signal(signal.SIGUSR1)
+        assert noted.take_save()
+    signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    process.spare()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+
+
 def test_other_threads_take_no_notes():
     before = signal.getsignal(signal.SIGTERM)
     found = []

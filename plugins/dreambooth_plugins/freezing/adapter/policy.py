@@ -130,8 +130,7 @@ class Adapter(NamedParts):
 
         given: Mapping[str, Mapping[str, LowRank]] = {}
         if self.init is not None:
-            from dreambooth_plugins.formats.lora.file import read_contents
-            from dreambooth_plugins.formats.lora.reading import read
+            from dreambooth_plugins.formats.lora.file import read, read_contents
 
             given = read(read_contents(self.init), model)
         wanted = {

@@ -1,4 +1,4 @@
-"""Weight files held against a part's configuration, by their headers alone.
+"""Weight files, and a forward pass of shapes alone, held against a part's configuration.
 
 So the plan says what loading would say, and a configuration that grew in somebody's hands asks for
 no memory.
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.common.headers import read_header
+from dreambooth_plugins.model.folder.loading import skeleton
+from dreambooth_plugins.model.folder.plausible import MEND
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from torch.nn import Module
 
     from dreambooth_plugins.model.folder.source import Source
@@ -44,6 +49,26 @@ def check_weights(source: Source, part: str, module: Module) -> None:
     for name, tensor in module.state_dict().items():
         shape, file = stored.get(_today(part, name), (None, files[0]))
         _check_tensor(f"{file}", part, name, shape, tuple(tensor.shape))
+
+
+def check_forward(
+    source: Source, part: str, dtype: torch.dtype, forward: Callable[[Module], object]
+) -> None:
+    """Raise `JobError` where a part as its configuration alone describes it fails on `meta`.
+
+    For a part whose `forward` has failed: what a policy put into it is not in this one, so the
+    fault is whose it is. Which options go together the libraries find out no sooner.
+    """
+    plain = skeleton(source, part).to(dtype)
+    try:
+        forward(plain)
+    except Exception as error:
+        said = (str(error).strip() or "no reason given").splitlines()[0]
+        raise JobError(
+            f"{source.config_folder(part) / 'config.json'} describes no {part} that works: "
+            f"{type(error).__name__}: {said}",
+            MEND,
+        ) from error
 
 
 def _check_tensor(

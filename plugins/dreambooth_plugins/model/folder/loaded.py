@@ -17,7 +17,7 @@ from dreambooth.interfaces import Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
-from dreambooth_plugins.model.folder.fitting import check_weights
+from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
 from dreambooth_plugins.model.folder.loading import (
     frozen,
     load_part,
@@ -33,7 +33,7 @@ from dreambooth_plugins.model.folder.tokens import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -104,20 +104,29 @@ class LoadedFolder(LoadedModel):
 
     def encode_images(self, pixels_BCHW: Tensor) -> Latents:
         """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
-        vae: Any = self.parts["vae"]
+        pixels = pixels_BCHW.to(self._ctx.device, torch.float32)
         with self._float32():
-            posterior = vae.encode(pixels_BCHW.to(self._ctx.device, torch.float32)).latent_dist
+            posterior = self._through("vae", lambda vae: vae.encode(pixels).latent_dist)
         shift, scale = self._shift_and_scale()
         return Latents((posterior.mean - shift) * scale, posterior.std * scale)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], both float32."""
-        vae: Any = self.parts["vae"]
         shift, scale = self._shift_and_scale()
         with self._float32():
             unscaled = latents.to(self._ctx.device, torch.float32) / scale + shift
-            pixels: Tensor = vae.decode(unscaled).sample
+            pixels: Tensor = self._through("vae", lambda vae: vae.decode(unscaled).sample)
         return pixels.clamp(-1.0, 1.0)
+
+    def _through(self, part: str, call: Callable[[Any], Any]) -> Any:
+        """Send something through a part; on `meta` tell a configuration that does not allow it."""
+        module: Any = self.parts[part]
+        try:
+            return call(module)
+        except Exception:
+            if self._ctx.device.type == "meta":
+                check_forward(self.source, part, module.dtype, call)
+            raise
 
     def _float32(self) -> AbstractContextManager[object]:
         # The VAE overflows in float16, and latents are kept: they should not depend on precision.

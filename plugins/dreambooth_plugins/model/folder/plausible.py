@@ -6,15 +6,25 @@ missing name is missed when the result is written. A key that is wrong is told a
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.helpers.text import quoted
+from dreambooth_plugins.model.folder.kinds import (
+    FLAG,
+    NULL,
+    TEXT,
+    Kind,
+    either,
+    many,
+    none_or,
+    one_of,
+    real,
+    whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 MEND = "correct it there, or copy or download the folder again"
@@ -22,64 +32,6 @@ MAX_LEVELS, MAX_LAYERS, MAX_DEPTH = 8, 64, 1024
 """Levels of a network, layers on one of them, and transformer blocks in all of it (SD: 16)."""
 MAX_TIMESTEPS = 100_000
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What a value must be: a test, and how a person would say it."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-
-def whole(low: int, high: int) -> Kind:
-    """Return whole numbers from `low` to `high`."""
-    return Kind(
-        f"a whole number from {low} to {high}",
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high,
-    )
-
-
-def real(low: float, high: float, *, between: bool = False) -> Kind:
-    """Return numbers from `low` to `high`, these themselves left out with `between`."""
-
-    def fits(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if not -1e300 < value < 1e300 or not math.isfinite(value):
-            return False
-        return low < value < high if between else low <= value <= high
-
-    return Kind(f"a number {'between' if between else 'from'} {low:g} and {high:g}", fits)
-
-
-def one_of(*known: str) -> Kind:
-    """Return some texts."""
-    return Kind(f"one of {', '.join(known)}", lambda v: isinstance(v, str) and v in known)
-
-
-def none_or(kind: Kind) -> Kind:
-    """Return a kind, and null."""
-    return Kind(f"{kind.words}, or null", lambda v: v is None or kind.fits(v))
-
-
-def many(kind: Kind, most: int) -> Kind:
-    """Return lists of one to `most` of a kind."""
-    return Kind(
-        f"a list of 1 to {most}, each {kind.words}",
-        lambda v: isinstance(v, list) and 0 < len(v) <= most and all(map(kind.fits, v)),
-    )
-
-
-def either(*kinds: Kind) -> Kind:
-    """Return all that is of one of the kinds."""
-    return Kind(
-        " or ".join(kind.words for kind in kinds), lambda v: any(kind.fits(v) for kind in kinds)
-    )
-
-
-FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-NULL = Kind("null: this kind of model has none", lambda v: v is None)
-TEXT = Kind("a text", lambda v: isinstance(v, str))
 CHANNELS = many(whole(1, 16384), MAX_LEVELS)
 SIDE = whole(1, 4096)
 SIDES = either(SIDE, many(SIDE, 2))
@@ -133,7 +85,7 @@ UNET: Mapping[str, Kind] = {
 TEXT_ENCODER: Mapping[str, Kind] = {
     "attention_dropout": SHARE,
     "bos_token_id": TOKEN_ID,
-    "eos_token_id": TOKEN_ID,
+    "eos_token_id": whole(-1, 2**31),  # sought in every prompt
     "hidden_act": HIDDEN_ACTIVATION,
     "hidden_size": whole(1, 16384),
     "initializer_factor": real(0.0, 1e3),
@@ -209,6 +161,9 @@ TOKENIZER: Mapping[str, Kind] = {
     },
 }
 """A length of 1e30 is how transformers writes that there is none."""
+TOKEN_OPTIONS = frozenset(
+    {"__type", "content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}
+)
 CONFIGS = {"unet": UNET, "text_encoder": TEXT_ENCODER, "vae": VAE}
 NEEDED = {
     "unet": (
@@ -223,6 +178,8 @@ NEEDED = {
     "vae": ("block_out_channels", "latent_channels"),
 }
 """Keys that our own arithmetic takes from the file; the libraries have defaults for the others."""
+ONE_BLOCK = 1
+"""Blocks, down and up, of a VAE whose file names none: diffusers' default, whatever its levels."""
 
 
 def check_keys(
@@ -236,6 +193,25 @@ def check_keys(
         if key in config and not kind.fits(config[key]):
             value = quoted(config[key])
             raise JobError(f'{file}: "{key}" is {value}, and must be {kind.words}', MEND)
+
+
+def check_tokens(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `JobError` where a tokenizer's file describes a token by an option that none has.
+
+    The tokenizers' library writes the names of such options to the terminal as they are, a
+    stranger's control characters included.
+    """
+    added = config.get("added_tokens_decoder")
+    described = dict(added) if isinstance(added, dict) else {}
+    if file.name == "special_tokens_map.json":
+        described |= config
+        described.pop("extra_special_tokens", None)  # named tokens, not options of one
+    for name, value in described.items():
+        for token in value if isinstance(value, list) else [value]:
+            unknown = sorted(set(token) - TOKEN_OPTIONS) if isinstance(token, dict) else []
+            if unknown:
+                options = f"{quoted(name)} has an option {quoted(unknown[0])}"
+                raise JobError(f"{file}: {options}, which no token has", MEND)
 
 
 def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
@@ -252,8 +228,9 @@ def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
         return
     channels = config["block_out_channels"]
     for key in ("down_block_types", "up_block_types"):
-        if key in config and len(config[key]) != len(channels):
-            counts = f"{len(config[key])} blocks for {len(channels)} levels (block_out_channels)"
+        named = len(config[key]) if key in config else ONE_BLOCK  # the UNet's are needed
+        if named != len(channels):
+            counts = f"{named} blocks for {len(channels)} levels (block_out_channels)"
             raise JobError(f'{file}: "{key}" names {counts}', MEND)
     groups = config.get("norm_num_groups", 32)
     if groups is not None and any(count % groups for count in channels):
