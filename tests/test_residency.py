@@ -16,10 +16,10 @@ import torch
 from dreambooth.engine.cost import activations
 from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.cost.residency import Residency, residency_of
+from dreambooth.engine.data.moments import MOMENTS_CHUNK
 from dreambooth.engine.devices.precision import has_bf16_units
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
-from dreambooth.engine.data.moments import MOMENTS_CHUNK
 from dreambooth.helpers.pictures import encode
 
 SLACK, SHARE = 128 * 2**20, 0.15
