@@ -41,10 +41,9 @@ def report(
     several runs it shows what differs, which is better and how certain that is, and the same
     prompts and seeds side by side.
     """
-    from dreambooth.printable import one_line
-
     from dreambooth.console import echo, print_warning
     from dreambooth.files import write_text
+    from dreambooth.helpers.text import one_line
     from dreambooth_plugins.report.facts import file_size
     from dreambooth_plugins.report.originals import write_zip
     from dreambooth_plugins.report.writing import made

@@ -6,16 +6,14 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.run_folder import rows_of_a_step
-
 from dreambooth.files import open_regular
+from dreambooth.runs.folder import rows_of_a_step
 from dreambooth_plugins.report.series import lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreambooth.run_folder import RunFolder
-
+    from dreambooth.runs.folder import RunFolder
     from dreambooth_plugins.report.private import Scrub
 
 _STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")

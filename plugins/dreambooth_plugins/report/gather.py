@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.run_folder import RunFolder
-
 from dreambooth import __version__
 from dreambooth.errors import RunError, UserError
-from dreambooth.runs import run_of
+from dreambooth.runs.finding import run_of
+from dreambooth.runs.folder import RunFolder
 from dreambooth_plugins.report.document import Report, Run, Samples
 from dreambooth_plugins.report.facts import facts_of, files_of, state_of
 from dreambooth_plugins.report.inputs import read_evaluations, read_findings

@@ -6,10 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from dreambooth.printable import flat
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from dreambooth.files import MAX_JSON, read_limited
+from dreambooth.helpers.text import flat
 from dreambooth_plugins.report.document import (
     MAX_EVALUATIONS,
     MAX_FINDINGS,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.jobfile import load_job
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from dreambooth.errors import UserError
+from dreambooth.jobs.loading import load_job
 from dreambooth_plugins.report.document import Option
 
 if TYPE_CHECKING:

@@ -6,9 +6,7 @@ import re
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from dreambooth.printable import flat
-from dreambooth.redact import redacted
-
+from dreambooth.helpers.text import flat, redacted
 from dreambooth_plugins.report.document import MAX_TEXT
 
 _HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:[\\/]Users)[\\/][^\s\\/'\"]+|(?<![\w/.])/root(?!\w)")

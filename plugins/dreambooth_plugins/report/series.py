@@ -6,9 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Literal
 
-from dreambooth.printable import flat
-
 from dreambooth.files import open_regular
+from dreambooth.helpers.text import flat
 from dreambooth_plugins.report.document import MAX_CURVES, MAX_POINTS, Curve
 from dreambooth_plugins.report.private import clipped
 
