@@ -47,7 +47,7 @@ def report(
     from dreambooth.files import write_text
     from dreambooth.helpers.text import one_line
     from dreambooth_plugins.report.facts import file_size
-    from dreambooth_plugins.report.originals import write_zip
+    from dreambooth_plugins.report.pictures.originals import write_zip
     from dreambooth_plugins.report.writing import made
 
     dest = place(runs, out)

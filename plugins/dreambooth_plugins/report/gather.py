@@ -13,11 +13,11 @@ from dreambooth_plugins.report.document import Report, Run, Samples
 from dreambooth_plugins.report.facts import facts_of, files_of, state_of
 from dreambooth_plugins.report.inputs import read_evaluations, read_findings
 from dreambooth_plugins.report.options import options_of, read_job
-from dreambooth_plugins.report.photos import photos_of
+from dreambooth_plugins.report.pictures.photos import photos_of
+from dreambooth_plugins.report.pictures.strip import Sets, read_sets, shown
+from dreambooth_plugins.report.pictures.thumbs import Pool
 from dreambooth_plugins.report.private import Scrub
 from dreambooth_plugins.report.series import curves_of
-from dreambooth_plugins.report.strip import Sets, read_sets, shown
-from dreambooth_plugins.report.thumbs import Pool
 from dreambooth_plugins.report.verdict import verdict_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from dreambooth.errors import RunError
 from dreambooth_plugins.report.charts import charts_of
 from dreambooth_plugins.report.compare import differences, verdicts
 from dreambooth_plugins.report.inputs import title_of
+from dreambooth_plugins.report.pictures.strip import spread
 from dreambooth_plugins.report.poster import freedom_map, poster
-from dreambooth_plugins.report.strip import spread
 
 if TYPE_CHECKING:
     from jinja2 import Environment

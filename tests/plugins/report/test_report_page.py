@@ -20,8 +20,8 @@ from dreambooth.errors import UserError
 from dreambooth_plugins.report.command import report
 from dreambooth_plugins.report.gather import gather
 from dreambooth_plugins.report.page import STATIC, in_script, render
+from dreambooth_plugins.report.pictures.strip import spread
 from dreambooth_plugins.report.private import Scrub
-from dreambooth_plugins.report.strip import spread
 from dreambooth_plugins.report.writing import made
 
 NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)>\u202e\x1b[31m\'"&'

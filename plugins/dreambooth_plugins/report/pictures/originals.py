@@ -6,7 +6,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from dreambooth.files import MAX_JSON, read_limited, write_with
-from dreambooth_plugins.report.strip import read_sets
+from dreambooth_plugins.report.pictures.strip import read_sets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from dreambooth_plugins.report.document import (
     Samples,
 )
 from dreambooth_plugins.report.inputs import SampleRecord, read_samples
-from dreambooth_plugins.report.thumbs import SIDE, Pool, thumbnail
+from dreambooth_plugins.report.pictures.thumbs import SIDE, Pool, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

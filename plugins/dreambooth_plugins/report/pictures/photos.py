@@ -16,13 +16,13 @@ from dreambooth_plugins.data.captions import CaptionKind, collect
 from dreambooth_plugins.data.images import ImageRejected, cover, decode, resize
 from dreambooth_plugins.data.scanning import list_files
 from dreambooth_plugins.report.document import MAX_PHOTOS, Photo
-from dreambooth_plugins.report.thumbs import MAX_FILE, SIDE, encoded
+from dreambooth_plugins.report.pictures.thumbs import MAX_FILE, SIDE, encoded
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from dreambooth_plugins.report.pictures.thumbs import Pool
     from dreambooth_plugins.report.private import Scrub
-    from dreambooth_plugins.report.thumbs import Pool
 
 
 FEW = 8
