@@ -96,7 +96,7 @@ def _check_tensor(
 
 
 def _is_of_the_network(part: str, name: str) -> bool:
-    """Say whether a tensor would be computed with: text encoders come with tables and heads more."""
+    """Say whether a tensor would be computed with: text encoders come with tables and heads."""
     return ".layers." in f".{name}" if part == "text_encoder" else True
 
 
