@@ -61,6 +61,8 @@ app = typer.Typer(
 for command in (run, validate, identifier, init, sample, export, schema):
     app.command(command.__name__)(command)
 app.add_typer(plugins.app, name="plugins")
+OWN_COMMANDS = (*(str(info.name) for info in app.registered_commands), "plugins")
+"""Names that no plugin's command may have."""
 
 
 def _version(wanted: bool) -> None:
