@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dreambooth.cli.new import new
 from dreambooth.helpers.text import json_text, printable
 
 if TYPE_CHECKING:
     from dreambooth.plugins import PluginInfo, Registry
 
-app = typer.Typer(help="List plugins and show what they bring.", no_args_is_help=True)
+app = typer.Typer(help="List plugins, show what they bring, begin one.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+app.command("new")(new)
 
 
 @app.command("list")

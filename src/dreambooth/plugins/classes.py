@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from dreambooth.component import Component, Section
+from dreambooth.component.door import ADDED
 from dreambooth.errors import PluginError
 from dreambooth.plugins.found import COMMANDS
 from dreambooth.plugins.hooks import COMMAND_HOOK, answers, short
@@ -91,7 +92,12 @@ def check_methods(cls: type[Component], slot: SlotInfo) -> None:
             raise PluginError(f"{cls.__name__} must implement {slot.base.__name__}.{name}()")
         if own is declared or not inspect.isfunction(own):
             continue
-        parameters = inspect.signature(declared).parameters
+        theirs = inspect.signature(own).parameters
+        parameters = {
+            n: p
+            for n, p in inspect.signature(declared).parameters.items()
+            if n in theirs or n not in ADDED.get(declared, ())
+        }
         by_name = {n: n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         try:
             inspect.signature(own).bind(*(n for n in parameters if n not in by_name), **by_name)
