@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import resources
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from dreambooth import __version__
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder
 from dreambooth.helpers.text import did_you_mean
-from dreambooth.plugins.found import COMMANDS, GROUP
+from dreambooth.plugins.found import COMMANDS, GROUP, OWN_DISTRIBUTION
 from dreambooth.plugins.hooks import COMMAND_HOOK
 from dreambooth.plugins.slots import SLOTS
 
@@ -81,7 +81,7 @@ class Package:
     def project(self) -> str:
         """Return its pyproject.toml."""
         group = f'"{COMMANDS}"' if self.slot == COMMAND else GROUP
-        minor = ".".join(__version__.split(".")[:2])
+        minor = ".".join(version(OWN_DISTRIBUTION).split(".")[:2])
         following = f"{minor.split('.')[0]}.{int(minor.split('.')[1]) + 1}"
         return _PROJECT.format(
             name=self.name, module=self.module, group=group, target=f"{self.module}.{self.file}",
