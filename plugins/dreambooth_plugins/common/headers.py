@@ -23,7 +23,7 @@ def read_header(path: Path) -> Header:
     `JobError` where the file is cut short or is something else.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return headers.read_header(path)
         return _pickle_header(path)
     except Exception as error:  # foreign bytes: zipfile and pickletools may complain in any way

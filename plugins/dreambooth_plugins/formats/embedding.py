@@ -32,7 +32,7 @@ def embedding_file(path: Path) -> Path:
     file = path / EMBEDDING_FILE if path.is_dir() else path
     if not file.is_file():
         raise JobError(f"there is no file {file}", "name a textual inversion file (.safetensors)")
-    if file.suffix != ".safetensors":
+    if file.suffix.lower() != ".safetensors":
         raise JobError(
             f"{file} is not a .safetensors file", "convert it first: others can run code"
         )

@@ -108,7 +108,7 @@ class StableDiffusion(Model):
                 source.check(weights=opening)
             return source
         path = Path(self.source)
-        if path.is_file() or path.suffix in (".safetensors", *PICKLES):
+        if path.is_file() or path.suffix.lower() in (".safetensors", *PICKLES):
             return self._single_file(path, vae)
         folder, from_hub = path, not path.is_absolute()
         if from_hub:

@@ -68,14 +68,16 @@ def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
 def save_picture(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> None:
     """Write a PNG whose text chunks hold the settings it was drawn with.
 
-    `dreambooth` holds all of them as JSON; `parameters` is the line other tools show.
+    `dreambooth` holds all of them as JSON, `parameters` what A1111, Forge and ComfyUI read.
     """
     from PIL.PngImagePlugin import PngInfo
 
+    from dreambooth.helpers.infotext import KEY, infotext
+
     info = PngInfo()
     info.add_itxt("dreambooth", json.dumps(dict(settings), ensure_ascii=False))
-    rest = ", ".join(f"{k}: {v}" for k, v in settings.items() if k != "prompt")
-    info.add_itxt("parameters", f"{settings.get('prompt', '')}\n{rest}")
+    # A plain text chunk where Latin-1 can hold it: older readers know no other.
+    info.add_text(KEY, infotext(settings, image.size))
     write_with(path, lambda beside: image.save(beside, format="PNG", pnginfo=info))
 
 

@@ -17,7 +17,7 @@ from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth_plugins.formats.embedding import read_shape
-from dreambooth_plugins.formats.lora.file import read_contents
+from dreambooth_plugins.formats.lora.contents import read_contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

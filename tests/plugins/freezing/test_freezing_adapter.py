@@ -443,8 +443,8 @@ Q_PROJ = f"lora_te_text_model_{LAYER.replace('.', '_')}_q_proj"
     ("names", "options", "message"),
     [
         ([f"{TO_Q}.lora_down.weight"], {}, "no pair of LoRA weights"),
-        ([f"{TO_Q}.lokr_w1"], {}, "cannot be taken over"),
-        ([f"{TO_Q}.dora_scale"], {}, "DoRA magnitudes in kohya's layout"),
+        ([f"{TO_Q}.lokr_w1"], {}, "factors lack"),
+        ([f"{TO_Q}.dora_scale"], {}, "no pair of LoRA weights"),
         (["conv_in.weight"], {}, "cannot be taken over"),
         ([f"{Q_PROJ}.lora_down.weight", f"{Q_PROJ}.lora_up.weight"], {}, "which does not train"),
         ([f"{TO_Q}.lora_down.weight", f"{TO_Q}.lora_up.weight"], {"method": "loha"}, "is a LoRA"),

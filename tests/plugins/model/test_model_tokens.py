@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth.errors import JobError, RunError
+from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model import StableDiffusion
+from dreambooth_plugins.model.folder.tokens import with_all_tokens
 
 NAME = "<my-dog>"
 PROMPTS = [f"a photo of {NAME} dog", "a dog", "", f"{NAME}", f"two {NAME}, one {NAME}!"]
@@ -190,3 +192,31 @@ def test_half_precision_and_shapes_alone(tiny_model, make_ctx):
     [rows] = shapes.add_tokens(NAME, 2, "a").values()
     assert (rows.shape, rows.device.type) == ((2, 32), "meta")
     assert embeddings(shapes, PROMPTS).shape == (5, 77, 32)
+
+
+@pytest.mark.parametrize("name", ["zwx", "<zwx>"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("written", "plain_form"),
+    [
+        ("a {n} dog", "a {n} dog"), ("a {N} dog", "a {n} dog"), ("{N}, a dog", "{n} , a dog"),
+        ("a dog ({n})", "a dog ( {n} )"), ("{n} and {N}", "{n} and {n}"),
+    ],
+)  # fmt: skip
+def test_every_row_of_a_word_is_used_in_any_case(model, name, count, written, plain_form):
+    model.add_tokens(name, count, "dog")
+    wanted = plain_form.format(n=" ".join(token_names(name, count)))
+    found = with_all_tokens(model.tokenizer, written.format(n=name, N=name.upper()))
+    assert model.tokenizer.tokenize(found) == model.tokenizer.tokenize(wanted)
+    assert model.tokenizer.tokenize(found).count(token_names(name, count)[-1]) == max(
+        1, written.count("{n}") + written.count("{N}")
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("other", ["zwxy", "azwx", "ZWXY", "zwx1", "zwx_2x"])
+def test_a_longer_word_is_another_word(model, tiny_model, ctx, count, other):
+    base = StableDiffusion(source=str(tiny_model)).open(ctx)
+    model.add_tokens("zwx", count, "dog")
+    assert with_all_tokens(model.tokenizer, f"a {other} dog") == f"a {other} dog"
+    assert torch.equal(embeddings(model, [f"a {other} dog"]), embeddings(base, [f"a {other} dog"]))

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dreambooth_plugins.formats.lora import peft
-from dreambooth_plugins.formats.lora.low_rank import MAGNITUDE, low_rank
+from dreambooth_plugins.formats.lora.low_rank import FACTORS, MAGNITUDE, low_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _NAME = re.compile(
     r"^(?P<module>.+?)(\.lora_linear_layer|\.lora|_lora)?"
-    rf"\.(?P<role>lora_A|lora_B|down|up|alpha|{MAGNITUDE})(\.weight)?$"
+    rf"\.(?P<role>lora_A|lora_B|down|up|alpha|{MAGNITUDE}|{FACTORS})"
+    r"(\.(?!weight$)[^.]+)?(\.weight)?$"  # PEFT may leave the adapter's name in
 )
 _ROLES = {
     "lora_A": "down", "down": "down", "lora_B": "up", "up": "up",
@@ -41,8 +42,10 @@ def place(name: str) -> tuple[tuple[str, str], str] | None:
     module = match["module"].removeprefix("base_model.model.")
     part, _, rest = module.partition(".")
     if part not in ("unet", "text_encoder"):
-        part, rest = "unet", module
-    return (part, _today(part, rest)), _ROLES[match["role"]]
+        words = module.startswith(("text_model.", "encoder.layers."))
+        part, rest = "text_encoder" if words else "unet", module
+    rest = rest.removeprefix("base_model.model.")
+    return (part, _today(part, rest)), _ROLES.get(match["role"], match["role"])
 
 
 def _today(part: str, module: str) -> str:

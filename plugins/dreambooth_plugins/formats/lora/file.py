@@ -1,152 +1,37 @@
-"""Somebody's LoRA: whose names it uses, what each tensor is to which module, and the tensors."""
+"""The tensors of somebody's LoRA, as adapters of this model's modules."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth_plugins.common.headers import read_header
-from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
-from dreambooth_plugins.formats.lora import diffusers, kohya, peft
-from dreambooth_plugins.formats.lora.low_rank import LowRank
-from dreambooth_plugins.formats.lora.plausible import DAMAGED, alpha_of, check_pair
+from dreambooth_plugins.formats.lora import kohya
+from dreambooth_plugins.formats.lora.contents import method_of
+from dreambooth_plugins.formats.lora.low_rank import Factors, LowRank
+from dreambooth_plugins.formats.lora.plausible import DAMAGED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-    from dreambooth.files.headers import Header
     from dreambooth.interfaces import LoadedModel
+    from dreambooth_plugins.formats.lora.contents import Contents
+
+    Adapter = LowRank | Factors
+    Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Names of a file, sorted out."""
-
-    path: Path
-    kohya: bool
-    tensors: Mapping[tuple[str, str], Mapping[str, str]]
-    """(part, module) -> role (`down`, `up`, `alpha`, `magnitude`) -> name in the file. Modules of
-    kohya files are by kohya's name."""
-    header: Header
-    scales: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(part, module) -> alpha, of those that have one of their own in the file."""
-    config: Mapping[str, peft.Alphas] = field(default_factory=dict)
-    """Alphas by part, from PEFT's configuration where the file has one."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts it has adapters for."""
-        return tuple(sorted({part for part, _ in self.tensors}))
-
-    def has(self, part: str, role: str) -> bool:
-        """Say whether some module of a part has a tensor in that role."""
-        return any(role in roles for (p, _), roles in self.tensors.items() if p == part)
-
-    def scale(self, key: tuple[str, str], name: str, rank: int) -> float:
-        """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said.
-
-        `name` is the module's in memory, `key` that of `tensors`.
-        """
-        if key in self.scales:
-            return self.scales[key] / rank
-        alphas = self.config.get(key[0])
-        if alphas is None:
-            return 1.0
-        return alphas.of(name) / (math.sqrt(rank) if alphas.by_rank_root else rank)
-
-
-def weights_file(path: Path) -> Path:
-    """Return the file itself, or the one LoRA file of a folder; `JobError` if there is none."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise JobError(f"there is no file {path}", "name a .safetensors file with a LoRA")
-    for name in (diffusers.LORA_FILE, "adapter_model.safetensors"):
-        if (path / name).is_file():
-            return path / name
-    # A learned word may lie beside the adapter.
-    files = sorted(f for f in path.glob("*.safetensors") if f.name != EMBEDDING_FILE)
-    if len(files) == 1:
-        return files[0]
-    raise JobError(
-        f"{path} holds {len(files)} .safetensors files",
-        f"name one of them: {', '.join(f.name for f in files)}" if files else "name a LoRA's file",
-    )
-
-
-def read_contents(path: Path) -> Contents:
-    """Sort out what a LoRA file holds, from its header alone; `JobError` where it is none."""
-    file = weights_file(path)
-    if file.suffix != ".safetensors":
-        raise JobError(
-            f"{file} is not a .safetensors file", "convert it first: others can run code"
-        )
-    header = read_header(file)
-    by_kohya = kohya.is_kohya(header.shapes)
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for name in header.shapes:
-        key, role = _place(name, by_kohya, file)
-        if role in found.setdefault(key, {}):
-            raise JobError(f'{file} has "{found[key][role]}" and "{name}", which are one', DAMAGED)
-        found[key][role] = name
-    scales = {}
-    for key, roles in found.items():
-        where = ".".join(key)
-        if not {"down", "up"} <= roles.keys():
-            raise JobError(f"{file}: {where} has no pair of LoRA weights", "not a LoRA?")
-        check_pair(file, header, where, roles)
-        if "alpha" in roles:
-            scales[key] = alpha_of(file, header, where, roles["alpha"])
-    if not found:
-        raise JobError(f"{file} holds no tensors", "not a LoRA?")
-    config = {} if by_kohya else peft.alphas(file, header.metadata)
-    return Contents(file, by_kohya, found, header, scales, config)
-
-
-def _place(name: str, by_kohya: bool, file: Path) -> tuple[tuple[str, str], str]:
-    """Return the (part, module) and the role of a tensor; `JobError` for what is not taken over."""
-    found = kohya.place(name) if by_kohya else diffusers.place(name)
-    if found is None or found[1] == "dora_scale":
-        what = "DoRA magnitudes in kohya's layout" if found else f'"{name}"'
-        raise JobError(
-            f"{file} holds {what}, which cannot be taken over",
-            "init takes LoRA of SD 1.x and 2.x with diffusers', PEFT's or kohya's names, and "
-            "DoRA with diffusers' or PEFT's",
-        )
-    return found
-
-
-def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, LowRank]]:
+def read(files: Iterable[Contents], model: LoadedModel) -> dict[str, dict[str, Adapter]]:
     """Return part -> module -> its adapter, float32, in the model's order.
 
     `JobError` for a module or a shape the model lacks. Nothing is read that does not fit: a large
     file takes no more memory than the model's layers.
     """
-    from dreambooth_plugins.common.tensors import opened
-
-    names = kohya.modules_by_name(model) if contents.kohya else {}
-    out: dict[str, dict[str, LowRank]] = {}
-    with opened(contents.path, DAMAGED) as file:
-        for key, roles in contents.tensors.items():
-            part, module = key
-            name = names.get(module, f"{part}.{module}").removeprefix(f"{part}.")
-            shapes = {role: contents.header.shapes[stored] for role, stored in roles.items()}
-            _check(contents, model, part, name, shapes)
-            if name in out.get(part, {}):
-                raise JobError(f"{contents.path} has two adapters for {part}.{name}", DAMAGED)
-            tensors = {role: file.get_tensor(t).float() for role, t in roles.items()}
-            _check_finite(contents, part, name, tensors)
-            rank = shapes["down"][0]
-            scale = contents.scale(key, name, rank)
-            out.setdefault(part, {})[name] = LowRank(
-                part, name, tensors["down"], tensors["up"], scale * rank, scale,
-                tensors.get("magnitude"),
-            )  # fmt: skip
+    out: dict[str, dict[str, Adapter]] = {}
+    for contents in files:
+        _read_file(contents, model, out)
     order = {
         part: {n: i for i, (n, _) in enumerate(model.parts[part].named_modules())} for part in out
     }
@@ -156,14 +41,55 @@ def read(contents: Contents, model: LoadedModel) -> dict[str, dict[str, LowRank]
     }
 
 
-def _check(
-    contents: Contents,
-    model: LoadedModel,
-    part: str,
-    name: str,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Raise `JobError` unless the model has that module, of a size the factors are for."""
+def _read_file(contents: Contents, model: LoadedModel, out: dict[str, dict[str, Adapter]]) -> None:
+    from dreambooth_plugins.common.tensors import opened
+
+    names = kohya.modules_by_name(model) if contents.kohya else {}
+    with opened(contents.path, DAMAGED) as file:
+        for key, roles in contents.tensors.items():
+            part, module = key
+            name = names.get(module, f"{part}.{module}").removeprefix(f"{part}.")
+            shapes = {role: contents.header.shapes[stored] for role, stored in roles.items()}
+            weight = _weight(contents, model, part, name)
+            _check(contents, f"{part}.{name}", weight, shapes)
+            if name in out.get(part, {}):
+                raise JobError(f"{contents.path} has two adapters for {part}.{name}", DAMAGED)
+            tensors = {
+                role: file.get_tensor(t).float() for role, t in roles.items() if role != "alpha"
+            }
+            _check_finite(contents, part, name, tensors)
+            adapter = _adapter(contents, key, name, weight, tensors)
+            out.setdefault(part, {})[name] = adapter
+
+
+def _adapter(
+    contents: Contents, key: tuple[str, str], name: str, weight: Shape, tensors: dict[str, Tensor]
+) -> Adapter:
+    """Return a module's adapter in the shapes that PEFT's layers have."""
+    part = key[0]
+    if method_of(tensors) in ("loha", "lokr"):
+        ends = (tensors.get(f) for f in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"))
+        ranked = next((t for t in ends if t is not None), None)
+        rank = None if ranked is None else ranked.shape[0]
+        return Factors(part, name, tensors, rank or 1, contents.scale(key, name, rank))
+    down, up = tensors["down"], tensors["up"]
+    if "mid" in tensors:  # a core of k x k between two factors is a down-projection of k x k
+        down = (tensors["mid"].flatten(2).permute(2, 0, 1) @ down.flatten(1)).permute(1, 2, 0)
+    rank = up.shape[1]
+    scale = contents.scale(key, name, rank)
+    norms = tensors.get("magnitude")
+    if norms is not None:
+        norms = norms.reshape(weight[:1] if len(weight) == 2 else (1, weight[0], 1, 1))
+    down, up = down.reshape(rank, *weight[1:]), up.reshape(weight[0], rank, *_ones(weight))
+    return LowRank(part, name, down, up, scale * rank, scale, norms)
+
+
+def _ones(weight: Shape) -> Shape:
+    return (1,) * len(weight[2:])
+
+
+def _weight(contents: Contents, model: LoadedModel, part: str, name: str) -> Shape:
+    """Return the shape of the weight an adapter is for; `JobError` where there is none."""
     from torch import nn
 
     try:
@@ -179,17 +105,66 @@ def _check(
             f"{contents.path}: {part}.{name} is no layer that takes an adapter ({kind})",
             "linear layers and convolutions take one",
         )
-    weight, down, up = tuple(layer.weight.shape), shapes["down"], shapes["up"]
-    fits = down[1:] == weight[1:] and up[0] == weight[0] and up[2:] == (1,) * len(weight[2:])
-    norms = weight[:1] if len(weight) == 2 else (1, weight[0], 1, 1)
-    magnitude = shapes.get("magnitude", norms)
-    if not fits or magnitude != norms:
-        factors = " and ".join(str(list(shape)) for shape in (up, down))
-        more = f", magnitudes {list(magnitude)}" if "magnitude" in shapes else ""
-        raise JobError(
-            f"{contents.path}: {part}.{name} takes {list(weight)}, the file has {factors}{more}",
-            "the LoRA was made for a model of another size",
+    return tuple(layer.weight.shape)
+
+
+def _check(contents: Contents, where: str, weight: Shape, shapes: Mapping[str, Shape]) -> None:
+    """Raise `JobError` unless the factors are of the size of the weight.
+
+    Linear layers may be written as convolutions of 1 x 1, and the other way round: kohya's scripts
+    do so for the projections of SD 2.x.
+    """
+    method = method_of(shapes)
+    fits = {"loha": _loha_fits, "lokr": _lokr_fits}.get(method, _pair_fits)
+    if not fits(weight, shapes):
+        listed = {role: list(shape) for role, shape in shapes.items() if role != "alpha"}
+        factors = (
+            " and ".join(str(listed[role]) for role in ("up", "down"))
+            if "up" in listed
+            else ", ".join(f"{role} {shape}" for role, shape in sorted(listed.items()))
         )
+        more = f", magnitudes {listed['magnitude']}" if "magnitude" in listed else ""
+        family = f" ({contents.family})" if contents.family else ""
+        raise JobError(
+            f"{contents.path}: {where} takes {list(weight)}, the file has {factors}{more}",
+            f"the LoRA was made for a model of another size{family}",
+        )
+
+
+def _pair_fits(weight: Shape, shapes: Mapping[str, Shape]) -> bool:
+    down, up = (shapes[role] + (1, 1) * (len(shapes[role]) == 2) for role in ("down", "up"))
+    core = shapes.get("mid", ())
+    kernel, inner = (core[2:], down[2:]) if core else (down[2:], (1, 1))
+    norms = shapes.get("magnitude", weight[:1])
+    return (
+        (up[0], down[1]) == weight[:2]
+        and kernel == (weight[2:] or (1, 1))
+        and inner == up[2:] == (1, 1)
+        and weight[0] == prod(norms) == max(norms)
+    )
+
+
+def _loha_fits(weight: Shape, shapes: Mapping[str, Shape]) -> bool:
+    inputs = prod(weight[1:])
+    for i in (1, 2):
+        a, b, core = (shapes.get(f"hada_{n}", ()) for n in (f"w{i}_a", f"w{i}_b", f"t{i}"))
+        found = (a[0], prod(b[1:])) if not core else (a[1], b[1] * prod(core[2:]))
+        if found != (weight[0], inputs):
+            return False
+    return True
+
+
+def _lokr_fits(weight: Shape, shapes: Mapping[str, Shape]) -> bool:
+    rows, columns = 1, 1
+    for i in (1, 2):
+        core = shapes.get("lokr_t2", ()) if i == 2 else ()
+        if whole := shapes.get(f"lokr_w{i}"):
+            sides = (whole[0], prod(whole[1:]))
+        else:
+            a, b = shapes[f"lokr_w{i}_a"], shapes[f"lokr_w{i}_b"]
+            sides = (a[1], b[1] * prod(core[2:])) if core else (a[0], prod(b[1:]))
+        rows, columns = rows * sides[0], columns * sides[1]
+    return (rows, columns) == (weight[0], prod(weight[1:]))
 
 
 def _check_finite(contents: Contents, part: str, name: str, tensors: Mapping[str, Tensor]) -> None:

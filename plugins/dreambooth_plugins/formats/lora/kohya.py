@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.helpers.naming import base_name
-from dreambooth_plugins.formats.lora.low_rank import low_rank
+from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
 from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 """What the names of a part's modules begin with; one that is called `lora_te1` is the same."""
 _NAME = re.compile(
-    r"^(?P<module>lora_(?P<part>unet|te|te1)_.+)\.(?P<role>lora_down|lora_up|alpha|dora_scale)"
+    r"^(?P<module>lora_(?P<part>unet|te|te1)_[^.]+)"
+    rf"\.(?P<role>lora_down|lora_up|lora_mid|alpha|dora_scale|{FACTORS})(\.weight)?$"
 )
-_ROLES = {"lora_down": "down", "lora_up": "up"}
+_ROLES = {"lora_down": "down", "lora_up": "up", "lora_mid": "mid", "dora_scale": "magnitude"}
 
 
 def is_kohya(names: Iterable[str]) -> bool:
@@ -42,7 +43,7 @@ def is_kohya(names: Iterable[str]) -> bool:
 def place(name: str) -> tuple[tuple[str, str], str] | None:
     """Return (part, module by its name here) and role of a tensor; None where it is no LoRA's.
 
-    Roles are `down`, `up`, `alpha` and `dora_scale`.
+    Roles are `down`, `up`, `mid`, `alpha`, `magnitude`, and the names of LoHa's and LoKr's factors.
     """
     match = _NAME.match(name)
     if match is None:

@@ -6,12 +6,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from dreambooth.interfaces import Artifact
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of DoRA's magnitudes."""
+
+
+FACTORS = "hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)"
+"""Names of LoHa's and LoKr's factors, an expression: LyCORIS, kohya's and PEFT's are the same."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A LoHa or LoKr of one module: `scale` times the product of its factors."""
+
+    part: str
+    module: str
+    tensors: Mapping[str, Tensor]
+    """By their names (`FACTORS`), float32."""
+    rank: int
+    """1 where both of LoKr's factors are whole."""
+    scale: float
 
 
 @dataclass(frozen=True)

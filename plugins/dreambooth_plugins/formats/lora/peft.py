@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import JobError
 from dreambooth.files import read_object
 from dreambooth.helpers.text import quoted
-from dreambooth_plugins.formats.lora.plausible import DAMAGED, checked_alpha
+from dreambooth_plugins.formats.lora.plausible import DAMAGED, MAX_RANK, checked_alpha
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from dreambooth.interfaces import Artifact
 
 CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
+FILE = "adapter_model.safetensors"
+"""PEFT's name of a file of adapters, beside its configuration."""
 _PLAIN = re.compile(r"[\w.-]*")
 
 
@@ -37,12 +39,14 @@ class Alphas:
         patterns = config.get("alpha_pattern") or {}
         if not isinstance(patterns, dict):
             raise JobError(f"{where}: alpha_pattern is {quoted(patterns)}, no mapping", DAMAGED)
-        default = config.get("lora_alpha", 8)
+        default = config.get("lora_alpha", config.get("alpha", 8))  # LoHa and LoKr: alpha
         self.default = checked_alpha(f"{where}: lora_alpha", default)
         rooted = config.get("use_rslora") or False
         if not isinstance(rooted, bool):
             raise JobError(f"{where}: use_rslora is {quoted(rooted)}, not true or false", DAMAGED)
         self.by_rank_root = rooted
+        rank = config.get("r")
+        self.rank = rank if isinstance(rank, int) and 0 < rank <= MAX_RANK else None
         self._named: dict[str, tuple[int, float]] = {}
         for order, (pattern, value) in enumerate(patterns.items()):
             alpha = checked_alpha(f"{where}: alpha_pattern of {quoted(pattern)}", value)
@@ -66,12 +70,15 @@ def _plain_name(where: str, pattern: str) -> str:
     return name.removeprefix("text_model.")
 
 
-def alphas(file: Path, metadata: Mapping[str, str]) -> dict[str, Alphas]:
-    """Return a file's alphas by part: from the configuration beside it, or in its header."""
+def alphas(file: Path, metadata: Mapping[str, str], parts: Iterable[str]) -> dict[str, Alphas]:
+    """Return a file's alphas by part: from the configuration beside it, or in its header.
+
+    `parts` are those the file has adapters for.
+    """
     beside = file.with_name(CONFIG)
     if beside.exists():
         try:
-            return {"unet": Alphas(str(beside), read_object(beside))}
+            return dict.fromkeys(parts, Alphas(str(beside), read_object(beside)))
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
             raise JobError(f"{beside} cannot be read: {said}", DAMAGED) from error

@@ -27,7 +27,7 @@ def check_pair(file: Path, header: Header, where: str, roles: Mapping[str, str])
 
     down [rank, in] or [rank, in, k, k], up [out, rank] or [out, rank, k, k], floating-point.
     """
-    for role in ("down", "up", "magnitude"):
+    for role in ("down", "up", "mid", "magnitude"):
         if role in roles and not header.floating(roles[role]):
             kind = header.dtypes[roles[role]]
             raise JobError(f"{file}: {where} holds {kind}, not floating-point numbers", DAMAGED)
@@ -38,10 +38,47 @@ def check_pair(file: Path, header: Header, where: str, roles: Mapping[str, str])
         )
     if down[0] != up[1]:
         raise JobError(f"{file}: {where} has the ranks {down[0]} and {up[1]}", DAMAGED)
+    if "mid" in roles and (
+        len(mid := header.shapes[roles["mid"]]) != 4 or mid[:2] != (down[0],) * 2 or 0 in mid[2:]
+    ):
+        raise JobError(f"{file}: {where} has {list(mid)} between its factors", DAMAGED)
     if not 1 <= down[0] <= MAX_RANK:
         raise JobError(
             f"{file}: {where} has rank {down[0]}", f"ranks from 1 to {MAX_RANK} can be taken over"
         )
+
+
+def check_factors(file: Path, header: Header, where: str, roles: Mapping[str, str]) -> None:
+    """Raise `JobError` unless a module's tensors are all the factors of a LoHa or a LoKr."""
+    names = {role for role in roles if role.startswith(("hada_", "lokr_"))}
+    shapes = {role: header.shapes[roles[role]] for role in names}
+    for role, shape in shapes.items():
+        if not header.floating(roles[role]):
+            kind = header.dtypes[roles[role]]
+            raise JobError(f"{file}: {where} holds {kind}, not floating-point numbers", DAMAGED)
+        if len(shape) not in (2, 4) or 0 in shape or shape[0] > 1 << 20:
+            raise JobError(f"{file}: {where} has {role} {list(shape)}, no factor", DAMAGED)
+    whole = [f"hada_w{i}_{side}" for i in (1, 2) for side in "ab"]
+    if names <= {*whole, "hada_t1", "hada_t2"}:
+        complete = names >= {*whole} and len(names) != 5
+        pairs = [("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")]
+    else:
+        left = names & {"lokr_w1", "lokr_w1_a", "lokr_w1_b"}
+        right = names & {"lokr_w2", "lokr_w2_a", "lokr_w2_b"}
+        complete = not any(n.startswith("hada_") for n in names) and all(
+            side in ({f"lokr_w{i}"}, {f"lokr_w{i}_a", f"lokr_w{i}_b"})
+            for i, side in ((1, left), (2, right))
+        )
+        pairs = [(f"lokr_w{i}_a", f"lokr_w{i}_b") for i in (1, 2) if f"lokr_w{i}_a" in names]
+    if not complete:
+        raise JobError(f"{file}: {where} has {', '.join(sorted(names))}: factors lack", DAMAGED)
+    ranks = {shapes[b][0] for _, b in pairs}
+    core = {"hada_w1_a": "hada_t1", "hada_w2_a": "hada_t2", "lokr_w2_a": "lokr_t2"}
+    for a, _ in pairs:  # with a core both factors begin with the rank
+        ranks.add(shapes[a][0] if core.get(a) in names else shapes[a][1])
+    ranks |= {side for t in names & {*core.values()} for side in shapes[t][:2]}
+    if len(ranks) > 1 or not all(1 <= rank <= MAX_RANK for rank in ranks):
+        raise JobError(f"{file}: {where} has the ranks {sorted(ranks)}", DAMAGED)
 
 
 def alpha_of(file: Path, header: Header, where: str, name: str) -> float:

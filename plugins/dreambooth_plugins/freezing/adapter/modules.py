@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from dreambooth.interfaces import Context, LoadedModel
-    from dreambooth_plugins.formats.lora.low_rank import LowRank
+    from dreambooth_plugins.formats.lora.low_rank import Factors, LowRank
     from dreambooth_plugins.freezing.adapter.methods import Method
 
 RANDOM = (
@@ -57,7 +57,7 @@ class PartOptions:
 
 def attach(
     wanted: Mapping[str, PartOptions],
-    given: Mapping[str, Mapping[str, LowRank]],
+    given: Mapping[str, Mapping[str, LowRank | Factors]],
     model: LoadedModel,
     ctx: Context,
 ) -> None:
@@ -171,14 +171,14 @@ def _begin(part: str, module: Module, ctx: Context) -> None:
 
 
 @torch.no_grad()
-def _measure_magnitudes(module: Module, given: Mapping[str, LowRank]) -> None:
+def _measure_magnitudes(module: Module, given: Mapping[str, LowRank | Factors]) -> None:
     """Let DoRA's magnitudes be the norms of the weights as they are: the first output is theirs.
 
     PEFT has measured them already, but in the base's precision and before `init` was read.
     """
     for name, layer in tuner_layers(module).items():
         magnitudes = getattr(layer, "lora_magnitude_vector", {})
-        if ADAPTER in magnitudes and not (name in given and given[name].magnitude is not None):
+        if ADAPTER in magnitudes and getattr(given.get(name), "magnitude", None) is None:
             magnitudes[ADAPTER].update_layer(
                 base_layer=layer.get_base_layer(),
                 lora_A=layer.lora_A[ADAPTER].weight,

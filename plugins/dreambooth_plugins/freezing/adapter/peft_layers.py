@@ -13,6 +13,7 @@ import torch
 
 from dreambooth.errors import JobError
 from dreambooth_plugins.common.libraries import peft, unquantized
+from dreambooth_plugins.formats.lora import low_rank
 from dreambooth_plugins.freezing.adapter.methods import (
     Boft,
     Dora,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from torch.nn import Module
 
-    from dreambooth_plugins.formats.lora import low_rank
-
 ADAPTER = "default"
 """PEFT's name of the adapter; the only one there is."""
 
@@ -45,15 +44,25 @@ class Layer:
     alpha: float = 0.0
 
 
-def layer_for(found: low_rank.LowRank, method: Method) -> Layer:
+def layer_for(found: low_rank.LowRank | low_rank.Factors, method: Method) -> Layer:
     """Return the rank, and the alpha that gives a file's scale under a method's rule."""
     stabilized = isinstance(method, LowRank) and method.rank_stabilized
     return Layer(found.rank, found.scale * (math.sqrt(found.rank) if stabilized else found.rank))
 
 
 @torch.no_grad()
-def load(found: low_rank.LowRank, layer: Any) -> None:
+def load(found: low_rank.LowRank | low_rank.Factors, layer: Any) -> None:
     """Copy a file's tensors into the adapter that was made for them."""
+    if isinstance(found, low_rank.Factors):
+        # Which factors there are, and how they split a weight, is the file's.
+        for name in layer.adapter_layer_names:
+            kept, given = getattr(layer, name), found.tensors.get(name)
+            if ADAPTER in kept:
+                del kept[ADAPTER]
+            if given is not None:
+                device = layer.get_base_layer().weight.device
+                kept[ADAPTER] = torch.nn.Parameter(given.to(device))
+        return
     layer.lora_A[ADAPTER].weight.copy_(found.down)
     layer.lora_B[ADAPTER].weight.copy_(found.up)
     if found.magnitude is not None:

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
     from dreambooth import Job
     from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
-    from dreambooth_plugins.formats.lora.low_rank import LowRank
+    from dreambooth_plugins.formats.lora.contents import Contents
+    from dreambooth_plugins.formats.lora.low_rank import Factors, LowRank
 
 Targets = Preset | Annotated[list[Glob], Field(min_length=1)]
 LORA: Any = "lora"
+CALLED = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
+GOES_ON_AS = {"lora": {"lora"}, "dora": {"lora", "dora"}, "loha": {"loha"}, "lokr": {"lokr"}}
+"""What a file's adapters may be, by the method that is to train."""
 LOW_RATE = 2e-5
 """A learning rate below which an adapter hardly learns."""
 
@@ -58,8 +62,9 @@ class Adapter(NamedParts):
     parts: dict[Name, PartAdapter] = Field(default={})
     """What a part has of its own, e.g. `{text_encoder: {method: {kind: lora, rank: 4}}}`."""
     init: JobPath | None = None
-    """A LoRA to go on training: a .safetensors file with diffusers', PEFT's or kohya's names, or
-    a folder with one. Its modules, ranks and alphas are taken instead of those named here."""
+    """A LoRA to go on training (a DoRA, LoHa or LoKr where `method` is one): a .safetensors file
+    with diffusers', PEFT's, kohya's or LyCORIS' names, or a folder with one. Its modules, ranks
+    and alphas are taken instead of those named here."""
 
     def method_of(self, part: str) -> Method:
         """Return the method of a part."""
@@ -85,7 +90,7 @@ class Adapter(NamedParts):
         for part in trained:
             yield from self._preset_problems(part, info)
         if self.init is not None:
-            yield from self._init_problems(self.init, trained)
+            yield from self._init_problems(self.init, trained, info)
 
     def _preset_problems(self, part: str, info: ModelInfo) -> Iterator[Problem]:
         own = part in self.parts and self.parts[part].targets is not None
@@ -95,29 +100,48 @@ class Adapter(NamedParts):
         if isinstance(target, str) and target not in presets and target not in BY_TYPE:
             yield Problem(at, f"{part} has no {target}", choices(part, presets))
 
-    def _init_problems(self, path: Path, trained: Sequence[str]) -> Iterator[Problem]:
-        from dreambooth_plugins.formats.lora.file import read_contents
+    def _init_problems(
+        self, path: Path, trained: Sequence[str], info: ModelInfo
+    ) -> Iterator[Problem]:
+        from dreambooth_plugins.formats.lora.contents import read_all
 
         at = ("freezing", "init")
         try:
-            contents = read_contents(path)
+            files = read_all(path)
         except JobError as error:
             yield Problem(at, error.message, error.hint)
             return
-        name, same = contents.path.name, "set freezing.method to what the file is"
+        for contents in files:
+            for message, hint in self._misfits(contents, trained, info):
+                yield Problem(at, message, hint)
+
+    def _misfits(
+        self, contents: Contents, trained: Sequence[str], info: ModelInfo
+    ) -> Iterator[tuple[str, str]]:
+        """Say why a file cannot go on here, and what to do: its family, parts and methods."""
+        from dreambooth_plugins.formats.lora.families import FAMILIES, with_article
+
+        name = contents.path.name
+        own = FAMILIES.get(info.family, contents.family)
+        if contents.family and contents.family != own:
+            yield (
+                f"{name} is {with_article(contents.family)}, the model is of {own}",
+                "an adapter goes on with a base of its own family: change model.source or init",
+            )
+            return
         for part in contents.parts:
             if part not in trained:
-                yield Problem(
-                    at,
+                yield (
                     f"{name} has adapters for {part}, which does not train here",
                     f"add {part} to freezing.train: what the file adapts goes on training",
                 )
                 continue
             kind = self.method_of(part).kind
-            if kind not in ("lora", "dora"):
-                yield Problem(at, f"{name} is a LoRA, {part} is to get {kind}", same)
-            elif kind == "lora" and contents.has(part, "magnitude"):
-                yield Problem(at, f"{name} is a DoRA, {part} is to get lora", same)
+            for found in sorted(contents.methods(part) - GOES_ON_AS.get(kind, set())):
+                yield (
+                    f"{name} is a {CALLED[found]}, {part} is to get {kind}",
+                    f"set freezing.method to what the file is: {found}",
+                )
 
     def adapter_methods(self) -> frozenset[str]:
         """Return the kinds of methods in use."""
@@ -128,11 +152,12 @@ class Adapter(NamedParts):
         """Put the adapters onto the model: zero updates, or those of `init`."""
         from dreambooth_plugins.freezing.adapter.modules import PartOptions, attach
 
-        given: Mapping[str, Mapping[str, LowRank]] = {}
+        given: Mapping[str, Mapping[str, LowRank | Factors]] = {}
         if self.init is not None:
-            from dreambooth_plugins.formats.lora.file import read, read_contents
+            from dreambooth_plugins.formats.lora.contents import read_all
+            from dreambooth_plugins.formats.lora.file import read
 
-            given = read(read_contents(self.init), model)
+            given = read(read_all(self.init), model)
         wanted = {
             part: PartOptions(self.method_of(part), self.targets_of(part))
             for part in self.named_parts(model.info)
@@ -152,10 +177,20 @@ class Adapter(NamedParts):
         source = f", from {self.init.name}" if self.init is not None else ""
         parts = self.named_parts(model.info)
         lines = [describe(self.method_of(part), model, part) + source for part in parts]
+        if foreign := self._foreign():
+            lines.append(f"left out of {self.init}, as no adapter's: {foreign}")
         rates = {p: self.lr.get(p, ctx.job.optimizer.lr) for p in self.named_parts(model.info)}
         low = [f"{rate:g} for {part}" for part, rate in rates.items() if rate < LOW_RATE]
         hint = f"adapters want a learning rate of about 1e-4, and have {' and '.join(low)}"
         return [*lines, hint] if low else lines
+
+    def _foreign(self) -> str:
+        """Name the tensors of `init` that are not taken over."""
+        from dreambooth_plugins.formats.lora.contents import read_all
+
+        names = [n for file in read_all(self.init) for n in file.foreign] if self.init else []
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
 
     def showing_base(self, model: LoadedModel) -> AbstractContextManager[None]:
         """Show the base: adapters off, its own text embeddings, no second model in memory."""

@@ -42,7 +42,7 @@ def check_weights(source: Source, part: str, module: Module) -> None:
         files = source.weight_files(part)
     except JobError:
         return  # whoever opens the model for a run says so
-    if any(file.suffix != ".safetensors" for file in files):
+    if any(file.suffix.lower() != ".safetensors" for file in files):
         return
     stored = {
         _today(part, name): (shape, file)

@@ -96,7 +96,7 @@ def stored_dtype(files: Sequence[Path]) -> torch.dtype | None:
 
     Read in it, weights stay in the file until they are copied, whatever they are wanted in.
     """
-    if any(file.suffix != ".safetensors" for file in files):
+    if any(file.suffix.lower() != ".safetensors" for file in files):
         return None
     try:
         found = {name for file in files for name in read_header(file).dtypes.values()}
@@ -163,7 +163,7 @@ def _convert(
 
 def _read_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Read the tensors whose names start with `prefix`."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         with told(f"{path} cannot be read"), safe_open(path, "pt") as file:
             return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
     try:

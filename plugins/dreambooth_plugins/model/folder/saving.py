@@ -137,7 +137,7 @@ def _new_rows(live: Module | None, overlay: dict[str, Tensor]) -> Tensor | None:
 def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path | None:
     """Return the source's weight file if it is already what would be written."""
     files = source.weight_files(part)
-    if source.single_file(part) or len(files) > 1 or files[0].suffix != ".safetensors":
+    if source.single_file(part) or len(files) > 1 or files[0].suffix.lower() != ".safetensors":
         return None
     header = read_header(files[0])
     same = header.shapes.keys() == expected

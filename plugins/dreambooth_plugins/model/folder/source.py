@@ -133,7 +133,7 @@ class Source:
             check_entries(self.config / name)
         for part in PARTS if weights else ():
             for file in self.weight_files(part):
-                if file.suffix == ".safetensors":
+                if file.suffix.lower() == ".safetensors":
                     read_header(file)
 
 
@@ -179,10 +179,10 @@ def _pickle_refused(path: Path) -> JobError:
 
 def check_file(path: Path, allow_pickle: bool) -> None:
     """Raise `JobError` unless `path` is a checkpoint file that may be read."""
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         if not allow_pickle:
             raise _pickle_refused(path)
-    elif path.suffix != ".safetensors":
+    elif path.suffix.lower() != ".safetensors":
         raise JobError(
             f"{path} is not a model file", "name a .safetensors file or a diffusers folder"
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import Embedding, Parameter
 from torch.nn import functional as F
+from transformers import AddedToken
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces.model import NEW_ROWS
@@ -54,7 +56,8 @@ def extended_tokenizer(tokenizer: CLIPTokenizer, name: str, count: int) -> CLIPT
             f"take a name that means nothing yet, such as <{name.strip('<>')}>",
         )
     extended: CLIPTokenizer = copy.deepcopy(tokenizer)
-    extended.add_tokens(names)
+    # Whole words alone: `zwxy` is no `zwx` with a letter behind it.
+    extended.add_tokens([AddedToken(n, single_word=True, normalized=True) for n in names])
     if name.split() != [name] or extended.tokenize(" ".join(names)) != names:
         plain = "-".join(name.strip("<>").lower().split())
         raise JobError(
@@ -91,15 +94,25 @@ def extend_table(encoder: Any, tokenizer: CLIPTokenizer, rows: Tensor) -> None:
 
 
 def with_all_tokens(tokenizer: CLIPTokenizer, prompt: str) -> str:
-    """Write out the further tokens of a word that has several, as diffusers' pipelines do."""
+    """Write out the further tokens of a word that has several, as diffusers' pipelines do.
+
+    Whole words alone, in any case: the tokenizer reads `ZWX` as `zwx`, and `zwxy` as another word.
+    """
     added = tokenizer.added_tokens_encoder
-    for token in dict.fromkeys(tokenizer.tokenize(prompt)):
+    for token in added:
         names, i = [token], 1
-        while token in added and (further := f"{token}_{i}") in added:
+        while (further := f"{token}_{i}") in added:
             names.append(further)
             i += 1
-        prompt = prompt.replace(token, " ".join(names)) if len(names) > 1 else prompt
+        if len(names) > 1:
+            # Names are texts, not templates: a backslash in one means itself.
+            prompt = _whole_word(token).sub(" ".join(names).replace("\\", r"\\"), prompt)
     return prompt
+
+
+def _whole_word(token: str) -> re.Pattern[str]:
+    left, right = (r"(?<!\w)" * (token[0].isalnum()), r"(?!\w)" * (token[-1].isalnum()))
+    return re.compile(left + re.escape(token) + right, re.IGNORECASE)
 
 
 def new_rows(module: Module) -> dict[str, Tensor]:
