@@ -1,0 +1,1 @@
+"""decaying-guidance, for dreambooth-trainer."""

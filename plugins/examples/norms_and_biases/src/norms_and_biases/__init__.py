@@ -1,0 +1,1 @@
+"""norms-and-biases, for dreambooth-trainer."""

@@ -1,0 +1,1 @@
+"""remote-pictures, for dreambooth-trainer."""
