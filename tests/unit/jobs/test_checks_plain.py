@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreambooth import JobError
 from dreambooth.jobs.checks import preflight
 
 
@@ -69,5 +70,5 @@ def test_a_class_prompt_must_not_name_the_subject(small_job, tmp_path, kind, pro
 
 
 def test_samples_need_a_prompt(small_job):
-    with pytest.raises(ValueError, match="at least 1 item"):
+    with pytest.raises(JobError, match="at least 1 items"):
         small_job(samples={"prompts": []})

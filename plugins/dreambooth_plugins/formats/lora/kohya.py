@@ -132,7 +132,7 @@ def metadata(
         "ss_network_args": json.dumps({"algo": algorithms[0]}) if len(algorithms) == 1 else "",
         "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
-        "ss_base_model_version": version,
+        "ss_base_model_version": version + ("_v" if info.prediction == "v_prediction" else ""),
         "ss_v2": str(version == "sd_v2"),
         "ss_steps": str(artifact.metadata.get("steps", "")),
         **model_spec(info, job, "/lora"),

@@ -54,6 +54,8 @@ class Drawn:
     """Which weights: `final`, or the name of a checkpoint."""
     step: int
     """How many steps they had been trained."""
+    files: tuple[Path, ...] = ()
+    """The single pictures, prompt after prompt."""
 
 
 def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn:
@@ -76,16 +78,24 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
         if len(request.training_steps) < 2:
             pictures, facts = _draw(ctx, folder, request, *request.training_steps)
             sheet = write_pictures(out, pictures, request.count, facts)
-            return Drawn(len(pictures), sheet, facts["weights"], facts["step"])
-        drawn = []
+            return Drawn(
+                len(pictures), sheet, facts["weights"], facts["step"], _files(out, pictures)
+            )
+        drawn: list[Picture] = []
+        files: tuple[Path, ...] = ()
         for step in request.training_steps:
             pictures, facts = _draw(ctx, folder, request, step)
             write_pictures(out / name_of(step), pictures, request.count, facts)
             drawn += pictures
+            files += _files(out / name_of(step), pictures)
     rows = grid([p.image for p in drawn], len(drawn) // len(request.training_steps))
     prompt = " | ".join(dict.fromkeys(p.prompt for p in drawn))
     save_picture(out / "grid.png", rows, {**facts, "prompt": prompt})
-    return Drawn(len(drawn), out / "grid.png", facts["weights"], facts["step"])
+    return Drawn(len(drawn), out / "grid.png", facts["weights"], facts["step"], files)
+
+
+def _files(folder: Path, pictures: Sequence[Picture]) -> tuple[Path, ...]:
+    return tuple(folder / f"{number:03d}.png" for number in range(len(pictures)))
 
 
 def _draw(
