@@ -23,6 +23,15 @@ Format = Annotated[
         show_default=False,
     ),
 ]
+Step = Annotated[
+    int | None,
+    typer.Option(
+        "--step",
+        min=1,
+        metavar="N",
+        help="A training step whose checkpoint is kept; into exports/FORMAT-step-N.",
+    ),
+]
 
 
 def export(
@@ -38,15 +47,7 @@ def export(
         Path | None,
         typer.Option("--dest", help="New or empty folder; exports/FORMAT of the run by default."),
     ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            "--step",
-            min=1,
-            metavar="N",
-            help="A training step whose checkpoint is kept; into exports/FORMAT-step-N.",
-        ),
-    ] = None,
+    step: Step = None,
     check: Annotated[
         bool,
         typer.Option(

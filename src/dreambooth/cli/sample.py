@@ -11,6 +11,16 @@ import typer
 from dreambooth.errors import JobError
 
 
+Step = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N[,N...]",
+        help="Training steps whose checkpoints are kept: one row of the grid for each.",
+    ),
+]
+
+
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/my-dog.")],
     prompts: Annotated[
@@ -28,14 +38,7 @@ def sample(
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
     ] = None,
-    step: Annotated[
-        str | None,
-        typer.Option(
-            "--step",
-            metavar="N[,N...]",
-            help="Training steps whose checkpoints are kept: one row of the grid for each.",
-        ),
-    ] = None,
+    step: Step = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; samples/drawn-N of the run by default.")
     ] = None,
