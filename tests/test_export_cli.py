@@ -7,7 +7,9 @@ import shutil
 import sys
 from typing import Literal
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -273,3 +275,82 @@ def test_help_names_the_formats_and_the_options(dbt):
     assert code == 0
     for text in ("single_file", "--format", "--dest", "--no-check", "-o dtype=fp16", "RUN"):
         assert text in out
+
+
+# --- of a step that was kept
+
+
+@pytest.fixture
+def kept(trained):
+    """Train four steps and keep each."""
+    return trained(checkpoints={"every": 1, "keep_last": 4}, prior="none")
+
+
+TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def factor(file):
+    return load_file(file)[
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"
+    ]
+
+
+def test_a_steps_adapter_is_what_its_checkpoint_holds(kept, dbt):
+    for step in (2, 3):
+        code, out, err = dbt("export", kept, "-f", "lora", "--step", step)
+        assert code == 0, err
+        assert f"from step-00000{step}" in out
+    files = {s: kept / f"exports/lora-step-00000{s}/pytorch_lora_weights.safetensors"
+             for s in (2, 3)}  # fmt: skip
+    for step, file in files.items():
+        weights = load_file(kept / f"checkpoints/step-00000{step}/trainable.safetensors")
+        assert factor(file).equal(weights[f"unet.{TO_Q}.lora_B.default.weight"])
+        assert f"| steps | {step} |" in (file.parent / "README.md").read_text()
+    final = factor(kept / "final/pytorch_lora_weights.safetensors")
+    assert not factor(files[2]).equal(factor(files[3]))
+    assert not factor(files[3]).equal(final)
+    assert dbt("export", kept, "-f", "lora", "--step", 4)[0] == 0
+    last = kept / "exports/lora-step-000004/pytorch_lora_weights.safetensors"
+    assert factor(last).equal(final)
+
+
+@pytest.mark.parametrize("command", [("export", "-f", "lora"), ("sample", "a dog")])
+def test_a_step_that_is_not_kept_is_told_with_those_that_are(kept, dbt, command):
+    code, _, err = dbt(command[0], kept, *command[1:], "--step", 7)
+    assert code == 2
+    assert "keeps no checkpoint of step 7" in err
+    assert "kept: 1, 2, 3, 4; checkpoints.keep_every" in err
+
+
+@pytest.mark.parametrize("steps", ["", "0", "1,,2", "two", "-1", "1;2", "²"])
+def test_steps_are_numbers_with_commas(kept, dbt, steps):
+    code, _, err = dbt("sample", kept, "a dog", f"--step={steps}")
+    assert code == 2
+    assert "write 400, or 100,200,400" in err
+
+
+def test_steps_are_rows_of_one_grid(kept, dbt, tmp_path):
+    out = tmp_path / "out"
+    code, said, err = dbt(
+        "sample", kept, "a dog", "{identifier}", "-n", 2, "--step", "4,1,2", "--out", out,
+        "--steps", 2,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "12 pictures from steps 1, 2, 4" in said
+    with Image.open(out / "grid.png") as sheet:
+        side = sheet.width // 4
+        assert (sheet.width, sheet.height) == (4 * side, 3 * side)
+        rows = [
+            np.asarray(sheet.crop((0, k * side, sheet.width, (k + 1) * side))) for k in range(3)
+        ]
+    for row, step in zip(rows, (1, 2, 4), strict=True):
+        record = json.loads((out / f"step-00000{step}/prompts.json").read_text())
+        assert [r["step"] for r in record] == [step] * 4
+        singles = [np.asarray(Image.open(out / f"step-00000{step}" / r["file"])) for r in record]
+        assert (np.concatenate(singles, 1) == row).all()
+    assert not (rows[0] == rows[2]).all()
+    dbt("sample", kept, "a dog", "{identifier}", "-n", 2, "--step", "2", "--out", tmp_path / "one",
+        "--steps", 2)  # fmt: skip
+    for name in ("000.png", "003.png"):
+        one = np.asarray(Image.open(tmp_path / "one" / name))
+        assert (one == np.asarray(Image.open(out / "step-000002" / name))).all()

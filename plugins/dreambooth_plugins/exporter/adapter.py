@@ -29,7 +29,8 @@ def reason(policy: FreezingPolicy, holds: tuple[str, ...], **why: str) -> str:
     """Return why a format that holds `holds` cannot hold a policy's adapters; empty if it can."""
     for method in sorted(policy.adapter_methods() - {*holds}):
         text = why.get(method) or NO_PLACE.get(method, f"it has no place for {method}")
-        return f"{text}, and the format has low-rank factors alone" if method in NO_PLACE else text
+        plain = method in NO_PLACE and method not in why
+        return f"{text}, and the format has low-rank factors alone" if plain else text
     return ""
 
 
@@ -104,15 +105,18 @@ class Kohya(AdapterFile):
     """The layout of kohya's scripts, which AUTOMATIC1111, Forge and ComfyUI read.
 
     `<run>.safetensors` with an alpha a module, and `ss_*` metadata: base, trigger words, steps.
-    A learned word lies beside it (`embeddings/<word>.safetensors`).
+    LoHa and LoKr have LyCORIS' names there. A learned word lies beside it
+    (`embeddings/<word>.safetensors`).
     """
 
     kind: Literal["kohya"] = "kohya"
 
     def refusal(self, policy: FreezingPolicy) -> str:
-        """Refuse all but LoRA: programs disagree about the axis of DoRA's magnitudes."""
+        """Refuse DoRA, since programs disagree about the axis of its magnitudes; OFT and BOFT."""
         dora = "the programs that read it disagree about the axis of DoRA's magnitudes"
-        return reason(policy, ("lora",), dora=dora)
+        oft = "OFT turns the weights, and programs read it by rules of their own"
+        boft = "BOFT turns the weights, and programs read it by rules of their own"
+        return reason(policy, ("lora", "loha", "lokr"), dora=dora, oft=oft, boft=boft)
 
     def write_adapters(
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
@@ -129,9 +133,27 @@ class Kohya(AdapterFile):
 
         return with_one_alpha(super().stored(artifact))
 
-    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
-        """Return how the file is opened."""
-        from dreambooth_plugins.exporter.usage import lora_usage
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Compare as diffusers reads the file; LoHa and LoKr, which it does not, update by update.
+
+        Those are read back by the rules of LyCORIS, AUTOMATIC1111 and ComfyUI.
+        """
+        from dreambooth_plugins.formats.lora.lycoris import METHODS
+
+        kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
+        if not kinds & {*METHODS}:
+            return super().verify(artifact, model, dest, ctx)
+        from dreambooth_plugins.exporter.factors_check import check_factors
         from dreambooth_plugins.formats.model_spec import file_name
 
-        return lora_usage(job, info, files, file_name(job, "adapter"))
+        file = dest / file_name(ctx.job, "adapter")
+        return check_factors(artifact, model, file, model.adapter_keys("kohya"), self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        from dreambooth_plugins.exporter.usage import lora_usage, lycoris_usage
+        from dreambooth_plugins.formats.lora.lycoris import METHODS
+        from dreambooth_plugins.formats.model_spec import file_name
+
+        how = lycoris_usage if job.freezing.adapter_methods() & {*METHODS} else lora_usage
+        return how(job, info, files, file_name(job, "adapter"))

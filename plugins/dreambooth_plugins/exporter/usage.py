@@ -40,6 +40,18 @@ def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) ->
         return f"{text}\nFor AUTOMATIC1111, Forge and ComfyUI export it as `kohya`.\n"
     if info.family not in KNOWN:
         return f"{text}\n{OTHER_SIZES}\n"
+    return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
+
+
+def lycoris_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
+    """Return how a LoHa's or LoKr's file is opened; `weights` is its name."""
+    text = "diffusers reads no LoHa and no LoKr: export it as `merged` for its pipelines.\n"
+    if info.family not in KNOWN:
+        return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
+    return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
+
+
+def _lora_steps(job: Job, files: Sequence[str], weights: str) -> str:
     name = weights.removesuffix(".safetensors")
     steps = [
         f"AUTOMATIC1111, Forge: put `{weights}` into `models/Lora` and write "
@@ -47,7 +59,7 @@ def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) ->
         f"ComfyUI: put `{weights}` into `models/loras` and add a *Load LoRA* node, strength 1 for "
         f"model and CLIP; the prompt says `{_trigger(job, files, comfy=True)}`.",
     ]
-    return f"{text}{_word_steps(files)}\n{_list(steps)}"
+    return _list(steps)
 
 
 def single_file_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:

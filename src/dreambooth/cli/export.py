@@ -23,6 +23,15 @@ Format = Annotated[
         show_default=False,
     ),
 ]
+Step = Annotated[
+    int | None,
+    typer.Option(
+        "--step",
+        min=1,
+        metavar="N",
+        help="A training step whose checkpoint is kept; into exports/FORMAT-step-N.",
+    ),
+]
 
 
 def export(
@@ -38,6 +47,7 @@ def export(
         Path | None,
         typer.Option("--dest", help="New or empty folder; exports/FORMAT of the run by default."),
     ] = None,
+    step: Step = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -74,7 +84,13 @@ def export(
     console = stdout()
     reporter = reporter_for(stderr() if as_json else console)
     made, source = export_run(
-        folder, job, exporter, reporter, dest=dest.absolute() if dest else None, check=check
+        folder,
+        job,
+        exporter,
+        reporter,
+        dest=dest.absolute() if dest else None,
+        check=check,
+        step=step,
     )
     if as_json:
         typer.echo(json_text(described(made, source)))

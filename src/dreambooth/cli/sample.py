@@ -11,6 +11,16 @@ import typer
 from dreambooth.errors import JobError
 
 
+Step = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N[,N...]",
+        help="Training steps whose checkpoints are kept: one row of the grid for each.",
+    ),
+]
+
+
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/my-dog.")],
     prompts: Annotated[
@@ -28,6 +38,7 @@ def sample(
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
     ] = None,
+    step: Step = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; samples/drawn-N of the run by default.")
     ] = None,
@@ -58,14 +69,25 @@ def sample(
         size=parse_size(size),
         sampler=with_sampler_options(job.sampler, steps=steps, guidance_scale=guidance),
         out=out.absolute() if out else None,
+        training_steps=parse_steps(step),
     )
     drawn = draw_from_run(run, request, reporter)
     if console.is_terminal:
         console.print(halfblocks(drawn.grid, console.width, console.height // 2))
     pictures = f"{drawn.count} picture{'s' if drawn.count > 1 else ''}"
     source = f"final (step {drawn.step})" if drawn.source == "final" else drawn.source
+    if len(request.training_steps) > 1:
+        source = f"steps {', '.join(map(str, request.training_steps))}"
     where = f"in {shown_path(drawn.grid.parent)}, all on {drawn.grid.name}"
     say(console, one_line(f"{pictures} from {source} {where}"), indent=2)
+
+
+def parse_steps(text: str | None) -> tuple[int, ...]:
+    """Read `400` or `100,200,400`, in order and each once; `JobError` for anything else."""
+    given = text.split(",") if text is not None else []
+    if not all(re.fullmatch(r"\s*[1-9][0-9]{0,8}\s*", part, re.ASCII) for part in given):
+        raise JobError(f'--step "{text}" names no steps', "write 400, or 100,200,400")
+    return tuple(sorted({int(part) for part in given}))
 
 
 _SIZE = re.compile(r"^(\d+)(?:x(\d+))?$")

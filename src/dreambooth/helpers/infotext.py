@@ -34,7 +34,7 @@ def infotext(settings: Mapping[str, Any], size: tuple[int, int]) -> str:
     """
     sampler = settings.get("sampler")
     options = sampler if isinstance(sampler, dict) else {}
-    solver = options.get("solver", options.get("kind", ""))
+    solver = str(options.get("solver", options.get("kind", "")))
     negative = settings.get("negative", options.get("negative", ""))
     line = {
         "Steps": options.get("steps", ""),

@@ -214,6 +214,7 @@ POLICIES = {
         for exporter in (Lora(), Kohya())
         for name, options in POLICIES.items()
         if not exporter.refusal(Adapter(**options))
+        and not Adapter(**options).adapter_methods() & {"loha", "lokr"}
     ],
 )
 def test_a_file_draws_in_plain_diffusers_what_the_model_draws(trained, tmp_path, exporter, options):
@@ -225,6 +226,107 @@ def test_a_file_draws_in_plain_diffusers_what_the_model_draws(trained, tmp_path,
     assert check.figures["text"] <= 1e-5
     assert check.figures["latents"] <= 1e-4
     assert {n: digest(t) for n, t in tensors(made[0]).items()} == before
+
+
+FACTORS = {
+    "loha": ({"kind": "loha", "rank": 4, "alpha": 2}, "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"),
+    "loha of kernels": (
+        {"kind": "loha", "rank": 4, "effective_conv": True},
+        "hada_t1 hada_t2 hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
+    ),
+    "lokr": ({"kind": "lokr", "rank": 2, "alpha": 3, "factor": 4}, "lokr_w1 lokr_w2_a lokr_w2_b"),
+    "lokr, both in two": (
+        {"kind": "lokr", "rank": 1, "alpha": 3, "factor": 4, "decompose_both": True},
+        "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b",
+    ),
+    "lokr, whole factors": ({"kind": "lokr", "rank": 64, "alpha": 16}, "lokr_w1 lokr_w2"),
+    "lokr of kernels": (
+        {"kind": "lokr", "rank": 2, "factor": 4, "effective_conv": True},
+        "lokr_t2 lokr_w1 lokr_w2_a lokr_w2_b",
+    ),
+}
+TO_Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+CONV1 = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+def by_comfyui(found, at):
+    """A module's update by the reader's rules: alpha / rank, the rank being a half's; else 1."""
+
+    def half(name, core):
+        if f"{at}.{name}" in found:
+            return found[f"{at}.{name}"]
+        a, b = found[f"{at}.{name}_a"], found[f"{at}.{name}_b"]
+        if f"{at}.{core}" in found:
+            return torch.einsum("ij...,jr,ip->pr...", found[f"{at}.{core}"], b, a)
+        return a @ b
+
+    ranks = [found[f"{at}.{n}"].shape[0] for n in ("hada_w1_b", "lokr_w1_b", "lokr_w2_b")
+             if f"{at}.{n}" in found]  # fmt: skip
+    alpha = found.get(f"{at}.alpha")
+    scale = float(alpha) / ranks[0] if ranks and alpha is not None else 1.0
+    if f"{at}.hada_w1_a" in found:
+        return half("hada_w1", "hada_t1") * half("hada_w2", "hada_t2") * scale
+    w1, w2 = half("lokr_w1", ""), half("lokr_w2", "lokr_t2").contiguous()
+    return torch.kron(w1[..., None, None] if w2.dim() == 4 else w1, w2) * scale
+
+
+@pytest.mark.parametrize("method", FACTORS)
+def test_loha_and_lokr_are_files_that_other_programs_read(trained, tmp_path, method):
+    options, roles = FACTORS[method]
+    kernels = "kernels" in method
+    made = trained(Adapter(method=options, targets=["conv"] if kernels else "attention"))
+    check = export(Kohya(), made, tmp_path / "out")
+    assert check.ok, check.message
+    assert 0 <= check.figures["apart"] < 1e-5
+    found = load_file(tmp_path / "out/adapter.safetensors")
+    at, module = (CONV1, "down_blocks.0.resnets.0.conv1") if kernels else (
+        TO_Q, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")  # fmt: skip
+    alpha = set() if method == "lokr, whole factors" else {"alpha"}
+    assert {n.removeprefix(f"{at}.") for n in found if n.startswith(f"{at}.")} == {
+        *roles.split(), *alpha,
+    }  # fmt: skip
+    live = made[0].parts["unet"].get_submodule(module).get_delta_weight("default").detach()
+    there = by_comfyui(found, at).reshape(live.shape)
+    assert live.abs().max() > 0
+    torch.testing.assert_close(there, live, rtol=1e-5, atol=1e-6 * float(live.abs().max()))
+    about = metadata(tmp_path / "out/adapter.safetensors")
+    assert about["ss_network_module"] == "lycoris.kohya"
+    assert json.loads(about["ss_network_args"]) == {"algo": options["kind"]}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("method", ["loha", "lokr"])
+def test_a_changed_factor_is_noticed(trained, tmp_path, method, dtype):
+    made = trained(Adapter(method=FACTORS[method][0]))
+    exporter = Kohya(dtype=dtype)
+    assert export(exporter, made, tmp_path / "out").ok
+    path = tmp_path / "out/adapter.safetensors"
+    found = load_file(path)
+    role = "hada_w2_a" if method == "loha" else "lokr_w1"
+    save_file(found | {f"{TO_Q}.{role}": found[f"{TO_Q}.{role}"] * 1.1}, path)
+    assert not exporter.verify(made[1], made[0], tmp_path / "out", made[2]).ok
+    save_file({n: t for n, t in found.items() if not n.startswith(TO_Q)}, path)
+    assert "lacks" in exporter.verify(made[1], made[0], tmp_path / "out", made[2]).message
+
+
+def test_parts_of_two_methods_are_one_file(trained, tmp_path):
+    parts = {"text_encoder": {"method": {"kind": "lora", "rank": 2, "alpha": 1}}}
+    made = trained(Adapter(method="loha", train=BOTH, parts=parts))
+    assert export(Kohya(), made, tmp_path / "out").ok
+    roles = {n.split(".", 1)[1] for n in load_file(tmp_path / "out/adapter.safetensors")}
+    assert roles >= {"lora_down.weight", "lora_up.weight", "hada_w1_a", "alpha"}
+
+
+@pytest.mark.parametrize("method", ["loha", "lokr", "lokr, whole factors"])
+def test_a_loha_or_lokr_we_wrote_goes_on_as_it_was(trained, tmp_path, ctx, method):
+    kind = FACTORS[method][0]["kind"]
+    made = trained(Adapter(method=FACTORS[method][0]))
+    export(Kohya(), made, tmp_path / "out")
+    again = StableDiffusion(source="builtin:tiny").open(ctx)
+    Adapter(method=kind, init=tmp_path / "out").prepare(again, ctx)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    one, two = (m.parts["unet"].get_submodule(name) for m in (made[0], again))
+    torch.testing.assert_close(one.get_delta_weight("default"), two.get_delta_weight("default"))
 
 
 METHODS = {
@@ -381,7 +483,8 @@ def test_equal_adapters_give_equal_bytes(trained, tmp_path):
     ("exporter", "method", "reason"),
     [
         ("kohya", "dora", "the axis of DoRA's magnitudes"),
-        ("kohya", "lokr", "Kronecker product"),
+        ("kohya", {"kind": "oft", "block_size": 8}, "OFT turns the weights"),
+        ("kohya", "boft", "BOFT turns the weights"),
         ("lora", "loha", "multiplied elementwise"),
         ("lora", "lokr", "Kronecker product"),
         ("lora", {"kind": "oft", "block_size": 8}, "OFT turns the weights"),

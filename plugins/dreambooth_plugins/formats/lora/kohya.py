@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.helpers.naming import base_name
+from dreambooth_plugins.formats.lora import lycoris
 from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
 from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec
 
@@ -65,7 +66,10 @@ def modules_by_name(model: LoadedModel) -> dict[str, str]:
 
 
 def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
-    """Write `lora_down`, `lora_up` and the alpha of each module, and what the run was."""
+    """Write each module's factors and its alpha, and what the run was.
+
+    `lora_down` and `lora_up`; of LoHa and LoKr the factors by LyCORIS' names.
+    """
     import torch
 
     from dreambooth_plugins.common.tensors import write_tensors
@@ -78,6 +82,12 @@ def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, d
         tensors[f"{at}.lora_down.weight"] = adapter.down
         tensors[f"{at}.lora_up.weight"] = adapter.up
         tensors[f"{at}.alpha"] = torch.tensor(adapter.alpha)
+    for product in lycoris.factors(artifact):
+        at = names[f"{product.part}.{product.module}"]
+        factors, alpha = lycoris.as_read(product)
+        tensors |= {f"{at}.{name}": factor for name, factor in factors.items()}
+        if alpha is not None:
+            tensors[f"{at}.alpha"] = torch.tensor(alpha)
     write_tensors(path, tensors, metadata(artifact, adapters, model.info, job), dtype)
 
 
@@ -111,13 +121,18 @@ def metadata(
 
     No times and no paths, so that equal runs give equal files.
     """
-    ranks, alphas = {a.rank for a in adapters}, {a.alpha for a in adapters}
+    products = lycoris.factors(artifact)
+    ranks = {a.rank for a in adapters} | {p.rank for p in products}
+    alphas = {a.alpha for a in adapters} | {p.scale * p.rank for p in products}
+    kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
+    algorithms = sorted(kinds & {*lycoris.METHODS})
     version = VERSIONS.get(info.family, info.family)
     out: dict[str, Any] = {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if algorithms else "networks.lora",
+        "ss_network_args": json.dumps({"algo": algorithms[0]}) if len(algorithms) == 1 else "",
         "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
-        "ss_base_model_version": version,
+        "ss_base_model_version": version + ("_v" if info.prediction == "v_prediction" else ""),
         "ss_v2": str(version == "sd_v2"),
         "ss_steps": str(artifact.metadata.get("steps", "")),
         **model_spec(info, job, "/lora"),

@@ -57,7 +57,7 @@ class LowRank:
 
 
 def low_rank(artifact: Artifact) -> list[LowRank]:
-    """Return the adapters of an artifact, module by module, in the model's order."""
+    """Return the LoRA and DoRA adapters of an artifact, module by module, in the model's order."""
     tensors = artifact.tensors
     return [
         LowRank(
@@ -70,5 +70,6 @@ def low_rank(artifact: Artifact) -> list[LowRank]:
             tensors.get(f"{part}.{module}.{MAGNITUDE}.default.weight"),
         )
         for part, adapter in artifact.metadata["adapters"].items()
+        if adapter["method"]["kind"] in ("lora", "dora")
         for module, facts in adapter["modules"].items()
     ]

@@ -16,14 +16,14 @@ from dreambooth.engine.devices.machine import float32_products
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.card import CARD_FILES, Export, Facts, write_card
-from dreambooth.engine.results.weights import open_weights
+from dreambooth.engine.results.weights import open_weights, require_steps
 from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.jobs.exporters import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
-from dreambooth.runs.checkpoints import reason
+from dreambooth.runs.checkpoints import name_of, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,9 +156,11 @@ def export_run(
     *,
     dest: Path | None = None,
     check: bool = True,
+    step: int | None = None,
 ) -> tuple[Export, str]:
     """Write a run's result into `dest` (by default `exports/<kind>/` of the run).
 
+    With `step` it is what a checkpoint keeps of that step (`exports/<kind>-step-000100/`).
     Returns the export, and where its weights came from: the newest checkpoint (the best one where
     the job exports that; its average where there is one), or `final`. Everything is computed in
     float32, whatever the run trained in, so that what is compared is the file. Raises `JobError`
@@ -166,7 +168,10 @@ def export_run(
     and, with `check`, where the file read back differs from the live model.
     """
     inside = dest is None
-    dest = dest if dest is not None else folder.export(exporter.kind)
+    named = exporter.kind if step is None else f"{exporter.kind}-{name_of(step)}"
+    dest = dest if dest is not None else folder.export(named)
+    if step is not None:
+        require_steps(folder, [step])
     if not inside and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise JobError(f"{dest} holds something already", "name a new or an empty folder in --dest")
     with ExitStack() as stack:
@@ -176,10 +181,12 @@ def export_run(
         devices = stack.enter_context(open_devices(job.train))
         precision = Precision("fp32", devices.device)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
-        opened = open_weights(ctx, folder)
+        opened = open_weights(ctx, folder, step)
         model, source = opened.model, opened.source
         manifest = folder.read_manifest()
         facts = facts_of(manifest, source)
+        if step is not None:  # asked for, and not for being the best
+            facts = replace(facts, kept="")
         artifact = job.freezing.artifact(
             model, {n: p.detach() for n, p in opened.parameters.items()}
         )

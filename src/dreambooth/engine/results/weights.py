@@ -12,10 +12,12 @@ from dreambooth.engine.checkpoints.best import WEIGHTS, Best
 from dreambooth.engine.checkpoints.optimizer import check_shapes
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.session import trainable
-from dreambooth.errors import RunError
+from dreambooth.errors import JobError, RunError
 from dreambooth.runs.checkpoints import Damaged, list_checkpoints, name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.nn import Parameter
 
     from dreambooth.engine.checkpoints.files import Checkpoint
@@ -36,34 +38,37 @@ class Opened:
     """Where that came from: `final`, or the name of a checkpoint."""
 
 
-def open_trained(ctx: EngineContext, folder: RunFolder) -> tuple[LoadedModel, str]:
+def open_trained(
+    ctx: EngineContext, folder: RunFolder, step: int | None = None
+) -> tuple[LoadedModel, str]:
     """Open the model a run made, and say where it came from.
 
-    `final/` where the run ended in whole weights and no checkpoint is newer, else a checkpoint's
-    weights (its average, where the run keeps one) on top of the base: the best one's, where the
-    job exports that, or the newest one's.
+    As it was at `step`, where one is given (see `open_weights`), else as the run ended: `final/`
+    where it ended in whole weights and no checkpoint is newer, else a checkpoint's weights (its
+    average, where the run keeps one) on top of the base: the best one's, where the job exports
+    that, or the newest one's.
     """
     job = ctx.job
     ended = (folder.read_manifest().get("result") or {}).get("steps", -1)
     steps = [step for step, _ in list_checkpoints(folder.checkpoints)]
-    if has_whole_model(folder) and ended >= max(steps, default=0):
+    if step is None and has_whole_model(folder) and ended >= max(steps, default=0):
         return job.model.at(folder.final).open(ctx), "final"
-    opened = open_weights(ctx, folder)
+    opened = open_weights(ctx, folder, step)
     return opened.model, opened.source
 
 
-def open_weights(ctx: EngineContext, folder: RunFolder) -> Opened:
+def open_weights(ctx: EngineContext, folder: RunFolder, step: int | None = None) -> Opened:
     """Open the base with what a run trained on top.
 
-    From the newest checkpoint (its average, where the run keeps one). Without any from `final/`:
-    where the policy can read that back, or where it holds the whole model. `RunError` where there
-    is neither.
+    From the checkpoint of `step`, where one is given (`JobError` where there is none), else from
+    the newest (its average, where the run keeps one). Without any from `final/`: where the policy
+    can read that back, or where it holds the whole model. `RunError` where there is neither.
     """
     job = ctx.job
-    found = files.newest(folder.checkpoints, ctx.warn)
+    found = checkpoint_of(folder, step) if step else files.newest(folder.checkpoints, ctx.warn)
     policy, source = job.freezing, job.model
     if found is not None:
-        found = best_of(found, job, ctx)
+        found = found if step else best_of(found, job, ctx)
     elif folder.result_is_whole() and (readable := policy.at(folder.final)) is not None:
         policy = readable
     elif has_whole_model(folder) and policy.artifacts == {"weights"}:
@@ -84,6 +89,28 @@ def open_weights(ctx: EngineContext, folder: RunFolder) -> Opened:
         for name, parameter in parameters.items():
             parameter.data = weights[name].to(ctx.device)
     return Opened(model, parameters, found.folder.name)
+
+
+def checkpoint_of(folder: RunFolder, step: int) -> Checkpoint:
+    """Return the weights of a step's checkpoint; `JobError` where it is not kept, or damaged."""
+    require_steps(folder, [step])
+    try:
+        return files.load(folder.checkpoints / name_of(step), WEIGHTS)
+    except Damaged as error:
+        raise JobError(
+            f"the checkpoint of step {step} is damaged ({error})", "take another step"
+        ) from error
+
+
+def require_steps(folder: RunFolder, steps: Sequence[int]) -> None:
+    """Raise `JobError` where a run keeps no checkpoint of one of the steps."""
+    kept = [step for step, _ in list_checkpoints(folder.checkpoints)]
+    if missing := [step for step in steps if step not in kept]:
+        listed = ", ".join(map(str, kept)) or "none"
+        raise JobError(
+            f"{folder.path} keeps no checkpoint of step {missing[0]}",
+            f"kept: {listed}; checkpoints.keep_every keeps one at every n-th step for good",
+        )
 
 
 def has_whole_model(folder: RunFolder) -> bool:
