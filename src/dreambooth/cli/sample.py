@@ -10,7 +10,6 @@ import typer
 
 from dreambooth.errors import JobError
 
-
 Step = Annotated[
     str | None,
     typer.Option(
