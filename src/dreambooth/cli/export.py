@@ -23,6 +23,10 @@ Format = Annotated[
         show_default=False,
     ),
 ]
+Dest = Annotated[
+    Path | None,
+    typer.Option("--dest", help="New or empty folder; exports/FORMAT of the run by default."),
+]
 Step = Annotated[
     int | None,
     typer.Option(
@@ -43,10 +47,7 @@ def export(
             "--option", "-o", metavar="KEY=VALUE", help="An option of the format: -o dtype=fp16."
         ),
     ] = None,
-    dest: Annotated[
-        Path | None,
-        typer.Option("--dest", help="New or empty folder; exports/FORMAT of the run by default."),
-    ] = None,
+    dest: Dest = None,
     step: Step = None,
     check: Annotated[
         bool,
