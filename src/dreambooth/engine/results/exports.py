@@ -24,6 +24,7 @@ from dreambooth.interfaces import Check
 from dreambooth.jobs.exporters import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
 from dreambooth.runs.checkpoints import reason
+from dreambooth.runs.findings import read_findings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,6 +181,8 @@ def export_run(
         model, source = opened.model, opened.source
         manifest = folder.read_manifest()
         facts = facts_of(manifest, source)
+        sentences = [row["sentence"] for row in read_findings(folder)]
+        facts = replace(facts, findings=sentences)
         artifact = job.freezing.artifact(
             model, {n: p.detach() for n, p in opened.parameters.items()}
         )
