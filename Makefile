@@ -67,6 +67,7 @@ policies: $(STAMP)
 
 schema: $(STAMP)
 	$(BIN)/dbt schema --output schemas/job.schema.json
+	$(BIN)/dbt schema --prompts --output schemas/prompts.schema.json
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

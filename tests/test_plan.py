@@ -91,7 +91,7 @@ def test_prices(small_job):
     # A seed of its own: no other test has put this set of class images into the store.
     options = {"samples": {"every": 2, "per_prompt": 3}, "prior": {"seed": 987}}
     plan = plan_of(small_job(train={"steps": 5}, **options))
-    assert plan.sample_pictures == 3 * 2 * 3  # at steps 2 and 4, and at the end
+    assert plan.sample_pictures == 4 * 2 * 3  # untrained, at steps 2 and 4, and at the end
     # 4 pictures of 2 steps in two halves, against steps of 2 rows at three forwards each
     assert plan.class_steps == pytest.approx(4 * 2 * 2 / 6)
     assert plan.epochs == pytest.approx(5 / 3)

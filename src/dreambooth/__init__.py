@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Job": "dreambooth.jobs.python",
-    **dict.fromkeys(("validate", "plan", "run", "sample", "export"), "dreambooth.api"),
+    **dict.fromkeys(("validate", "plan", "run", "sample", "export", "evaluate"), "dreambooth.api"),
     "Notebook": "dreambooth.engine.watching.notebook",
     "RunResult": "dreambooth.runs.result",
     "hookimpl": "dreambooth.hookspecs",
@@ -26,8 +26,9 @@ _WHERE = {
     **dict.fromkeys(("JobError", "RunError", "UserError"), "dreambooth.errors"),
     **dict.fromkeys(
         (
-            "Callback", "DataSource", "Exporter", "FreezingPolicy", "LRSchedule", "Loss",
-            "Metric", "Model", "Optimizer", "Prior", "Sampler", "Scheduler", "Subject", "Tracker",
+            "Callback", "DataSource", "Exporter", "FindingRule", "FreezingPolicy", "LRSchedule",
+            "Loss", "Metric", "Model", "Optimizer", "Prior", "Sampler", "Scheduler", "Subject",
+            "Tracker",
         ),
         "dreambooth.interfaces",
     ),
@@ -36,6 +37,7 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from dreambooth.api import evaluate as evaluate
     from dreambooth.api import export as export
     from dreambooth.api import plan as plan
     from dreambooth.api import run as run
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Callback as Callback
     from dreambooth.interfaces import DataSource as DataSource
     from dreambooth.interfaces import Exporter as Exporter
+    from dreambooth.interfaces import FindingRule as FindingRule
     from dreambooth.interfaces import FreezingPolicy as FreezingPolicy
     from dreambooth.interfaces import Loss as Loss
     from dreambooth.interfaces import LRSchedule as LRSchedule

@@ -18,10 +18,12 @@ from dreambooth.runs.result import RunResult
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dreambooth.component.previews import SamplePrompt
     from dreambooth.engine.cost.plan import Plan
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.results.card import Export
     from dreambooth.engine.results.draw import Drawn
+    from dreambooth.interfaces import Evaluation, Metric
 
 AnyRun = RunResult | Path | str
 """A run: what `run` returned, or its folder (or job file)."""
@@ -37,10 +39,16 @@ def validate(job: Job | Path | str, overrides: Sequence[str] = ()) -> Job:
         return check_job(job, overrides)
     from dreambooth.jobs.checks import require
     from dreambooth.jobs.identifiers import settled
+    from dreambooth.jobs.samplers import with_prompts
 
-    job = settled(job)
+    job = settled(with_prompts(job))
     require(job)
     return job
+
+
+def load(job: Path | str) -> Job:
+    """Read a job file: types, ranges and names are checked, the data is not looked at."""
+    return load_job(job)
 
 
 def plan(job: Job | Path | str, *, reporter: Reporter | None = None) -> Plan:
@@ -132,6 +140,50 @@ def export(
     where = Path(dest).absolute() if dest is not None else None
     made, _ = export_run(folder, job, exporter, reporter or _reporter(), dest=where, check=check)
     return made
+
+
+def evaluate(
+    run: AnyRun,
+    metrics: Sequence[Metric],
+    *,
+    prompts: Path | str | Sequence[str | SamplePrompt] | None = None,
+    images_per_prompt: int = 4,
+    step: int | None = None,
+    all_steps: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Evaluation]:
+    """Measure a trained run, and write `evaluations/step-N.json` into its folder.
+
+    `prompts` is a YAML file of prompts or the prompts themselves, by default those of the job's
+    samples; one of the class and some unrelated ones are added. `step` is one whose weights the
+    run keeps. With `all_steps` the samples drawn while training are measured instead.
+    """
+    from dreambooth.component.previews import entry_of
+    from dreambooth.engine.results.evaluation import evaluate_run
+    from dreambooth.jobs.samplers import read_prompts
+
+    chosen: list[SamplePrompt] | None = None
+    if isinstance(prompts, Path | str):
+        chosen = read_prompts(Path(prompts))
+    elif prompts is not None:
+        chosen = [entry_of(prompt) for prompt in prompts]
+    return evaluate_run(
+        _folder(run),
+        metrics,
+        reporter or _reporter(),
+        prompts=chosen,
+        per_prompt=images_per_prompt,
+        step=step,
+        all_steps=all_steps,
+    )
+
+
+def terminal(*, quiet_stdout: bool = False) -> Reporter:
+    """Return what shows progress as `dbt` does; on stderr where stdout is for data."""
+    from dreambooth import console
+    from dreambooth.cli.display.progress import reporter_for
+
+    return reporter_for(console.stderr() if quiet_stdout else console.stdout())
 
 
 def _folder(run: AnyRun) -> Path:

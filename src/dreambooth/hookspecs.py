@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Callback,
         DataSource,
         Exporter,
+        FindingRule,
         FreezingPolicy,
         Loss,
         LRSchedule,
@@ -140,6 +141,15 @@ def register_exporters() -> list[type[Exporter]]:
 @hookspec
 def register_callbacks() -> list[type[Callback]]:
     """Return watchers (an item of `callbacks:`), e.g. `[TimeLimit]`. Called at every event."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_findings() -> list[type[FindingRule]]:
+    """Return rules that say in words how a run went (an item of `findings:`), e.g. `[Learned]`.
+
+    Asked once a run is trained and measured, and by `dbt evaluate`.
+    """
     raise NotImplementedError  # abstract
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from dreambooth.component import JobPath, Section
+from dreambooth.component.previews import Samples
 from dreambooth.interfaces import (
     Callback,
     DataSource,
     Exporter,
+    FindingRule,
     FreezingPolicy,
     Loss,
     LRSchedule,
@@ -26,8 +28,6 @@ from dreambooth.interfaces import (
     Tracker,
 )
 from dreambooth.plugins import Slot
-
-PREVIEWS = ("a photo of {identifier} {class_noun}", "a photo of a {class_noun}")
 
 
 def kind(name: str) -> Any:
@@ -100,19 +100,6 @@ class Train(Section):
     faster, and numbers agree to about 1e-3 alone. Half precision has no use for it."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
-
-
-class Samples(Section):
-    """Pictures drawn while training, from fixed seeds."""
-
-    every: Annotated[int, Field(ge=0)] = 100
-    """Draw every so many steps, and at the end; 0 draws none."""
-    prompts: list[Annotated[str, Field(min_length=1)]] = Field(default=list(PREVIEWS), min_length=1)
-    """Prompts; `{identifier}` and `{class_noun}` are filled in."""
-    per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
-    """Pictures a prompt."""
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
-    """Pictures drawn at once."""
 
 
 class Validation(Section):
@@ -200,7 +187,7 @@ class Job(Section):
     train: Train = Train()
     """How long, how much at once, how exactly."""
     samples: Samples = Samples()
-    """Pictures drawn while training."""
+    """Pictures drawn before training and while it goes on."""
     validation: Validation = Validation()
     """The loss on one fixed batch."""
     early_stop: Annotated[Callback, Slot("callback")] | None = None
@@ -215,6 +202,8 @@ class Job(Section):
     """What is measured on each set of samples."""
     callbacks: list[Annotated[Callback, Slot("callback")]] = Field(default_factory=list)
     """Watchers of the run, called in this order."""
+    findings: Literal["auto"] | list[Annotated[FindingRule, Slot("finding")]] = "auto"
+    """Rules that say in words how the run went; `auto`: all that are installed."""
     exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
     """File formats of the result; `auto`: what the freezing policy's artifact calls for."""
 

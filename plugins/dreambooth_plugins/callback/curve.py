@@ -43,7 +43,9 @@ class CurveObserver(Observer):
     def _take(self, view: RunView) -> None:
         value = view.scalars.get(self._metric, math.nan)
         again = bool(self._steps) and view.step <= self._steps[-1]
-        if math.isfinite(value) and not again:
+        # What is measured on the untrained base's pictures is no value to beat: drift is 0 there.
+        untrained = view.step == 0 and self._metric.startswith("metric/")
+        if math.isfinite(value) and not again and not untrained:
             self._steps.append(view.step)
             self._values.append(value)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from dreambooth.cli import plugins
+from dreambooth.cli.doctor.command import doctor
 from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
@@ -58,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, validate, identifier, init, sample, export, schema):
+for command in (run, validate, doctor, identifier, init, sample, export, schema):
     app.command(command.__name__)(command)
 app.add_typer(plugins.app, name="plugins")
 OWN_COMMANDS = (*(str(info.name) for info in app.registered_commands), "plugins")

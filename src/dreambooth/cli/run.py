@@ -180,6 +180,8 @@ def _train(
         for line in outlook.lines() if dry_run else ():
             teller.info(line)
         show_plan(console, job, plan)
+        if not outlook.step:
+            show_worst(console, job)
         if dry_run:
             return
         console.print()
@@ -188,6 +190,21 @@ def _train(
     result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     if speaks:
         show_result(console, job, result, time.monotonic() - began)
+
+
+def show_worst(console: Console, job: Job, count: int = 2) -> None:
+    """Show the doctor's worst lines; what the doctor cannot look at is the run's to tell."""
+    from dreambooth.cli.doctor.command import lines
+    from dreambooth.cli.doctor.looking import look
+    from dreambooth.console import say
+    from dreambooth.helpers.text import one_line
+
+    try:
+        worst = look(job.data, job).worst(count)
+    except (UserError, OSError):
+        return
+    for line in lines(worst):
+        say(console, one_line(line), indent=9)
 
 
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
@@ -204,6 +221,8 @@ def show_result(console: Console, job: Job, result: RunResult, seconds: float = 
     from dreambooth.cli.display.units import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
     from dreambooth.helpers.text import one_line
+    from dreambooth.runs.findings import finding_lines, read_findings
+    from dreambooth.runs.folder import RunFolder
 
     def line(text: str) -> None:
         say(console, one_line(text), indent=9)
@@ -224,12 +243,14 @@ def show_result(console: Console, job: Job, result: RunResult, seconds: float = 
         line(f"checked  {check}")
     line(f"result   {shown_path(result.final)} ({file_size(folder_size(result.final))})")
     if job.samples.every:
-        line(f"samples  {folder}/samples")
+        line(f"samples  {folder}/samples, over time on {folder}/contact-sheet.png")
+    for told in finding_lines(read_findings(RunFolder(result.folder))):
+        line(told)
     command = f"dbt sample {quote(folder)} {quote(next_prompt(job))}"
     say(console, f"next     {command}", copied=True)
 
 
 def next_prompt(job: Job) -> str:
     """Return a prompt to try: one of the job's own, which suit its model and name the subject."""
-    naming = (prompt for prompt in job.samples.prompts if "{identifier}" in prompt)
+    naming = (e.prompt for e in job.samples.entries if "{identifier}" in e.prompt)
     return job.subject.fill(next(naming, "a photo of {identifier} {class_noun}"))

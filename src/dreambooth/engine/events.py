@@ -15,7 +15,13 @@ from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.checkpoints.rotation import Pace
-from dreambooth.engine.results.samples import draw_samples, measured, write_pictures
+from dreambooth.engine.results.contact import write_contact_sheet
+from dreambooth.engine.results.samples import (
+    draw_samples,
+    measured,
+    read_pictures,
+    write_pictures,
+)
 from dreambooth.engine.watching import nonfinite, validation
 from dreambooth.engine.watching.observers import Observers
 from dreambooth.engine.watching.stopping import LeftOut
@@ -121,7 +127,7 @@ class Events:
 
     def _sample_due(self, step: int, ended: bool) -> bool:
         every, ended = self._job.samples.every, ended or self.final or step == self._job.train.steps
-        return bool(every and step) and (step % every == 0 or ended)
+        return bool(every) and (step % every == 0 or ended)
 
     def at_end(self) -> None:
         """Draw and save where a callback ended the run early, then tell the callbacks."""
@@ -214,16 +220,24 @@ class Events:
         folder = self._folder.samples / f"step-{step:06d}"
         try:
             sheet = write_pictures(folder, pictures, job.samples.per_prompt, facts)
+            contact = write_contact_sheet(self._ctx, self._folder, session.scan, step)
         except OSError as error:
             raise RunError(
                 f"cannot write samples into {folder}: {error.strerror or error}",
                 "make room and run the same command again: it goes on from the last checkpoint",
             ) from error
         with Image.open(sheet) as image:
-            caption = " | ".join(map(job.subject.fill, job.samples.prompts))
+            caption = " | ".join(job.subject.fill(e.prompt) for e in job.samples.entries)
             self._trackers.images(step, "samples", [image.convert("RGB")], [caption])
+        if contact is not None:
+            with Image.open(contact) as image:
+                over_time = f"photographs, then samples up to step {step}"
+                self._trackers.images(step, "contact_sheet", [image.convert("RGB")], [over_time])
         self._ctx.reporter.pictures(step, sheet)
-        return measured(session, pictures, self._stop.look)
+        untrained = pictures
+        if step:
+            untrained = read_pictures(self._folder.samples / "step-000000")
+        return measured(session, pictures, untrained, self._stop.look)
 
     def _log(self, step: int, result: StepResult) -> None:
         self._require_finite(step)

@@ -25,6 +25,7 @@ from dreambooth.engine.manifest import (
 )
 from dreambooth.engine.reporting import Logged, Quiet
 from dreambooth.engine.results.card import Facts, write_card
+from dreambooth.engine.results.conclusion import conclude
 from dreambooth.engine.results.exports import export_all
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, settle_compiling, train_step
@@ -35,8 +36,10 @@ from dreambooth.helpers.random import kept_generators
 from dreambooth.jobs.checks import require
 from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
+from dreambooth.jobs.samplers import with_prompts
 from dreambooth.plugins.faults import remarks_to
 from dreambooth.process.launcher import require_environment
+from dreambooth.runs.findings import read_findings
 from dreambooth.runs.folder import RunFolder
 from dreambooth.runs.manifest import checked_pins
 from dreambooth.runs.result import RunResult, newest_checkpoint, result_of
@@ -73,7 +76,7 @@ def run(
     saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
     """
     reporter = reporter or Quiet()
-    job = settled(job)
+    job = settled(with_prompts(job))
     require(job)
     require_environment()
     folder = RunFolder(job.folder)
@@ -247,6 +250,7 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
     if session.ctx.is_main:
         for written in [e.folder for e in exports] or [newest_checkpoint(folder)]:
             files |= folder.listing(written)
+        conclude(session.ctx, folder, session.scan, session.model.info)
         write_cards(session, folder, events, exports)
     done = {
         "steps": session.state.step,
@@ -272,6 +276,7 @@ def write_cards(session: Session, folder: RunFolder, events: Events, exports: li
         scalars=dict(events.scalars),
         kept=events.best.why(),
         stopped=events.stopped,
+        findings=[row["sentence"] for row in read_findings(folder)],
     )
     for export in exports:
         write_card(session.job, session.model.info, folder, export, facts)

@@ -25,6 +25,16 @@ from dreambooth.interfaces.freezing import (
     Stage,
 )
 from dreambooth.interfaces.loss import Loss, StepTensors
+from dreambooth.interfaces.metric import (
+    Drawing,
+    Evaluation,
+    Evidence,
+    Finding,
+    FindingRule,
+    Metric,
+    RunRecord,
+    Score,
+)
 from dreambooth.interfaces.model import (
     NEW_ROWS,
     Conditioning,
@@ -37,7 +47,7 @@ from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
-from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
+from dreambooth.interfaces.tracker import Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
@@ -53,8 +63,13 @@ __all__ = [
     "Context",
     "DataSource",
     "Draw",
+    "Drawing",
+    "Evaluation",
     "Event",
+    "Evidence",
     "Exporter",
+    "Finding",
+    "FindingRule",
     "FreezingPolicy",
     "Item",
     "LRSchedule",
@@ -79,12 +94,14 @@ __all__ = [
     "Rejected",
     "Role",
     "RowGeometry",
+    "RunRecord",
     "RunView",
     "Sample",
     "Sampler",
     "Save",
     "Scan",
     "Scheduler",
+    "Score",
     "Stage",
     "StepTensors",
     "Stop",

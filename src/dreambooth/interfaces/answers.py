@@ -27,12 +27,13 @@ from dreambooth.interfaces.data import DataSource, Item, Rejected, Sample, Scan
 from dreambooth.interfaces.exporter import Check, Exporter
 from dreambooth.interfaces.freezing import Artifact, FreezingPolicy, ParameterGroup, Stage
 from dreambooth.interfaces.loss import Loss
+from dreambooth.interfaces.metric import Finding, FindingRule, Metric, Score
 from dreambooth.interfaces.model import Conditioning, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LRSchedule, Optimizer
 from dreambooth.interfaces.prior import Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import NoiseSchedule, Scheduler
-from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
+from dreambooth.interfaces.tracker import Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 NONE = type(None)
@@ -192,6 +193,22 @@ def _scores(answer: Answer, *_: Any, **__: Any) -> str:
         return fault
     odd = next((name for name, value in answer.items() if not math.isfinite(value)), None)
     return "" if odd is None else f"returned {odd!r}: {answer[odd]}, which is not finite"
+
+
+@of(Metric.measure)
+def _measures(answer: Answer, *_: Any, **__: Any) -> str:
+    if not isinstance(answer, Sequence) or not all(isinstance(s, Score) for s in answer):
+        return wants(answer, "a list of Scores")
+    odd = next((s for s in answer if not is_number(s.value)), None)
+    return "" if odd is None else f"returned {odd.name!r}: {odd.value}, which is not finite"
+
+
+@of(FindingRule.judge)
+def _findings(answer: Answer, *_: Any, **__: Any) -> str:
+    if not isinstance(answer, Sequence) or not all(isinstance(f, Finding) for f in answer):
+        return wants(answer, "a list of Findings")
+    odd = next((f for f in answer if f.mark not in {"good", "look", "problem"}), None)
+    return "" if odd is None else f"returned a finding with the mark {odd.mark!r}"
 
 
 @of(Observer.on)

@@ -1,4 +1,4 @@
-"""The tracker and metric slots: where numbers and pictures of a run go, and what is measured."""
+"""The tracker slot: where numbers and pictures of a run go."""
 
 from __future__ import annotations
 
@@ -47,17 +47,4 @@ class Tracker(Component):
     def open(self, ctx: Context, resume_step: int) -> TrackerWriter:
         """Start writing, or go on: what lies beyond `resume_step` from an earlier life of the
         run is cut away, since those steps will be done again (0 for a fresh run)."""
-        raise NotImplementedError  # abstract
-
-
-class Metric(Component):
-    """A number computed from drawn samples. Hook: `register_metrics`."""
-
-    def score(
-        self, samples: Mapping[str, Sequence[Image]], instances: Sequence[Image], ctx: Context
-    ) -> Mapping[str, float]:
-        """Score pictures by prompt against the instance images; names are logged as `metric/...`.
-
-        `instances` are the first images of the data source, at training size.
-        """
         raise NotImplementedError  # abstract

@@ -124,15 +124,19 @@ def _size(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
     if info is None:
         return
     unit = info.latent.multiple
-    wrong = [side for side in dict.fromkeys(job.data.size) if side % unit]
-    if wrong:
-        near = sorted({s for side in wrong for s in (side // unit * unit, -(-side // unit) * unit)})
-        sizes = " or ".join(str(s) for s in near if s)
-        yield Problem(
-            ("data", "resolution"),
-            f"{' and '.join(map(str, wrong))} is not a multiple of {unit}, which this model needs",
-            f"the nearest sizes are {sizes}",
-        )
+    drawn = job.samples.entries if job.samples.every else ()
+    sizes: dict[Location, tuple[int, int]] = {
+        ("samples", "prompts", i): entry.pixels for i, entry in enumerate(drawn) if entry.pixels
+    }
+    for at, size in ({("data", "resolution"): job.data.size} | sizes).items():
+        if wrong := [side for side in dict.fromkeys(size) if side % unit]:
+            near = {s for side in wrong for s in (side // unit * unit, -(-side // unit) * unit)}
+            yield Problem(
+                at,
+                f"{' and '.join(map(str, wrong))} is not a multiple of {unit}, which this model "
+                "needs",
+                f"the nearest sizes are {' or '.join(str(s) for s in sorted(near) if s)}",
+            )
 
 
 def _exports(job: Job) -> Iterator[Problem]:
@@ -177,8 +181,15 @@ def _refusals(job: Job, made: str) -> Iterator[Problem]:
 
 
 def _sample_prompts(job: Job) -> Iterator[Problem]:
-    for number, prompt in enumerate(job.samples.prompts):
-        for name in unknown_placeholders(prompt):
+    for number, entry in enumerate(job.samples.entries):
+        for option in entry.options():
+            if option not in type(job.sampler).model_fields:
+                yield Problem(
+                    ("samples", "prompts", number),
+                    f'sampler "{job.sampler.kind}" has no option "{option}"',
+                    "leave it out, or use another sampler",
+                )
+        for name in unknown_placeholders(entry.prompt):
             yield Problem(
                 ("samples", "prompts", number),
                 f"nothing fills in {{{name}}}",

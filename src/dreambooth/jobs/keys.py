@@ -135,7 +135,7 @@ def _model(annotation: Any, data: Any) -> Model | None:
     if slot := _slot(annotation):
         kind = data.get("kind") if isinstance(data, dict) else data
         return slot.kinds().get(kind) if isinstance(kind, str) else None
-    for bare in map(_bare, _alternatives(annotation)):
+    for bare in map(_bare, _alternatives(_bare(annotation))):
         if isinstance(bare, type) and issubclass(bare, BaseModel):
             return bare
     return None

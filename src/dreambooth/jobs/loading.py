@@ -14,6 +14,7 @@ from dreambooth.jobs import checks, identifiers
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import read_document
 from dreambooth.jobs.overrides import overridden
+from dreambooth.jobs.samplers import with_prompts
 from dreambooth.jobs.scalars import written
 from dreambooth.jobs.wording import explain
 
@@ -28,6 +29,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read and check a job file, `overrides` such as `train.steps=200` on top.
 
     Types, ranges and names are checked here; what needs the model's files is `checks.preflight`.
+    The prompts of a `samples.prompts_file` are written out in it.
     Raises `JobErrors` with everything found.
     """
     return _read(path, overrides)[0]
@@ -61,7 +63,7 @@ def _read(path: str | Path, overrides: Sequence[str]) -> tuple[Job, Document]:
         )
     except ValidationError as error:
         raise JobErrors(explain(error, document, Job)) from None
-    return job, document
+    return with_prompts(job), document
 
 
 def dump_job(job: Job, schema: str | None = None) -> str:

@@ -1,15 +1,25 @@
-"""A job's sampler with some options replaced, as `dbt sample` and `dreambooth.sample` ask."""
+"""What pictures are drawn with: prompts of a file, and a sampler with some options replaced."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from dreambooth.component.previews import PromptsFile, entry_of
 from dreambooth.errors import JobError
+from dreambooth.interfaces.data import unknown_placeholders
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import read_document
+from dreambooth.jobs.wording import explain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dreambooth.component.previews import SamplePrompt
     from dreambooth.interfaces import Sampler
+    from dreambooth.job import Job
 
 
 def with_sampler_options(sampler: Sampler, **options: Any) -> Sampler:
@@ -26,3 +36,37 @@ def with_sampler_options(sampler: Sampler, **options: Any) -> Sampler:
     except ValidationError as error:
         first = error.errors()[0]
         raise JobError(f"sampler option {first['loc'][0]}: {first['msg']}") from error
+
+
+def read_prompts(path: Path) -> list[SamplePrompt]:
+    """Return the prompts of a YAML file; `JobErrors` with line and column of every fault."""
+    document = read_document(path)
+    try:
+        found = PromptsFile.model_validate_json(
+            json.dumps(document.data), strict=True, context={"base": document.folder}
+        )
+    except ValidationError as error:
+        raise JobErrors(explain(error, document, PromptsFile)) from None
+    entries = [entry_of(value) for value in found.prompts]
+    faults = [
+        document.diagnostic(
+            ("prompts", number),
+            f"nothing fills in {{{name}}}",
+            "prompts know {identifier} and {class_noun}",
+        )
+        for number, entry in enumerate(entries)
+        for name in unknown_placeholders(entry.prompt)
+    ]
+    if faults:
+        raise JobErrors(faults)
+    return entries
+
+
+def with_prompts(job: Job) -> Job:
+    """Return the job with the prompts of its file, if it names one, written out."""
+    path = job.samples.prompts_file
+    if path is None:
+        return job
+    plain = [e.prompt if e.model_fields_set == {"prompt"} else e for e in read_prompts(path)]
+    samples = job.samples.model_copy(update={"prompts": plain, "prompts_file": None})
+    return job.model_copy(update={"samples": samples})

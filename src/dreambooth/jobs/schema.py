@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from dreambooth import files
+from dreambooth.component.previews import PromptsFile
 from dreambooth.job import Job
 from dreambooth.plugins.slots import SLOTS
 
@@ -32,14 +33,21 @@ def job_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, **schema, "title": "DreamBooth job", "$defs": definitions}
 
 
-def schema_text() -> str:
-    """Return the schema as it is written to files."""
-    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+def prompts_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a file of prompts."""
+    schema = PromptsFile.model_json_schema()
+    _tidy(schema)
+    return {"$schema": DIALECT, **schema, "title": "DreamBooth prompts"}
 
 
-def write(path: Path) -> None:
-    """Write the schema to a file, whole or not at all."""
-    files.write_text(path, schema_text())
+def schema_text(schema: dict[str, Any] | None = None) -> str:
+    """Return a schema, the job's by default, as it is written to files."""
+    return json.dumps(schema or job_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, text: str | None = None) -> None:
+    """Write a schema, the job's by default, to a file, whole or not at all."""
+    files.write_text(path, text or schema_text())
 
 
 def _tidy(node: Any) -> None:

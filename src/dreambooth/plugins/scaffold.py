@@ -31,6 +31,7 @@ SUITES = {
     "lr_schedule": "LRScheduleConformance",
     "tracker": "TrackerConformance",
     "metric": "MetricConformance",
+    "finding": "FindingRuleConformance",
     "exporter": "ExporterConformance",
     "callback": "CallbackConformance",
 }
@@ -231,7 +232,7 @@ _USED_KIND = "```yaml\n# in a job\n{field}: {kind}\n```"
 _USED = {
     "data": "```yaml\n# in a job\n{field}: {{kind: {kind}, path: pictures}}\n```",
     **dict.fromkeys(
-        ("tracker", "metric", "exporter", "callback"),
+        ("tracker", "metric", "finding", "exporter", "callback"),
         "```yaml\n# in a job\n{field}: [{kind}]\n```",
     ),
 }

@@ -46,6 +46,7 @@ SLOTS: Mapping[str, SlotInfo] = {
         ("lr_schedule", interfaces.LRSchedule, "register_lr_schedules", "lr_schedule"),
         ("tracker", interfaces.Tracker, "register_trackers", "trackers"),
         ("metric", interfaces.Metric, "register_metrics", "metrics"),
+        ("finding", interfaces.FindingRule, "register_findings", "findings"),
         ("exporter", interfaces.Exporter, "register_exporters", "exports"),
         ("callback", interfaces.Callback, "register_callbacks", "callbacks", "early_stop"),
     )

@@ -29,6 +29,7 @@ HARMLESS = (
     "checkpoints",
     "trackers",
     "metrics",
+    "findings",
     "callbacks",
     "early_stop",
     "exports",
@@ -86,6 +87,11 @@ class RunFolder:
     def log(self) -> Path:
         """What was said while the run went on, with the time of day."""
         return self.path / "run.log"
+
+    @property
+    def findings(self) -> Path:
+        """How the run went, in words."""
+        return self.path / "findings.json"
 
     @property
     def timings(self) -> Path:

@@ -21,6 +21,7 @@ from dreambooth.testing.learning import (
 from dreambooth.testing.outputs import (
     CallbackConformance,
     ExporterConformance,
+    FindingRuleConformance,
     MetricConformance,
     TrackerConformance,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Conformance",
     "DataSourceConformance",
     "ExporterConformance",
+    "FindingRuleConformance",
     "FreezingPolicyConformance",
     "LRScheduleConformance",
     "LossConformance",

@@ -54,7 +54,7 @@ class Conformance:
     def filled(self, made: Component) -> dict[str, Any]:
         """Return the sections of a job that has the component in its slot."""
         field = self.info.field
-        many = field in {"trackers", "metrics", "exports", "callbacks"}
+        many = field in {"trackers", "metrics", "findings", "exports", "callbacks"}
         return {**self.sections, field: [made] if many else made}
 
     @property

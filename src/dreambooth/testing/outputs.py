@@ -149,6 +149,26 @@ class TrackerConformance(Conformance):
         self.two_runs(made, trainer, trackers=both)
 
 
+class FindingRuleConformance(Conformance):
+    """A rule says the same of the same run, and nothing of a run without numbers that fail it."""
+
+    slot: ClassVar[str] = "finding"
+
+    def exercise(self, made: Any, trainer: Trainer) -> Any:
+        """Ask of a run of which nothing was measured, and that had one photograph."""
+        from PIL import Image
+
+        from dreambooth.interfaces import RunRecord
+
+        photographs = [("one.png", Image.linear_gradient("L").convert("RGB"))]
+        return made.judge(RunRecord(trainer.job(**self.filled(made)), (), photographs))
+
+    def test_it_says_the_same_again(self, made: Any, trainer: Trainer) -> None:
+        """Findings, of whatever run; without numbers there may be none."""
+        found = self.exercise(made, trainer)
+        assert list(found) == list(self.exercise(made, trainer)), "judge() changes its mind"
+
+
 class MetricConformance(Conformance):
     """A metric is a function of the pictures it is given."""
 

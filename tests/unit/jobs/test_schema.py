@@ -14,7 +14,7 @@ from dreambooth.component import Section
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import read_document
 from dreambooth.jobs.loading import load_job
-from dreambooth.jobs.schema import job_schema, schema_text, write
+from dreambooth.jobs.schema import job_schema, prompts_schema, schema_text, write
 from dreambooth.plugins import kinds
 from dreambooth.plugins.slots import SLOTS
 
@@ -76,6 +76,11 @@ def test_the_committed_schema_is_in_step(monkeypatch: pytest.MonkeyPatch) -> Non
         "the options of a default plugin or of the job changed; write the schema anew:\n"
         "    dbt schema --output schemas/job.schema.json"
     )
+
+
+def test_the_committed_schema_of_prompts_is_in_step() -> None:
+    committed = COMMITTED.with_name("prompts.schema.json").read_text(encoding="utf-8")
+    assert committed == schema_text(prompts_schema())
 
 
 def test_it_is_a_schema_of_2020_12() -> None:

@@ -75,6 +75,25 @@ class TestDiversity(testing.MetricConformance):
     component = component("metric", "diversity")
 
 
+class TestSubjectSimilarity(testing.MetricConformance):
+    def make(self, pictures):
+        cls = registry().kinds("metric")["perceptual_diversity"]
+        return cls(encoder="emoji-64-clip")
+
+    def exercise(self, made, trainer):
+        """Prompts of the suite do not name the subject: the scores of a run are looked at."""
+        from PIL import Image
+
+        with trainer.context(**self.filled(made)) as ctx:
+            prompt = ctx.job.subject.fill("a {identifier} {class_noun}")
+            pair = [Image.new("RGB", (32, 32), c) for c in ("red", "blue")]
+            return made.score({prompt: pair}, pair, ctx)
+
+
+class TestTooFew(testing.FindingRuleConformance):
+    component = component("finding", "too_few")
+
+
 class TestTimeLimit(testing.CallbackConformance):
     def make(self, pictures):
         return registry().kinds("callback")["time_limit"](minutes=60)

@@ -194,9 +194,8 @@ def sample_count(job: Job) -> int:
     """Return how many preview pictures a whole run draws."""
     if not job.samples.every:
         return 0
-    return (
-        -(-job.train.steps // job.samples.every) * len(job.samples.prompts) * job.samples.per_prompt
-    )
+    sets = 1 + -(-job.train.steps // job.samples.every)  # the first before training
+    return sets * len(job.samples.prompts) * job.samples.per_prompt
 
 
 def memory_by_phase(

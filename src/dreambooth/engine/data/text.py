@@ -39,7 +39,8 @@ def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
         prompts += [job.loss.reference_prompt(p, job.subject) for p in prompts]
     prompts += job.prior.prompts(job.subject)
     if job.samples.every:
-        prompts += [job.subject.fill(p) for p in job.samples.prompts]
+        prompts += [job.subject.fill(e.prompt) for e in job.samples.entries]
+        prompts += [e.negative for e in job.samples.entries if e.negative is not None]
     if job.samples.every or job.prior.cost(job).keeps_base:  # both draw while training
         prompts += job.sampler.extra_prompts()
     return sorted(set(prompts))

@@ -55,6 +55,8 @@ class Facts:
     """Which step was kept as the best, and why."""
     stopped: str = ""
     """Why the run ended before its last step."""
+    findings: Sequence[str] = ()
+    """How the run went, in sentences."""
 
 
 def write_card(job: Job, info: ModelInfo, folder: RunFolder, export: Export, facts: Facts) -> None:
@@ -123,6 +125,9 @@ def card(
             f"| {_cell(in_markdown(name))} | {value:.4g} |"
             for name, value in sorted(facts.scalars.items())
         ]
+    if facts.findings:
+        lines += ["", "## How it went", ""]
+        lines += [f"- {in_markdown(sentence)}" for sentence in facts.findings]
     lines += ["", f"Made with dreambooth-trainer {versions(MAKER)[MAKER]}."]
     if export.check.message:
         lines += [f"The files were read back and compared: {in_markdown(export.check.message)}."]

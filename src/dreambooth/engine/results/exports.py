@@ -24,6 +24,7 @@ from dreambooth.interfaces import Check
 from dreambooth.jobs.exporters import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
 from dreambooth.runs.checkpoints import name_of, reason
+from dreambooth.runs.findings import read_findings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -187,6 +188,8 @@ def export_run(
         facts = facts_of(manifest, source)
         if step is not None:  # asked for, and not for being the best
             facts = replace(facts, kept="")
+        sentences = [row["sentence"] for row in read_findings(folder)]
+        facts = replace(facts, findings=sentences)
         artifact = job.freezing.artifact(
             model, {n: p.detach() for n, p in opened.parameters.items()}
         )

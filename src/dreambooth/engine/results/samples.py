@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.files import write_json
+from dreambooth.files import MAX_JSON, read_limited, write_json
 from dreambooth.helpers.pictures import decode, grid, save_picture, to_images, to_pixels
 from dreambooth.helpers.random import derive
+from dreambooth.interfaces import Drawing, Evidence
+from dreambooth.jobs.samplers import with_sampler_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +21,17 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from dreambooth.component.previews import SamplePrompt
     from dreambooth.engine.session import Session
-    from dreambooth.interfaces import Context, LoadedModel, Progress, Sampler
+    from dreambooth.interfaces import (
+        Context,
+        LoadedModel,
+        NoiseSchedule,
+        Progress,
+        Sampler,
+        Scan,
+    )
+    from dreambooth.job import Job
 
 INSTANCES_FOR_METRICS = 8
 
@@ -124,38 +136,134 @@ def sample_seed(seed: int, prompt: int, number: int) -> int:
     return derive(seed, "sample", prompt, number) % 2**32
 
 
+def seed_of(job: Job, entry: SamplePrompt, prompt: int, number: int) -> int:
+    """Return the seed of a picture: counted on from the prompt's own, where it has one."""
+    if entry.seed is None:
+        return sample_seed(job.train.seed, prompt, number)
+    return (entry.seed + number) % 2**32
+
+
+def draw_entries(
+    ctx: Context,
+    model: LoadedModel,
+    schedule: NoiseSchedule,
+    entries: Sequence[SamplePrompt],
+    per_prompt: int,
+    *,
+    label: str = "Drawing samples",
+    look: Callable[[], None] = lambda: None,
+) -> list[Picture]:
+    """Draw prompts with the settings of their own, pictures of one prompt side by side.
+
+    What shares size, negative prompt and sampler is drawn together: a picture does not depend on
+    the batch it is drawn in.
+    """
+    job = ctx.job
+    together: dict[tuple[Any, ...], list[int]] = {}
+    for i, entry in enumerate(entries):
+        alike = (entry.pixels, entry.negative, entry.guidance, entry.steps)
+        together.setdefault(alike, []).append(i)
+    drawn: dict[int, list[Picture]] = {}
+    for (pixels, negative, *_), numbers in together.items():
+        sampler = with_sampler_options(job.sampler, **entries[numbers[0]].options())
+        size = pixels or job.data.size
+        pictures = draw_pictures(
+            ctx,
+            model,
+            sampler,
+            [job.subject.fill(entries[i].prompt) for i in numbers for _ in range(per_prompt)],
+            [seed_of(job, entries[i], i, k) for i in numbers for k in range(per_prompt)],
+            size=size,
+            solver_config=schedule.solver_config(size, sampler.sampling_steps()),
+            batch_size=job.samples.batch_size,
+            negative=negative,
+            label=label,
+            look=look,
+        )
+        for at, i in enumerate(numbers):
+            drawn[i] = pictures[at * per_prompt : (at + 1) * per_prompt]
+    return [picture for i in range(len(entries)) for picture in drawn[i]]
+
+
 def draw_samples(s: Session, look: Callable[[], None]) -> list[Picture]:
     """Draw the job's prompts from fixed seeds, with the weights that are exported."""
-    job = s.job
-    prompts = [job.subject.fill(p) for p in job.samples.prompts]
-    numbered = [(i, k) for i in range(len(prompts)) for k in range(job.samples.per_prompt)]
+    samples = s.job.samples
     with s.during("drawing"), s.state.showing_result():
-        return draw_pictures(
-            s.ctx,
-            s.model,
-            job.sampler,
-            [prompts[i] for i, _ in numbered],
-            [sample_seed(job.train.seed, i, k) for i, k in numbered],
-            size=job.data.size,
-            solver_config=s.schedule.solver_config(job.data.size, job.sampler.sampling_steps()),
-            batch_size=job.samples.batch_size,
-            look=look,
+        return draw_entries(
+            s.ctx, s.model, s.schedule, samples.entries, samples.per_prompt, look=look
         )
 
 
-def measured(s: Session, pictures: Sequence[Picture], look: Callable[[], None]) -> dict[str, float]:
+def photographs(ctx: Context, scan: Scan, most: int = INSTANCES_FOR_METRICS) -> list[Image]:
+    """Return the first instance images as they are trained, without augmentation."""
+    rng = ctx.numpy_random("unused")
+    return to_images(to_pixels([ctx.job.data.load(i, 0, rng) for i in scan.items[:most]]))
+
+
+def evidence(
+    ctx: Context, scan: Scan, pictures: Sequence[Picture], untrained: Sequence[Picture]
+) -> Evidence:
+    """Return drawn pictures beside the first instance images and the untrained base's pictures."""
+    rng = ctx.numpy_random("unused")
+    samples = [ctx.job.data.load(item, 0, rng) for item in scan.items[:INSTANCES_FOR_METRICS]]
+    masks = [None if s.mask is None else mask_image(s.mask) for s in samples]
+    return Evidence(
+        [Drawing(p.image, p.prompt, p.seed) for p in pictures],
+        to_images(to_pixels(samples)),
+        ctx.job.subject,
+        [Drawing(p.image, p.prompt, p.seed) for p in untrained],
+        masks,
+    )
+
+
+def measured(
+    s: Session,
+    pictures: Sequence[Picture],
+    untrained: Sequence[Picture],
+    look: Callable[[], None],
+) -> dict[str, float]:
     """Return what the job's metrics say of samples, beside the first instance images."""
     if not s.job.metrics:
         return {}
-    by_prompt: dict[str, list[Image]] = {}
-    for picture in pictures:
-        by_prompt.setdefault(picture.prompt, []).append(picture.image)
-    rng = s.ctx.numpy_random("unused")
-    items = s.scan.items[:INSTANCES_FOR_METRICS]
-    instances = to_images(to_pixels([s.job.data.load(i, 0, rng) for i in items]))
+    shown = evidence(s.ctx, s.scan, pictures, untrained)
     values: dict[str, float] = {}
     for metric in s.job.metrics:
         look()
-        scores = metric.score(by_prompt, instances, s.ctx)
-        values |= {f"metric/{name}": float(value) for name, value in scores.items()}
+        scores = metric.measure(shown, s.ctx)
+        values |= {f"metric/{score.logged}": float(score.value) for score in scores}
     return values
+
+
+def mask_image(mask: Any) -> Image:
+    """Return a mask [height, width] in 0..1 as a grey picture."""
+    from PIL import Image as Pillow
+
+    return Pillow.fromarray((mask * 255).round().astype("uint8"), mode="L")
+
+
+def read_record(folder: Path) -> list[dict[str, Any]]:
+    """Return what `prompts.json` of a folder lists; nothing where it is damaged."""
+    try:
+        record = json.loads(read_limited(folder / "prompts.json", MAX_JSON))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return (
+        [entry for entry in record if isinstance(entry, dict)] if isinstance(record, list) else []
+    )
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """Return the pictures of a folder that `write_pictures` wrote, those that can be read."""
+    from PIL import Image as Pillow
+
+    found: list[Picture] = []
+    for entry in read_record(folder):
+        try:
+            path = folder / str(entry["file"])
+            if path.parent == folder and path.is_file() and not path.is_symlink():
+                with Pillow.open(path) as image:
+                    picture = image.convert("RGB")
+                found.append(Picture(picture, str(entry["prompt"]), int(entry["seed"])))
+        except (OSError, ValueError, TypeError, KeyError, Pillow.DecompressionBombError):
+            continue  # a damaged picture: the others can be shown
+    return found

@@ -83,12 +83,39 @@ def open_weights(ctx: EngineContext, folder: RunFolder, step: int | None = None)
     parameters = trainable(model, policy)
     if found is None:
         return Opened(model, parameters, "final")
+    put_weights(ctx, parameters, found)
+    return Opened(model, parameters, found.folder.name)
+
+
+def open_step(ctx: EngineContext, folder: RunFolder, step: int) -> Opened:
+    """Open the base with what a run had trained by one of its checkpoints, or by its end.
+
+    `RunError` where that checkpoint is damaged.
+    """
+    where = folder.checkpoints / name_of(step)
+    if not where.is_dir():
+        model, source = open_trained(ctx, folder)
+        return Opened(model, {}, source)
+    try:
+        found = files.load(where, WEIGHTS)
+    except Damaged as error:
+        raise RunError(
+            f"the checkpoint of step {step} is damaged: {error}", "name another step"
+        ) from error
+    model = ctx.job.model.open(ctx)
+    ctx.job.freezing.prepare(model, ctx)
+    parameters = trainable(model, ctx.job.freezing)
+    put_weights(ctx, parameters, found)
+    return Opened(model, parameters, found.folder.name)
+
+
+def put_weights(ctx: EngineContext, parameters: dict[str, Parameter], found: Checkpoint) -> None:
+    """Put a checkpoint's weights (its average, where it has one) into the parameters."""
     with torch.no_grad(), taking_back(found):
         weights = found.tensors.get("ema") or found.tensors["trainable"]
         check_shapes(parameters, weights)
         for name, parameter in parameters.items():
             parameter.data = weights[name].to(ctx.device)
-    return Opened(model, parameters, found.folder.name)
 
 
 def checkpoint_of(folder: RunFolder, step: int) -> Checkpoint:

@@ -1,0 +1,246 @@
+"""Rules over measured numbers: learned, copying, class changed, prompts ignored, too few."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from dreambooth import FindingRule
+from dreambooth.interfaces import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreambooth.interfaces import Evaluation, RunRecord, Score
+
+
+def where(evaluation: Evaluation) -> str:
+    """Return where the pictures of an evaluation lie."""
+    return f"step-{evaluation.step:06d}"
+
+
+def share(score: Score) -> float | None:
+    """Return how far a number went from the untrained base's to the photographs' own, 0 to 1.
+
+    None where one of the two is missing, or where the base is as near as photographs are.
+    """
+    if score.baseline is None or score.real is None or score.real - score.baseline < 0.02:
+        return None
+    return (score.value - score.baseline) / (score.real - score.baseline)
+
+
+class Learned(FindingRule):
+    """Whether the subject was learned.
+
+    The share of the way from the untrained base's likeness to the photographs' own. Half is what
+    the good runs of the embedded bases reach at the least (their figures: 0.22 to 0.48 of 0.48, and
+    0.47 to 0.65 of 0.60), a quarter what runs of a twentieth of their steps do.
+    """
+
+    kind: Literal["learned"] = "learned"
+    enough: float = Field(default=0.5, gt=0.0)
+    """Share of the way that counts as learned."""
+    least: float = Field(default=0.25, ge=0.0)
+    """Below this share nothing was learned."""
+    errors: float = Field(default=2.0, ge=0.0)
+    """By how many standard errors likeness must have risen at all."""
+
+    def judge(self, record: RunRecord) -> Sequence[Finding]:
+        """Say whether, and how well."""
+        last = record.last
+        score = last.score("subject_similarity") if last else None
+        if last is None or score is None or score.baseline is None:
+            return []
+        noun = record.job.subject.class_noun
+        rose, error = score.change or (score.value - score.baseline, 0.0)
+        went = share(score)
+        # One photograph has no likeness to itself; then the rise alone tells.
+        reached = went if went is not None else (1.0 if rose > 0.05 else 0.0)
+        real = f", photographs among themselves {score.real:.2f}" if score.real is not None else ""
+        told = (
+            f"likeness {score.value:.2f}, before {score.baseline:.2f}{real} "
+            f"({score.encoder}), {where(last)}"
+        )
+        if rose <= self.errors * error or reached < self.least:
+            return [
+                Finding(
+                    "problem",
+                    f"It has not learned your {noun}: pictures look hardly more like your "
+                    "photographs than before training.",
+                    told,
+                    "Train for more steps (train.steps), or with a higher optimizer.lr.",
+                )
+            ]
+        if reached < self.enough:
+            return [
+                Finding(
+                    "look",
+                    f"It has learned your {noun} in part.",
+                    told,
+                    "Train for more steps: -o train.steps=N goes on from here.",
+                )
+            ]
+        close = "about as close to your photographs as these are to each other"
+        near = close if reached >= 0.85 else "clearly closer to your photographs than before"
+        return [Finding("good", f"It has learned your {noun}: pictures are {near}.", told)]
+
+
+class Copies(FindingRule):
+    """Whether pictures repeat single photographs instead of showing the subject anew.
+
+    A picture counts as a copy where its nearest photograph (mirrored or not) is nearer than
+    photographs are to their own nearest, by `part` of what is left up to 1.
+    """
+
+    kind: Literal["copying"] = "copying"
+    part: float = Field(default=0.6, ge=0.0, le=1.0)
+    """Part of the way from the photographs' own nearness to 1."""
+    pictures: float = Field(default=0.25, gt=0.0, le=1.0)
+    """Share of the pictures that must be copies."""
+
+    def judge(self, record: RunRecord) -> Sequence[Finding]:
+        """Name the step, the share and the nearest example."""
+        last = record.last
+        score = last.score("copying") if last else None
+        if last is None or score is None or score.real is None or not score.pictures:
+            return []
+        limit = score.real + self.part * (1 - score.real)
+        copies = [i for i, value in score.pictures.items() if value > limit]
+        if len(copies) < self.pictures * len(score.pictures):
+            return []
+        worst = max(copies, key=lambda i: score.pictures[i])
+        first = next((e.step for e in record.evaluations if self._copies(e)), last.step)
+        return [
+            Finding(
+                "problem",
+                f"It copies: {len(copies)} of {len(score.pictures)} pictures nearly repeat one of "
+                "your photographs.",
+                f"nearest {score.pictures[worst]:.2f}, photographs among themselves "
+                f"{score.real:.2f} ({score.encoder}), {where(last)}, picture {worst}",
+                f"Use an earlier step than {first}, fewer steps, or more varied photographs.",
+            )
+        ]
+
+    def _copies(self, evaluation: Evaluation) -> bool:
+        score = evaluation.score("copying")
+        if score is None or score.real is None or not score.pictures:
+            return False
+        limit = score.real + self.part * (1 - score.real)
+        copies = sum(value > limit for value in score.pictures.values())
+        return copies >= self.pictures * len(score.pictures)
+
+
+class ClassChanged(FindingRule):
+    """Whether others of the class have come to look like the subject (PRES; lower is better).
+
+    The embedded bases' figures: with prior preservation 0.47 to 0.39, without 0.47 to 0.70 where
+    photographs are 0.60 to each other.
+    """
+
+    kind: Literal["class_changed"] = "class_changed"
+    part: float = Field(default=0.35, gt=0.0)
+    """Part of the way from the base's class to the photographs that counts as changed."""
+    rise: float = Field(default=0.1, gt=0.0)
+    """How much nearer counts as changed where the base's class is as near as photographs are to
+    each other, and there is no way to take a part of."""
+    errors: float = Field(default=2.0, ge=0.0)
+    """By how many standard errors it must have changed at all."""
+
+    def judge(self, record: RunRecord) -> Sequence[Finding]:
+        """Say how much nearer the class has come to the subject."""
+        last = record.last
+        score = last.score("prior_preservation") if last else None
+        if last is None or score is None or score.baseline is None:
+            return []
+        went = share(score)
+        noun = record.job.subject.class_noun
+        rose, error = score.change or (score.value - score.baseline, 0.0)
+        told = (
+            f"others of the class {score.value:.2f}, before {score.baseline:.2f} "
+            f"({score.encoder}), {where(last)}"
+        )
+        far = rose >= self.rise if went is None else went >= self.part
+        if not far or rose <= self.errors * error:
+            return []
+        nearer = f"{score.baseline:.2f} to {score.value:.2f}"
+        has_prior = record.job.prior.has_rows()
+        act = "Raise loss.prior_weight, or train fewer steps." if has_prior else (
+            "Turn on class pictures: prior: generated."
+        )  # fmt: skip
+        return [
+            Finding(
+                "problem",
+                f'Others of its class have changed too: "a {noun}" now looks more like yours '
+                f"than before training ({nearer}).",
+                told,
+                act,
+            )
+        ]
+
+
+class PromptsIgnored(FindingRule):
+    """From which step on prompts are obeyed less than by the untrained base."""
+
+    kind: Literal["prompts_ignored"] = "prompts_ignored"
+    fall: float = Field(default=0.25, gt=0.0, lt=1.0)
+    """Share of the untrained base's prompt alignment that must be lost."""
+    errors: float = Field(default=2.0, ge=0.0)
+    """By how many standard errors it must have fallen."""
+
+    def judge(self, record: RunRecord) -> Sequence[Finding]:
+        """Name the first step after which it stays so."""
+        since: Evaluation | None = None
+        for evaluation in reversed(record.evaluations):
+            if not self._ignores(evaluation):
+                break
+            since = evaluation
+        last = record.last
+        score = last.score("prompt_alignment") if last else None
+        if since is None or last is None or score is None or score.baseline is None:
+            return []
+        return [
+            Finding(
+                "problem",
+                f"From step {since.step} on it listens less to the rest of the prompt.",
+                f"words and picture agree by {score.value:.2f}, before {score.baseline:.2f} "
+                f"({score.encoder}), {where(last)}",
+                "Use an earlier step, or lower optimizer.lr or the adapter's rank.",
+            )
+        ]
+
+    def _ignores(self, evaluation: Evaluation) -> bool:
+        score = evaluation.score("prompt_alignment")
+        if score is None or score.baseline is None:
+            return False
+        changed, error = score.change or (score.value - score.baseline, 0.0)
+        return -changed > max(self.errors * error, self.fall * abs(score.baseline))
+
+
+class TooFew(FindingRule):
+    """Whether there are enough pictures for the numbers to mean anything."""
+
+    kind: Literal["too_few"] = "too_few"
+    pictures: int = Field(default=8, ge=2)
+    """Pictures that name the subject, at least."""
+    photographs: int = Field(default=3, ge=1)
+    """Photographs, at least."""
+
+    def judge(self, record: RunRecord) -> Sequence[Finding]:
+        """Say by how much the likeness may swing."""
+        last = record.last
+        score = last.score("subject_similarity") if last else None
+        photos = len(record.photographs)
+        if score is None or (score.n >= self.pictures and photos >= self.photographs):
+            return []
+        swing = f" They may swing by {2 * score.stderr:.2f}." if score.stderr else ""
+        one = "photograph" if photos == 1 else "photographs"
+        many = "picture" if score.n == 1 else "pictures"
+        return [
+            Finding(
+                "look",
+                f"With {photos} {one} and {score.n} {many} these numbers say little.{swing}",
+                f"n {score.n}, {score.encoder}",
+                "Draw more: dbt evaluate RUN --images-per-prompt 8, or samples.per_prompt.",
+            )
+        ]

@@ -1,0 +1,1 @@
+"""What turns pictures and words into numbers, for metrics, findings and the doctor."""
