@@ -50,7 +50,7 @@ class AdapterFile(Stored):
         from dreambooth_plugins.formats.embedding import write_word
 
         self.write_adapters(artifact, model, dest, ctx)
-        write_word(artifact, dest, self.dtype)
+        write_word(artifact, dest, self.dtype, model.info)
 
     def write_adapters(
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context

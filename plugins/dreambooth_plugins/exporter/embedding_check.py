@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 
 from dreambooth.interfaces import Check
 from dreambooth_plugins.common.dtypes import torch_dtype
@@ -16,17 +17,24 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.formats.embedding import EMBEDDING_FILE, a1111_file, token_names, word_of
+from dreambooth_plugins.formats.embedding import (
+    EMBEDDING_FILE,
+    a1111_file,
+    places,
+    token_names,
+    word_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Artifact, Context, LoadedModel
+    from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
 
 
-def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
+def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str, info: ModelInfo) -> str:
     """Load both files into the pipeline, A1111's under another word; return what is wrong.
 
     The rows must be those of the artifact, after the casts: the file's, and diffusers' to the
@@ -41,24 +49,49 @@ def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
     # transformers draws numbers for new rows before diffusers puts its own in.
     with torch.random.fork_rng(devices=[]), quiet():
         for file, tokens in ((dest / EMBEDDING_FILE, names), (dest / a1111_file(word), others)):
-            given = None if tokens is names else tokens[0]
             try:
-                pipe.load_textual_inversion(str(file), token=given)
+                for options in _options(pipe, file, tokens[0], info, own=tokens is names):
+                    pipe.load_textual_inversion(**options)
             except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
                 said = (str(error) or type(error).__name__).splitlines()[0]
                 return f"diffusers cannot open {file.name}: {said}"
-            if not _equal(pipe, tokens, rows.to(torch_dtype(dtype))):
+            stored = {part: tensor.to(torch_dtype(dtype)) for part, tensor in rows.items()}
+            if not _equal(pipe, tokens, stored, info):
                 return f"the rows of {word} differ in {file.name}"
     return ""
 
 
-def _equal(pipe: Any, tokens: list[str], rows: Tensor) -> bool:
-    known = pipe.tokenizer.get_vocab()
-    if not all(token in known for token in tokens):
-        return False
-    table = pipe.text_encoder.get_input_embeddings().weight
-    there = table[[known[token] for token in tokens]].cpu()
-    return there.shape == rows.shape and torch.equal(there, rows.to(there.dtype))
+def _options(
+    pipe: Any, file: Path, token: str, info: ModelInfo, *, own: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield what each call of `load_textual_inversion` is given, one a text encoder.
+
+    `own`: the file says itself which word its rows are of.
+    """
+    if len(info.learns_words) == 1:
+        word = None if own else token
+        yield {"pretrained_model_name_or_path": str(file), "token": word}
+        return
+    with safe_open(file, "pt") as tensors:
+        for part, (name, tokenizer) in places(info).items():
+            yield {
+                "pretrained_model_name_or_path": tensors.get_tensor(name),
+                "token": token,
+                "text_encoder": getattr(pipe, part),
+                "tokenizer": getattr(pipe, tokenizer),
+            }
+
+
+def _equal(pipe: Any, tokens: list[str], rows: Mapping[str, Tensor], info: ModelInfo) -> bool:
+    for part, (_, tokenizer) in places(info).items():
+        known = getattr(pipe, tokenizer).get_vocab()
+        if not all(token in known for token in tokens):
+            return False
+        table = getattr(pipe, part).get_input_embeddings().weight
+        there, here = table[[known[token] for token in tokens]].cpu(), rows[part]
+        if there.shape != here.shape or not torch.equal(there, here.to(there.dtype)):
+            return False
+    return True
 
 
 def check_word(
@@ -69,7 +102,7 @@ def check_word(
         here = live_outputs(model, artifact.tensors, ctx)
         with quiet():
             pipe = model.pipeline()
-        wrong = load_word(pipe, artifact, dest, dtype)
+        wrong = load_word(pipe, artifact, dest, dtype, model.info)
         there = None if wrong else file_outputs(pipe, model, ctx)
     if there is None:
         return Check(False, wrong, {"tensors": 1, "different": 1})

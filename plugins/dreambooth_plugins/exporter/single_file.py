@@ -1,4 +1,4 @@
-"""A whole model as one file in the original Stable Diffusion layout."""
+"""A whole model as one file in the layout of its first publication."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class SingleFile(Stored):
-    """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and
-    `StableDiffusionPipeline.from_single_file`.
+    """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and diffusers'
+    `from_single_file`.
 
     Adapters are folded in. Beside it lies `config/`, the diffusers configuration and tokenizer:
     with it the file opens without a connection, whatever the sizes of the model.

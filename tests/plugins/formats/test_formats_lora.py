@@ -47,7 +47,9 @@ def test_names_of_kohya():
         ("text_encoder", "lora_te1_text_model_x"),
         "alpha",
     )
-    assert kohya.place("lora_te2_text_model_x.alpha") is None
+    at = "lora_te2_text_model_x"
+    assert kohya.place(f"{at}.alpha") == (("text_encoder_2", at), "alpha")
+    assert kohya.place("lora_te3_text_model_x.alpha") is None
     assert kohya.place("text_model_x.alpha") is None
 
 

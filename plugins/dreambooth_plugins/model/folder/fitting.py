@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
+    from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.source import Source
 
 _OLD_ATTENTION = {
@@ -41,14 +42,15 @@ def check_weights(source: Source, part: str, module: Module) -> None:
         return  # whoever opens the model for a run says so
     if any(file.suffix != ".safetensors" for file in files):
         return
+    known = source.part(part)
     stored = {
-        _today(part, name): (shape, file)
+        _today(known, name): (shape, file)
         for file in files
         for name, shape in read_header(file).shapes.items()
     }
     for name, tensor in module.state_dict().items():
-        shape, file = stored.get(_today(part, name), (None, files[0]))
-        _check_tensor(f"{file}", part, name, shape, tuple(tensor.shape))
+        shape, file = stored.get(_today(known, name), (None, files[0]))
+        _check_tensor(f"{file}", known, name, shape, tuple(tensor.shape))
 
 
 def check_forward(
@@ -72,23 +74,23 @@ def check_forward(
 
 
 def _check_tensor(
-    file: str, part: str, name: str, stored: tuple[int, ...] | None, wanted: tuple[int, ...]
+    file: str, part: Part, name: str, stored: tuple[int, ...] | None, wanted: tuple[int, ...]
 ) -> None:
     hint = "the file does not fit its configuration: download the model again"
     if stored is None:
-        raise JobError(f"{file} lacks weights of {part}, e.g. {name}", hint)
+        raise JobError(f"{file} lacks weights of {part.name}, e.g. {name}", hint)
     # A VAE's projections were 1 x 1 convolutions once.
-    if stored != wanted and (part != "vae" or stored != (*wanted, 1, 1)):
+    if stored != wanted and (part.role != "vae" or stored != (*wanted, 1, 1)):
         raise JobError(
             f"{file}: {name} is {list(stored)}, config.json asks for {list(wanted)}", hint
         )
 
 
-def _today(part: str, name: str) -> str:
+def _today(part: Part, name: str) -> str:
     """Return a tensor's name without what differs between versions of the libraries."""
-    if part == "text_encoder":
-        return name.removeprefix("text_model.")
-    if part == "vae":
+    if part.file_prefix:
+        return name.removeprefix(part.file_prefix)
+    if part.role == "vae":
         for old, new in _OLD_ATTENTION.items():
             name = name.replace(old, new)
     return name
