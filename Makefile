@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test lint types imports unit test-slow test-gpu bench policies schema format clean
+.PHONY: demo test check lint types imports unit test-slow test-gpu bench policies schema format clean
 
 demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
@@ -15,6 +15,14 @@ demo: $(STAMP)
 	@ls -t -r $(DEMO)/runs/*/samples/*/grid.png
 
 test: lint types imports unit
+
+# The fast loop: make check FILE=src/dreambooth/jobs/wording.py
+check: $(STAMP)
+	$(BIN)/ruff check $(FILE)
+	$(BIN)/ruff format --check $(FILE)
+	$(BIN)/mypy
+	tests="$$($(BIN)/python tests/mirrored.py $(FILE))"; \
+		test -z "$$tests" || $(BIN)/python -m pytest -q -n 0 $$tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["dreambooth.testing.fixtures"]
+
 # One thread: tiny networks gain nothing from more, and lose much where the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What the tests' parent ignores (nohup, a shell in the background) a program would go on ignoring;

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from dreambooth.engine import plan
+from dreambooth.engine.cost import plan
 from dreambooth.engine.loop import run
 from dreambooth.errors import UserError
 from dreambooth.jobs.loading import load_job

@@ -131,6 +131,7 @@ def test_an_installed_plugin_is_listed(listed: dict[str, dict[str, Any]]) -> Non
         "slots": ["freezing"],
         "kinds": {"freezing": ["name_contains"]},
         "error": "",
+        "commands": [],
     }
 
 

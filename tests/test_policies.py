@@ -21,7 +21,7 @@ from policy_cases import CASES, EMOJI, WORD, Whole, sections
 from test_resume_exact import result_bytes
 from test_run import cut
 
-FOX = Path(dreambooth.__file__).parent / "examples" / "fox"
+FOX = Path(dreambooth.__file__).parent / "cli" / "examples" / "fox"
 every_policy = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 

@@ -21,10 +21,13 @@ from dreambooth.plugins import registry_with
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+GUIDES = {path.stem: path.read_text() for path in (ROOT / "plugins/guides").glob("*.md")}
+
+EVERYTHING = "\n".join([README, *GUIDES.values()])
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -54,15 +57,15 @@ def test_the_plugin_is_complete_and_works_in_a_job(job_file, monkeypatch):
     exec(compile(code, "README.md", "exec"), plugin.__dict__)
     [job] = blocks("yaml")
     with registry_with(plugin):
-        changed = re.sub("freezing:.*", "freezing: cross_attention_only", job)
-        assert check_job(job_file(changed)).freezing.kind == "cross_attention_only"
+        changed = re.sub("freezing:.*", "freezing: norms_and_biases", job)
+        assert check_job(job_file(changed)).freezing.kind == "norms_and_biases"
 
 
 def test_every_policy_shown_is_one_and_all_are_shown():
     from dreambooth import Job
     from dreambooth.plugins import registry
 
-    section = README.split("## What should train")[1].split("## ")[0]
+    section = GUIDES["training"].split("## ")[0]
     shown = re.findall(r"^\|[^|]+\| `([^`]+)` \| \S+ \|$", section, flags=re.MULTILINE)
     assert len(shown) > 8
     base = {"name": "n", "data": {"kind": "folder", "path": "p"},
@@ -75,8 +78,7 @@ def test_every_policy_shown_is_one_and_all_are_shown():
 def test_every_format_is_shown_with_what_it_takes():
     from dreambooth.plugins import registry
 
-    section = README.split("## The result in other tools")[1].split("## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \| (.+) \|$", section, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \| (.+) \|$", GUIDES["results"], flags=re.MULTILINE)
     words = {"weights": "whole weights", "adapter": "adapters", "embedding": "`token`"}
     kinds = registry().kinds("exporter")
     assert sorted(name for name, _ in rows) == sorted(kinds)
@@ -85,7 +87,7 @@ def test_every_format_is_shown_with_what_it_takes():
 
 
 def test_the_python_example_builds_a_job():
-    code = blocks("python")[1].split("result = ")[0]
+    code = blocks("python", GUIDES["python"])[0].split("result = ")[0]
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["job"].name == "my-dog"
@@ -136,11 +138,11 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
             done = dbt(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
             ran.append(arguments[0])
-    assert ran == ["init", "validate", "identifier", "run", "run", "sample", "export"]
-    left = README.split("## What a run leaves")[1].split("```")[1]
+    assert ran == ["init", "validate", "identifier", "run", "run", "sample", "report", "export"]
+    left = GUIDES["runs"].split("## What a run leaves")[1].split("```")[1]
     named = set(re.findall(r"^  ([\w.]+)/? ", left, flags=re.MULTILINE))
     made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}
-    assert made - {"exports"} == named
+    assert made - {"exports", "report.html"} == named
 
 
 @pytest.mark.slow
@@ -163,7 +165,7 @@ def test_every_command_shown_exists():
     done = subprocess.run(
         [sys.executable, "-m", "dreambooth", "--help"], capture_output=True, text=True, check=True
     )
-    shown = set(re.findall(r"\bdbt (\w+)", README)) - {"and"}
+    shown = set(re.findall(r"(?:`|^\$ )dbt (\w+)", EVERYTHING, flags=re.MULTILINE))
     assert shown >= {"run", "validate", "init", "sample", "schema", "plugins"}
     for name in shown:
         assert re.search(rf"^\s+{name}\b", done.stdout, flags=re.MULTILINE), name
@@ -171,5 +173,36 @@ def test_every_command_shown_exists():
 
 def test_every_make_target_shown_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([\w-]+)", README):
+    shown = re.findall(r"(?:`|^\$ |^    )make ([\w-]+)", EVERYTHING, flags=re.MULTILINE)
+    assert set(shown) >= {"test", "demo", "check", "bench", "test-slow"}
+    for target in shown:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_file_and_guide_linked_or_named_is_there():
+    pages = {ROOT / "README.md": README, ROOT / "plugins/README.md": None}
+    pages |= {ROOT / "plugins/guides" / f"{name}.md": text for name, text in GUIDES.items()}
+    for page, text in pages.items():
+        text = text or page.read_text()
+        for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[\w-]+)?\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    named = re.findall(r"`((?:src|plugins|tests)/[\w./-]+)`", GUIDES["contributing"])
+    assert len(named) > 8
+    for target in named:
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("file", "tests"),
+    [
+        ("src/dreambooth/jobs/identifiers.py", "tests/unit/jobs/test_identifiers.py"),
+        ("src/dreambooth/cli/display/units.py", "tests/unit/cli"),
+        ("plugins/dreambooth_plugins/loss/dco.py", "tests/plugins/loss"),
+        ("tests/test_readme.py", "tests/test_readme.py"),
+        ("src/dreambooth/errors.py", ""),
+    ],
+)
+def test_the_fast_loop_runs_the_tests_that_mirror_a_file(file, tests):
+    command = [sys.executable, ROOT / "tests/mirrored.py", ROOT / file]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == tests

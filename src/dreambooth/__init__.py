@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Job": "dreambooth.job",
-    "run": "dreambooth.engine.loop",
+    "Job": "dreambooth.jobs.python",
+    **dict.fromkeys(("validate", "plan", "run", "sample", "export"), "dreambooth.api"),
+    "Notebook": "dreambooth.engine.watching.notebook",
+    "RunResult": "dreambooth.runs.result",
     "hookimpl": "dreambooth.hookspecs",
     "Component": "dreambooth.component",
     "Problem": "dreambooth.component",
@@ -34,9 +36,14 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from dreambooth.api import export as export
+    from dreambooth.api import plan as plan
+    from dreambooth.api import run as run
+    from dreambooth.api import sample as sample
+    from dreambooth.api import validate as validate
     from dreambooth.component import Component as Component
     from dreambooth.component import Problem as Problem
-    from dreambooth.engine.loop import run as run
+    from dreambooth.engine.watching.notebook import Notebook as Notebook
     from dreambooth.errors import JobError as JobError
     from dreambooth.errors import RunError as RunError
     from dreambooth.errors import UserError as UserError
@@ -55,7 +62,8 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Scheduler as Scheduler
     from dreambooth.interfaces import Subject as Subject
     from dreambooth.interfaces import Tracker as Tracker
-    from dreambooth.job import Job as Job
+    from dreambooth.jobs.python import Job as Job
+    from dreambooth.runs.result import RunResult as RunResult
 
 
 def __getattr__(name: str) -> Any:

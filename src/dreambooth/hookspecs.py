@@ -1,12 +1,15 @@
-"""The hooks: one a slot. Each collects classes; what they do is up to the job that names them.
+"""The hooks: one a slot, which collects classes, and one for commands of `dbt`.
+
+What classes do is up to the job that names them.
 
 A plugin is a module (or any object) registered under the entry-point group `dreambooth`:
 
     [project.entry-points.dreambooth]
     my-plugin = "my_package.plugin"
 
-Every hook is called once a process, before the first job is checked, takes no argument and
-returns a list of classes. A package that is merely installed changes no run.
+A module with commands is named in the group `dreambooth.commands`. Every hook is called once a
+process, before the first job is checked, takes no argument and returns a list. A package that is
+merely installed changes no run.
 """
 
 from __future__ import annotations
@@ -16,6 +19,10 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import typer
+
     from dreambooth.interfaces import (
         Callback,
         DataSource,
@@ -133,4 +140,16 @@ def register_exporters() -> list[type[Exporter]]:
 @hookspec
 def register_callbacks() -> list[type[Callback]]:
     """Return watchers (an item of `callbacks:`), e.g. `[TimeLimit]`. Called at every event."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_commands() -> list[Callable[..., None] | typer.Typer]:
+    """Return commands that join `dbt`: functions with typer's annotations, or apps of several.
+
+    In a module of its own, named under the entry-point group `dreambooth.commands`: `dbt --help`
+    loads that group, so neither torch nor anything else that is heavy may be imported there but
+    inside the function. A command is named as its function is (`_` becomes `-`), an app by its
+    `name`; the first line of the docstring is its line in `dbt --help`.
+    """
     raise NotImplementedError  # abstract

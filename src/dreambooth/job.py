@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from dreambooth.component import JobPath, Section
 from dreambooth.interfaces import (
@@ -164,7 +165,11 @@ class Log(Section):
 
 
 class Job(Section):
-    """A DreamBooth training job."""
+    """A DreamBooth training job.
+
+    `Job(...)` raises what `dbt validate` prints: a `JobError` with everything that is wrong, each
+    with its place and the nearest known name.
+    """
 
     version: Literal[1] = 1
     """Version of the job format."""
@@ -212,6 +217,22 @@ class Job(Section):
     """Watchers of the run, called in this order."""
     exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
     """File formats of the result; `auto`: what the freezing policy's artifact calls for."""
+
+    if not TYPE_CHECKING:  # pydantic's own signature is the better one to check calls against
+
+        def __init__(self, /, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                if Job.explained_by is None:
+                    raise
+                raise Job.explained_by(error, data) from None
+
+        # Reading a file goes past this one, as it goes past pydantic's own.
+        __init__.__pydantic_base_init__ = True
+
+    explained_by: ClassVar[Callable[[ValidationError, dict[str, Any]], Exception] | None] = None
+    """Makes words of what pydantic finds; the layer above brings it (`jobs.python`)."""
 
     @field_validator("output", mode="after")
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,7 +139,8 @@ def many_pictures(bench: Bench) -> None:
     if bench.size.name != "small":
         return
     folder = models.pictures(bench.work, MANY, bench.size.resolution)
-    sections = {"data": {"path": folder}, "prior": {"kind": "folder", "path": folder}}
+    others = shutil.copytree(folder, folder.with_name("class"), dirs_exist_ok=True)
+    sections = {"data": {"path": folder}, "prior": {"kind": "folder", "path": others}}
     few, many = bench.job("few"), bench.job("many", **sections)
     growth, reading = [], []
     for _ in range(bench.rounds):

@@ -42,7 +42,7 @@ from emoji_recipe.settings import BASES
 
 NOUN, WORD = "octopus", "ohwx"
 CLASS = f"a photo of {with_article(NOUN)}"
-PICTURES = Path(dreambooth.__file__).parent / "examples" / NOUN
+PICTURES = Path(dreambooth.__file__).parent / "cli" / "examples" / NOUN
 SIDE = 64
 DRAWN = 16
 """Pictures a prompt."""

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
 from dreambooth.files import read_limited
-from dreambooth.interfaces import unknown_placeholders
+from dreambooth_plugins.data.encodings import AUTO, NotReadable, read_text
+from dreambooth_plugins.data.file_types import as_compared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-    from dreambooth.interfaces import Subject
 
 CaptionKind = Literal["auto", "none", "txt", "caption", "metadata"]
 METADATA = "metadata.jsonl"
@@ -45,42 +44,123 @@ class Captions:
 
 def is_caption_file(name: str) -> bool:
     """Say whether a file is named as one that may hold captions."""
-    return name.lower().endswith((".txt", ".caption")) or name == METADATA
+    return name.lower().endswith((".txt", ".caption")) or name.lower() == METADATA
 
 
-def collect(root: Path, kind: CaptionKind, images: list[str], others: list[str]) -> Captions:
+def collect(
+    root: Path,
+    kind: CaptionKind,
+    images: list[str],
+    others: list[str],
+    encoding: str = AUTO,
+) -> Captions:
     """Read the captions of `images` out of the caption files among `others`.
 
-    Both are ids: paths relative to `root`, with forward slashes. Where several captions exist for
-    one image, `.txt` goes before `.caption`, and that before `metadata.jsonl`. Raises `JobError`
-    for a caption file that cannot be read.
+    Both are ids: paths relative to `root`, with forward slashes; names that differ only in how
+    their accents are stored are equal. Where several captions exist for one image, `.txt` goes
+    before `.caption`, and that before `metadata.jsonl`. Raises `JobError` for caption files that
+    cannot be read: all that are in another encoding at once.
     """
     found = Captions()
-    empty: list[str] = []
-    owners: dict[str, list[str]] = {}
-    for image in images:
-        owners.setdefault(_stem(image), []).append(image)
-    for suffix in _SIDECARS.get(kind, ()):
-        for name in (o for o in others if o.lower().endswith(suffix)):
-            stem = _stem(name)
-            if stem not in owners:
-                found.unused.append((name, f"caption without a usable image named {stem}"))
-                continue
-            text = " ".join(_text(root / name).split())
-            found.read.add(name)
-            if text:
-                _add(found, name, dict.fromkeys(owners[stem], text))
-            else:
-                empty.append(name)
+    texts = _Texts(root, encoding)
+    _read_sidecars(kind, images, others, texts, found)
     if kind in {"auto", "metadata"}:
-        for name in (o for o in others if o.rpartition("/")[2] == METADATA):
-            _read_metadata(root, name, set(images), found)
+        by_name: dict[str, list[str]] = {}
+        for image in images:
+            by_name.setdefault(as_compared(image), []).append(image)
+        for name in (o for o in others if o.rpartition("/")[2].lower() == METADATA):
+            _read_metadata(name, by_name, texts, found)
+    texts.complain()
     if found.second:
         found.warnings.append(
             f"images with several captions train with the first; not used: {shorten(found.second)}"
         )
+    return found
+
+
+class _Texts:
+    """The caption files of a folder, read; those in another encoding are told together."""
+
+    def __init__(self, root: Path, encoding: str) -> None:
+        self.root, self.encoding = root, encoding
+        self.odd: dict[str, str] = {}
+        """Files that could not be read, and the encoding they may be in."""
+
+    def read(self, name: str) -> str:
+        """Return a file's text; empty for one that `complain` will tell of."""
+        try:
+            return read_text(read_limited(self.root / name, MAX_BYTES), self.encoding)
+        except NotReadable as error:
+            self.odd[name] = error.guess
+            return ""
+        except OSError as error:
+            raise JobError(
+                f"{self.root / name}: {error.strerror or error}",
+                "Make it a text file that can be read.",
+            ) from error
+
+    def complain(self) -> None:
+        """Raise `JobError` where files could not be read."""
+        if not self.odd:
+            return
+        guess = next(iter(self.odd.values()))
+        listed = ", ".join(f"{name} (perhaps {other})" for name, other in self.odd.items())
+        tried = "" if self.encoding == AUTO else f" or {self.encoding}"
+        raise JobError(
+            f"caption files in {self.root} that are not UTF-8{tried}: {listed}",
+            f"Set data.caption_encoding: {guess} if that is what they are, or save them as UTF-8 "
+            f"(iconv -f {guess} -t utf-8 OLD > NEW).",
+        )
+
+
+def _read_sidecars(
+    kind: CaptionKind, images: list[str], others: list[str], texts: _Texts, found: Captions
+) -> None:
+    """Read `01.txt` and `01.caption` (or `01.jpg.txt`) of `01.jpg`."""
+    owners: dict[str, list[str]] = {}
+    for image in images:
+        owners.setdefault(as_compared(_stem(image)), []).append(image)
+    for image in images:
+        owners.setdefault(as_compared(image), []).append(image)
+    empty, several = [], []
+    for suffix in _SIDECARS.get(kind, ()):
+        for name in (o for o in others if o.lower().endswith(suffix)):
+            stem = _stem(name)
+            if as_compared(stem) not in owners:
+                found.unused.append((name, f"caption without a usable image named {stem}"))
+                continue
+            lines = [" ".join(line.split()) for line in texts.read(name).splitlines()]
+            lines = [line for line in lines if line]
+            found.read.add(name)
+            if lines:
+                _add(found, name, dict.fromkeys(owners[as_compared(stem)], " ".join(lines)))
+            elif name not in texts.odd:
+                empty.append(name)
+            several += [name] if len(lines) > 1 else []
     if empty:
         found.warnings.append(f"empty caption files count as none: {shorten(empty)}")
+    if several:
+        found.warnings.append(f"captions of several lines are read as one: {shorten(several)}")
+
+
+WRITE = (
+    "captions are read from 01.txt or 01.caption beside 01.jpg, and from metadata.jsonl "
+    '({"file_name": "01.jpg", "text": "..."} a line)'
+)
+_TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
+_BESIDE = (".json", ".cap", ".tags", ".tag", ".md", ".yaml", ".yml")
+
+
+def unread(names: Iterable[str], images: Iterable[str]) -> dict[str, str]:
+    """Return the files that seem to hold captions but are not read, each with what it may be."""
+    stems = {as_compared(part) for image in images for part in (image, _stem(image))}
+    found = {}
+    for name in names:
+        low = name.lower()
+        if low.endswith(_BESIDE) and as_compared(_stem(name)) in stems:
+            found[name] = "perhaps a picture's caption, not read"
+        elif low.endswith(_TABLES):
+            found[name] = "perhaps a table of captions, not read"
     return found
 
 
@@ -99,31 +179,24 @@ def _add(found: Captions, source: str, captions: Mapping[str, str]) -> None:
             found.by_id[image] = text
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_limited(path, MAX_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise JobError(f"{path}: not UTF-8 text", "Save the captions as UTF-8.") from error
-    except OSError as error:
-        raise JobError(
-            f"{path}: {error.strerror or error}", "Make it a text file that can be read."
-        ) from error
-
-
-def _read_metadata(root: Path, name: str, images: set[str], found: Captions) -> None:
+def _read_metadata(
+    name: str, by_name: Mapping[str, list[str]], texts: _Texts, found: Captions
+) -> None:
     """Read one `metadata.jsonl`; its file names are relative to its own folder."""
     folder = name.rpartition("/")[0]
-    for number, line in enumerate(_text(root / name).splitlines(), start=1):
+    # At line breaks of files alone: U+2028, U+0085 and their like may stand inside a JSON text.
+    for number, line in enumerate(re.split("\r\n|\n|\r", texts.read(name)), start=1):
         if not line.strip():
             continue
-        image, text = _metadata_line(f"{root / name}:{number}", line)
+        image, text = _metadata_line(f"{texts.root / name}:{number}", line)
         image = f"{folder}/{image}" if folder else image
-        if image not in images:
+        meant = by_name.get(as_compared(image))
+        if meant is None:
             found.unused.append(
                 (f"{name}:{number}", f"caption without a usable image named {image}")
             )
         elif text:
-            _add(found, f"{name}:{number}", {image: text})
+            _add(found, f"{name}:{number}", dict.fromkeys(meant, text))
     found.read.add(name)
 
 
@@ -141,36 +214,6 @@ def _metadata_line(where: str, line: str) -> tuple[str, str]:
     if re.search("[\ud800-\udfff]", row["file_name"] + texts[0]):
         raise JobError(f"{where}: half a character (\\ud800 to \\udfff)", hint)
     return row["file_name"].replace("\\", "/").removeprefix("./"), " ".join(texts[0].split())
-
-
-def names_subject(prompt: str, subject: Subject) -> bool:
-    """Say whether a filled prompt holds the identifier as a word of its own."""
-    word = re.escape(subject.identifier.casefold())
-    return re.search(rf"(?<!\w){word}(?!\w)", prompt.casefold()) is not None
-
-
-def judge(captions: Mapping[str, str], images: list[str], subject: Subject) -> list[str]:
-    """Return warnings about what captions say, or leave out."""
-    messages: list[str] = []
-    without = [i for i in images if i not in captions]
-    if captions and without:
-        messages.append(
-            f"{len(without)} of {len(images)} images have no caption and train with data.prompt: "
-            + shorten(without)
-        )
-    silent = [i for i, text in captions.items() if not names_subject(subject.fill(text), subject)]
-    if silent:
-        messages.append(
-            f"{len(silent)} of {len(captions)} captions do not name {subject.identifier!r}, so the "
-            f"identifier learns nothing from them: {shorten(silent)}"
-        )
-    odd = [i for i, text in captions.items() if unknown_placeholders(text)]
-    if odd:
-        messages.append(
-            "captions with a {placeholder} that nothing fills in (only {identifier} and "
-            f"{{class_noun}} are): {shorten(odd)}"
-        )
-    return messages
 
 
 def shorten(names: Iterable[str], limit: int = 5) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from dreambooth import Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
 from dreambooth.interfaces import DataSource, Item, Rejected, Sample, Scan, unknown_placeholders
+from dreambooth_plugins.data.encodings import AUTO, known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
     from dreambooth import Job
     from dreambooth.interfaces import Context, ModelInfo
     from dreambooth_plugins.data.captions import Captions
+    from dreambooth_plugins.data.scanning import Found
 
-DECODER = 1
+DECODER = 2
 """Raised when decoding or resizing changes pixels, so that cached latents are made anew."""
 
 
@@ -45,6 +49,9 @@ class Folder(DataSource):
     `01.jpg`), `metadata.jsonl` (lines with file_name and text), whichever is there (`auto`), or
     nowhere. `{identifier}` and `{class_noun}` in them are filled in; a picture without a caption
     trains with `prompt`."""
+    caption_encoding: Annotated[str, AfterValidator(known)] = AUTO
+    """Encoding of caption files that are not UTF-8, e.g. `utf-16`, `cp1252` or `shift_jis`. UTF-8,
+    and UTF-16 and UTF-32 with a byte order mark, are read in any case."""
     mask: Literal["auto", "alpha", "file"] | None = None
     """Where the subject is in a picture, for a loss that weighs by it (`masked`): in its alpha
     channel (`alpha`), in a file beside it that is white there (`file`: `01.mask.png` or
@@ -69,7 +76,24 @@ class Folder(DataSource):
                 error = scanning.nothing_usable(self.path, rows, self.recursive)
                 message = error.message.removeprefix("data.path: ")
                 yield Problem(("data", "path"), message, error.hint)
+            yield from self._check_captions(names)
         yield from self._check_prompt(job)
+
+    def _check_captions(self, names: list[str]) -> Iterable[Problem]:
+        """Read the captions of what is named as a picture."""
+        from dreambooth_plugins.data import captions, file_types
+
+        images = [n for n in names if os.path.splitext(n)[1].lower() in file_types.IMAGE_SUFFIXES]
+        others = [n for n in names if captions.is_caption_file(n) and not self._hidden(n)]
+        try:
+            captions.collect(self.path, self.captions, images, others, self.caption_encoding)
+        except JobError as error:
+            yield Problem(("data", "path"), error.message, error.hint)
+
+    def _hidden(self, name: str) -> bool:
+        from dreambooth_plugins.data import file_types
+
+        return file_types.is_hidden(name.rpartition("/")[2])
 
     def _glance(self, name: str) -> str:
         from dreambooth_plugins.data import file_types
@@ -81,7 +105,7 @@ class Folder(DataSource):
         return file_types.why_no_image(path, size)[0]
 
     def _check_prompt(self, job: Job) -> Iterable[Problem]:
-        from dreambooth_plugins.data.captions import names_subject
+        from dreambooth_plugins.data.judging import names_subject
 
         at, subject = ("data", "prompt"), job.subject
         for name in unknown_placeholders(self.prompt):
@@ -129,13 +153,24 @@ class Folder(DataSource):
                 "Repair or remove them, or set data.broken to quarantine.",
             )
         ids = [item.id for item in found.items]
-        texts = captions.collect(self.path, self.captions, ids, found.others)
-        rejected = [*found.rejected, *self._unused(texts, found.others)]
+        texts = captions.collect(self.path, self.captions, ids, found.others, self.caption_encoding)
+        rejected = [*self._explained(found, ids, ctx), *self._unused(texts, found.others)]
         if not found.items:
             raise scanning.nothing_usable(self.path, rejected, self.recursive)
         self._warn(texts, found.items, ctx)
         items = tuple(replace(item, caption=texts.by_id.get(item.id)) for item in found.items)
         return Scan(items, tuple(sorted(rejected, key=lambda row: row.id)))
+
+    def _explained(self, found: Found, ids: list[str], ctx: Context) -> Iterable[Rejected]:
+        """Say of files that are no pictures what they may be for, where it can be told."""
+        from dreambooth_plugins.data import captions
+
+        clutter = [row.id for row in found.rejected if row not in found.broken]
+        told = captions.unread(clutter, ids)
+        if told and self.captions != "none":
+            ctx.warn(f"files that may hold captions, not read: {captions.shorten(told)}; "
+                     + captions.WRITE)  # fmt: skip
+        return [replace(row, reason=told.get(row.id, row.reason)) for row in found.rejected]
 
     def _unused(self, texts: Captions, others: list[str]) -> Iterable[Rejected]:
         for name, reason in texts.unused:
@@ -146,14 +181,19 @@ class Folder(DataSource):
                 yield Rejected(name, f"not an image (captions: {self.captions} does not read it)")
 
     def _warn(self, texts: Captions, items: list[Item], ctx: Context) -> None:
-        from dreambooth_plugins.data import captions, scanning
+        from dreambooth_plugins.data import captions, judging, scanning
 
         ids = [item.id for item in items]
-        for message in (*texts.warnings, *captions.judge(texts.by_id, ids, ctx.job.subject)):
+        for message in (*texts.warnings, *judging.judge(texts.by_id, ids, ctx.job.subject)):
             ctx.warn(message)
         if texts.unused:
             ctx.warn("captions without a picture: " + captions.shorten(n for n, _ in texts.unused))
         scanning.warn_of(items, self.size, ctx)
+        if numbered := scanning.repeats(ids):
+            ctx.warn(
+                f"the numbers of {captions.shorten(numbered)} mean nothing here: every picture "
+                "counts once and trains with its caption or data.prompt, not with its folder's name"
+            )
         if not self.recursive and (below := scanning.image_folders(self.path)):
             ctx.warn(
                 f"{below.total()} pictures in folders inside {self.path} are not used "

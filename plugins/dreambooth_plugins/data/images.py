@@ -6,12 +6,15 @@ import io
 import warnings
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from dreambooth_plugins.data.file_types import HEADER_BYTES, sniff
+from dreambooth_plugins.data.file_types import HEADER_BYTES, OPENERS, sniff, unread
+from dreambooth_plugins.data.png import slim
+from dreambooth_plugins.data.profiles import to_srgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,26 +113,34 @@ def _decoding() -> Iterator[None]:
 
 def _open(data: bytes) -> Image.Image:
     kind = sniff(data[:HEADER_BYTES])
-    if kind is None:
-        raise ImageRejected("not an image")
+    if kind is None or (kind == "JXL" and not _opener(kind)):
+        raise ImageRejected(unread(data[:HEADER_BYTES], "") or "not an image")
     if kind == "AVIF" and not features.check("avif"):
         raise ImageRejected("AVIF needs Pillow 11.3 or newer (pip install -U pillow)")
-    if kind == "HEIF" and not _heif():
+    if kind == "HEIF" and not _opener(kind):
         raise ImageRejected("HEIC needs pillow-heif (pip install pillow-heif), or save it as JPEG")
+    profile = None
+    if kind == "PNG":
+        data, profile = slim(data)
     # One decoder only: Pillow would otherwise try all of them, PostScript's included.
     try:
-        return Image.open(io.BytesIO(data), formats=[kind])
+        image = Image.open(io.BytesIO(data), formats=[kind])
     except UnidentifiedImageError as error:
         raise ImageRejected(f"starts as {kind}, but is damaged beyond its first bytes") from error
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
 
 
 @cache
-def _heif() -> bool:
+def _opener(kind: str) -> bool:
+    """Have Pillow read a format that a package beside it adds; False where it is not installed."""
     try:
-        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
+        opener = import_module(OPENERS[kind])
     except ImportError:
         return False
-    register_heif_opener()
+    if kind == "HEIF":  # the other registers itself as it is imported
+        opener.register_heif_opener()
     return True
 
 
@@ -155,38 +166,25 @@ def _check_still(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as 8-bit RGB over white; raises `ImageRejected` for odd values."""
+    """Return a loaded image as 8-bit sRGB over white; raises `ImageRejected` for odd values."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey(image)).convert("RGB")
+        return to_srgb(Image.fromarray(_grey(image)), profile)
     if image.mode in {"La", "RGBa"}:  # premultiplied
         image = image.convert(image.mode.upper())
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        rgb = _to_srgb(rgba.convert("RGB"), image.info.get("icc_profile"))
-        white = Image.new("RGB", rgba.size, "white")
-        return Image.composite(rgb, white, rgba.getchannel("A"))
-    if image.mode not in {"RGB", "CMYK"}:
-        return image.convert("RGB")
-    return _to_srgb(image, image.info.get("icc_profile"))
+    rgb = to_srgb(_opaque(image), profile)
+    if not image.has_transparency_data:
+        return rgb
+    white = Image.new("RGB", image.size, "white")
+    return Image.composite(rgb, white, image.convert("RGBA").getchannel("A"))
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert RGB or CMYK through its colour profile; without a usable one, by formula."""
-    if profile and features.check("littlecms2"):
-        from PIL import ImageCms
-
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            space = source.profile.xcolor_space.strip()
-            named_srgb = "srgb" in ImageCms.getProfileDescription(source).lower()
-            if space == image.mode and not named_srgb:  # sRGB stays as it is, to the bit
-                target = ImageCms.createProfile("sRGB")
-                done = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                if done is not None:
-                    return done
-        except (ImageCms.PyCMSError, OSError):
-            # A damaged profile says nothing about the pixels: they are read without it.
-            return image.convert("RGB")
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return the colours alone, in a mode that a colour profile can be of."""
+    if image.mode in {"L", "RGB", "CMYK", "LAB"}:
+        return image
+    if image.mode in {"1", "LA"}:
+        return image.convert("L")
     return image.convert("RGB")
 
 

@@ -12,6 +12,7 @@ from dreambooth.files import read_limited
 from dreambooth.interfaces import Item, Rejected
 from dreambooth_plugins.data import file_types
 from dreambooth_plugins.data.captions import shorten
+from dreambooth_plugins.data.file_types import as_compared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,14 +39,16 @@ def owners(names: Sequence[str]) -> dict[str, str]:
         stem, _, suffix = name.rpartition(".")
         match = _NAME.match(stem)
         if match and f".{suffix.lower()}" in file_types.IMAGE_SUFFIXES:
-            found[name] = match["owner"]
+            found[name] = as_compared(match["owner"])
     return found
 
 
 def pairs(names: Sequence[str]) -> dict[str, str]:
     """Return mask file -> picture, for the masks whose picture is there."""
     masks = owners(names)
-    pictures = {n.rpartition(".")[0]: n for n in names if n not in masks and _is_picture(n)}
+    pictures = {
+        as_compared(n.rpartition(".")[0]): n for n in names if n not in masks and _is_picture(n)
+    }
     return {mask: pictures[stem] for mask, stem in masks.items() if stem in pictures}
 
 
@@ -68,7 +71,7 @@ def attach(root: Path, kind: MaskKind, masks: Mapping[str, str], found: Found) -
     by_stem = {stem: name for name, stem in masks.items()}
     items, whole = [], []
     for item in found.items:
-        name = by_stem.pop(item.id.rpartition(".")[0], None)
+        name = by_stem.pop(as_compared(item.id.rpartition(".")[0]), None)
         outcome, has_mask = _masked(root, kind, name, item)
         if isinstance(outcome, Item):
             items.append(outcome)
@@ -148,5 +151,5 @@ def _check_shape(mask: tuple[int, int], picture: tuple[int, int]) -> None:
 
 def unpaired(names: Iterable[str], masks: Mapping[str, str]) -> bool:
     """Say whether none of the mask files belongs to one of the pictures."""
-    stems = {name.rpartition(".")[0] for name in names}
+    stems = {as_compared(name.rpartition(".")[0]) for name in names}
     return not stems & set(masks.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MANY = 32
 """From this many files on, checking them shows a progress bar."""
 GLANCE = 2000
+_REPEATS = re.compile(r"[0-9]+_.")
 _HINT = "Put 3-5 pictures (JPEG, PNG, WebP) of the subject there, or correct data.path."
 
 
@@ -44,15 +46,32 @@ class Found:
 def list_files(root: Path, recursive: bool) -> list[str]:
     """Return the files below `root` as sorted relative paths with forward slashes.
 
-    Hidden folders are never entered; the files of other folders count only if `recursive`.
+    Hidden folders are never entered; the files of other folders count only if `recursive`. Links
+    to folders are then followed, each folder once.
     """
     return sorted(_walk(root, recursive))
 
 
-def _walk(root: Path, recursive: bool) -> Iterator[str]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if recursive and not file_types.is_hidden(f))
-        yield from (Path(folder, f).relative_to(root).as_posix() for f in files)
+def _walk(root: Path, recursive: bool, most: int | None = None) -> Iterator[str]:
+    """Yield files, out of `most` folders at most; links may go in circles, or to a whole disk."""
+    seen = {os.path.realpath(root)}
+    for folder, folders, files in islice(os.walk(root, followlinks=True), most):
+        here = Path(folder)
+        inside = [f for f in folders if recursive and not file_types.is_hidden(f)]
+        # Folders go before links to them: a file has the name of where it lies.
+        inside.sort(key=lambda name: ((here / name).is_symlink(), name))
+        folders.clear()
+        for name in inside:
+            if (real := os.path.realpath(here / name)) not in seen:
+                seen.add(real)
+                folders.append(name)
+        yield from ((here / f).relative_to(root).as_posix() for f in files)
+
+
+def repeats(names: Iterable[str]) -> list[str]:
+    """Return the folders among paths that are named as kohya's trainer wants them (`10_dog`)."""
+    folders = {part for name in names for part in name.split("/")[:-1]}
+    return sorted(f for f in folders if _REPEATS.match(f))
 
 
 def inspect(root: Path, ids: list[str], ctx: Context) -> Found:
@@ -165,7 +184,7 @@ def image_folders(root: Path) -> Counter[str]:
 
     Looks at the first `GLANCE` files only: someone may have named a whole disk.
     """
-    below = islice((n for n in _walk(root, recursive=True) if "/" in n), GLANCE)
+    below = islice((n for n in _walk(root, recursive=True, most=GLANCE) if "/" in n), GLANCE)
     return Counter(n.rpartition("/")[0] for n in below if file_types.looks_like_image(root / n))
 
 

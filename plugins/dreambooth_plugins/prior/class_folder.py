@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dreambooth.errors import JobError
 from dreambooth.helpers.pictures import at_once, encode, to_pixels
 from dreambooth.interfaces import PriorRow, PriorSet
 from dreambooth_plugins.data.folder import Folder
@@ -30,7 +31,11 @@ class OwnImages(PriorSet):
         self._source = Folder(
             path=path, prompt=prompt, resolution=ctx.job.data.size, captions="none"
         )
-        self._items = self._source.scan(ctx).items
+        try:
+            self._items = self._source.scan(ctx).items
+        except JobError as error:  # told of the folder that the job names
+            message, hint = (t.replace("data.", "prior.") for t in (error.message, error.hint))
+            raise JobError(message, hint) from error
         key = {
             "images": [item.sha256 for item in self._items],
             "transform": self._source.pixels_key(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth import Problem
 from dreambooth.component import JobPath
 from dreambooth.interfaces import Prior, PriorCost
-from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, unknown_in_prompt
+from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, class_prompt_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,23 +35,32 @@ class FolderPrior(Prior):
     """Prompt the class images are trained with; `{class_noun}` is filled in."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
-        """The folder must be there and hold pictures."""
+        """The folder must be there, hold pictures, and not be the subject's."""
         from dreambooth_plugins.data import file_types, scanning
 
-        yield from unknown_in_prompt(self.prompt)
-        if self.path.is_dir():
-            names = scanning.list_files(self.path, False)
-            if not any(file_types.looks_like_image(self.path / name) for name in names):
-                yield Problem(
-                    ("prior", "path"),
-                    f"there are no class images in {self.path}",
-                    "put pictures of the class there, or use prior: generated",
-                )
-        else:
+        yield from class_prompt_problems(self.prompt, job)
+        at = ("prior", "path")
+        reason, hint = scanning.folder_problem(self.path)
+        if reason:
+            yield Problem(at, reason, f"{hint} Or use prior: generated.".replace("data.", "prior."))
+            return
+        names = scanning.list_files(self.path, False)
+        if not any(file_types.looks_like_image(self.path / name) for name in names):
+            below = scanning.image_folders(self.path).most_common(1)
+            lie = f" ({below[0][1]} lie in its folder {below[0][0]!r})" if below else ""
+            other = f"set prior.path to {self.path / below[0][0]}" if below else (
+                "put pictures of the class there")  # fmt: skip
             yield Problem(
-                ("prior", "path"),
-                f"there is no folder {self.path}",
-                "name a folder of class images, or use prior: generated",
+                at,
+                f"there are no class images in {self.path}{lie}",
+                f"{other}, or use prior: generated",
+            )
+        own = getattr(job.data, "path", None)
+        if own is not None and os.path.realpath(own) == os.path.realpath(self.path):
+            yield Problem(
+                at,
+                "the class images are the subject's own pictures (data.path)",
+                "name a folder of other members of the class, or use prior: generated",
             )
 
     def open(

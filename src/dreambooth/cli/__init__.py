@@ -21,6 +21,7 @@ from dreambooth.cli import plugins
 from dreambooth.cli.export import export
 from dreambooth.cli.identifier import identifier
 from dreambooth.cli.init import init
+from dreambooth.cli.joining import WithPlugins
 from dreambooth.cli.run import run
 from dreambooth.cli.sample import sample
 from dreambooth.cli.schema import schema
@@ -50,6 +51,7 @@ PATIENCE = 5.0
 
 # Plain help text: rich's takes longer to load than the whole of `--help` may.
 app = typer.Typer(
+    cls=WithPlugins,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -59,6 +61,8 @@ app = typer.Typer(
 for command in (run, validate, identifier, init, sample, export, schema):
     app.command(command.__name__)(command)
 app.add_typer(plugins.app, name="plugins")
+OWN_COMMANDS = (*(str(info.name) for info in app.registered_commands), "plugins")
+"""Names that no plugin's command may have."""
 
 
 def _version(wanted: bool) -> None:
@@ -69,10 +73,28 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _trace(wanted: bool) -> None:
+    if wanted:
+        from dreambooth.plugins.found import TRACE
+        from dreambooth.plugins.tracing import trace_calls
+
+        os.environ[TRACE] = "1"
+        trace_calls()
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            callback=_trace,
+            is_eager=True,
+            help="Say on stderr which plugin is asked what, its answers, and the time.",
+        ),
     ] = False,
 ) -> None:
     """Teach a Stable Diffusion model your subject from 3-5 pictures.
@@ -120,7 +142,7 @@ def _told(error: UserError) -> int:
     from dreambooth.console import print_error
 
     if isinstance(error, PluginError):
-        from dreambooth.plugins.classes import trace
+        from dreambooth.plugins.found import trace
 
         trace("".join(traceback.format_exception(error)))
     print_error(error)
@@ -129,13 +151,12 @@ def _told(error: UserError) -> int:
 
 def _of_a_plugin(error: BaseException) -> int | None:
     """Tell what a plugin raised where no run was there to tell it; None for anything else."""
-    from dreambooth.plugins.classes import TRACE
     from dreambooth.plugins.faults import plugin_fault
 
     fault = plugin_fault(error)
     if fault is None:
         return None
-    fault.hint += f"; {TRACE}=1 prints the traceback"
+    fault.hint += "; dbt --trace prints the traceback"
     fault.__cause__ = error
     return _told(fault)
 

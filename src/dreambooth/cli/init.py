@@ -135,7 +135,7 @@ def _example_files(example: str) -> dict[str, bytes]:
     """Return an example's pictures and captions by their place below the job."""
     from importlib.resources import files
 
-    folder = files("dreambooth") / "examples"
+    folder = files("dreambooth.cli") / "examples"
     listed = sorted((folder / example).iterdir(), key=lambda entry: entry.name)
     found = {f"{PICTURES}/{entry.name}": entry.read_bytes() for entry in listed}
     return {**found, "LICENSE-pictures.txt": (folder / "LICENSE").read_bytes()}

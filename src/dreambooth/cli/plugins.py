@@ -8,39 +8,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dreambooth.cli.new import new
 from dreambooth.helpers.text import json_text, printable
 
 if TYPE_CHECKING:
     from dreambooth.plugins import PluginInfo, Registry
 
-app = typer.Typer(help="List plugins and show what they bring.", no_args_is_help=True)
+app = typer.Typer(help="List plugins, show what they bring, begin one.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+app.command("new")(new)
+
+
 @app.command("list")
 def list_plugins(
+    ctx: typer.Context,
     as_json: Json = False,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Say how long each takes to load, slowest first.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 if a plugin is broken or collides.")
     ] = False,
 ) -> None:
     """List the installed plugins.
 
-    Where each comes from, whether it works, and which kinds it brings. A plugin that does not
-    work is named on stderr too, and is an error with --strict.
+    Where each comes from, whether it works, and which kinds and commands it brings. A plugin that
+    does not work is named on stderr too, and is an error with --strict.
     """
     from dreambooth.console import print_warning
     from dreambooth.errors import EXIT_PLUGIN
     from dreambooth.plugins import registry
 
-    infos = registry().infos
+    infos = (*registry().infos, *infos_of_commands(ctx))
+    if timing:
+        infos = tuple(sorted(infos, key=lambda info: -info.seconds))
     if as_json:
-        _echo_json([asdict(info) for info in infos])
+        _echo_json([_as_data(info, timing) for info in infos])
     elif sys.stdout.isatty():
-        _table(infos)
+        _table(infos, timing)
     else:
-        rows = [(i.name, i.distribution or "-", i.version or "-", i.status) for i in infos]
+        rows = [_cells(info, timing) for info in infos]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row, info in zip(rows, infos, strict=True):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -53,8 +63,15 @@ def list_plugins(
             raise typer.Exit(EXIT_PLUGIN)
 
 
+def infos_of_commands(ctx: typer.Context) -> tuple[PluginInfo, ...]:
+    """Return the plugins that bring commands, where `dbt` is what was called."""
+    of_plugins = getattr(ctx.find_root().command, "of_plugins", None)
+    return of_plugins().infos if of_plugins else ()
+
+
 @app.command("show")
 def show(
+    ctx: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -79,11 +96,13 @@ def show(
 
     reg = registry()
     slot = slots_by_name().get(name)
-    infos, keys = find(reg, name)
+    joined = [i for i in infos_of_commands(ctx) if name in {i.name, i.distribution, *i.commands}]
+    infos, keys = ([], []) if joined and not _is_known(reg, name) else find(reg, name)
+    infos += joined
     kinds = [describe_kind(reg, slot, kind) for slot, kind in keys]
     described = [describe_slot(reg, slot)] if slot else []
     if as_json:
-        shown = {"plugins": [asdict(info) for info in infos], "kinds": kinds}
+        shown = {"plugins": [_as_data(info, False) for info in infos], "kinds": kinds}
         _echo_json({**shown, "slots": described})
         return
     texts = [plugin_text(reg, info) for info in infos] + [kind_text(kind) for kind in kinds]
@@ -113,6 +132,11 @@ def find(reg: Registry, name: str) -> tuple[list[PluginInfo], list[tuple[str, st
     known = {k for slot in SLOTS for k in reg.kinds(slot)}
     known |= {n for i in reg.infos for n in (i.name, i.distribution) if n} | set(SLOTS)
     raise _unknown("plugin, slot or kind", name, did_you_mean(name, sorted(known)), reg.problems())
+
+
+def _is_known(reg: Registry, name: str) -> bool:
+    named = any(name in {i.name, i.distribution} for i in reg.infos)
+    return named or name in slots_by_name() or any(name in reg.kinds(s) for s in reg.slots())
 
 
 def slots_by_name() -> dict[str, str]:
@@ -145,24 +169,36 @@ def _unknown(what: str, name: str, near: str, problems: list[str]) -> Exception:
     return JobError("; ".join(filter(None, (f'no {what} "{name}"', near))), hint)
 
 
+def _as_data(info: PluginInfo, timing: bool) -> dict[str, Any]:
+    data = asdict(info)
+    return data if timing else {key: v for key, v in data.items() if key != "seconds"}
+
+
+def _cells(info: PluginInfo, timing: bool) -> tuple[str, ...]:
+    took = (f"{info.seconds * 1000:.0f} ms",) if timing else ()
+    return (info.name, info.distribution or "-", info.version or "-", *took, info.status)
+
+
 def _brings(info: PluginInfo) -> str:
-    kinds = "; ".join(f"{slot}: {', '.join(kinds)}" for slot, kinds in info.kinds.items())
+    brought = {**info.kinds, **({"commands": info.commands} if info.commands else {})}
+    kinds = "; ".join(f"{slot}: {', '.join(kinds)}" for slot, kinds in brought.items())
     if info.status == "broken":
         return info.error
     return f"{kinds} - {info.error}" if info.error else kinds
 
 
-def _table(infos: tuple[PluginInfo, ...]) -> None:
+def _table(infos: tuple[PluginInfo, ...], timing: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("plugin", "distribution", "version", "status", "kinds", box=None, pad_edge=False)
+    head = ("plugin", "distribution", "version", *(("loads in",) if timing else ()), "status")
+    table = Table(*head, "kinds", box=None, pad_edge=False)
     style = {"ok": "green", "broken": "bold red", "collision": "bold yellow"}
     for info in infos:
         colour = style[info.status]
         brings = Text(printable(_brings(info)), style="red" if info.status == "broken" else "")
-        cells = (info.name, info.distribution or "-", info.version or "-")
+        cells = _cells(info, timing)[:-1]
         table.add_row(
             *(Text(printable(cell)) for cell in cells), Text(info.status, style=colour), brings
         )

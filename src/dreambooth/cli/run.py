@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from dreambooth.cli.display.timeleft import Pause
     from dreambooth.job import Job
-    from dreambooth.runs.folder import RunResult
     from dreambooth.runs.outlook import Outlook
+    from dreambooth.runs.result import RunResult
 
 
 def run(
@@ -193,7 +193,8 @@ def _train(
 def _show_finished(job: Job, done: dict[str, Any]) -> None:
     """Say what a run made that has nothing left to do: neither torch nor a lock is needed."""
     from dreambooth.console import stdout
-    from dreambooth.runs.folder import RunFolder, result_of
+    from dreambooth.runs.folder import RunFolder
+    from dreambooth.runs.result import result_of
 
     show_result(stdout(), job, result_of(RunFolder(job.folder), done, already_finished=True))
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dreambooth.errors import JobError
-
-if TYPE_CHECKING:
-    from dreambooth.interfaces import Sampler
 
 
 def sample(
@@ -45,6 +42,7 @@ def sample(
     from dreambooth.console import say, stdout
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line
+    from dreambooth.jobs.samplers import with_sampler_options
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import open_run
 
@@ -82,21 +80,3 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         raise JobError(f'--size "{text}" is no size', "write 512, or 512x768 (height x width)")
     height = int(match[1])
     return height, int(match[2] or height)
-
-
-def with_sampler_options(sampler: Sampler, **options: Any) -> Sampler:
-    """Return the sampler with the given options replaced; `JobError` where it has none such."""
-    from pydantic import ValidationError
-
-    given = {name: value for name, value in options.items() if value is not None}
-    unknown = [name for name in given if name not in type(sampler).model_fields]
-    if unknown:
-        raise JobError(
-            f'sampler "{sampler.kind}" has no option "{unknown[0]}"',
-            f"its options: {', '.join(n for n in type(sampler).model_fields if n != 'kind')}",
-        )
-    try:
-        return type(sampler).model_validate({**sampler.model_dump(), **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise JobError(f"sampler option {first['loc'][0]}: {first['msg']}") from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXAMPLE_COUNT = 5
-"""Pictures of each example (`dreambooth/examples`)."""
+"""Pictures of each example (`dreambooth/cli/examples`)."""
 BUILTIN = "builtin:emoji-64"
 
 

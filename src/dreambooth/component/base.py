@@ -41,8 +41,14 @@ components, so it lies above all of them; a plugin writes `job: Job` and has its
 def resolve_path(path: Path, info: ValidationInfo) -> Path:
     """Read a relative path as relative to the job file (validation context `base`).
 
-    `ValueError` for the home of a user there is not, and for a name that no text file can hold.
+    `ValueError` for the home of a user there is not, for a name that no text file can hold, and
+    for one with control characters.
     """
+    if found := _CONTROL.search(str(path)):
+        raise ValueError(
+            f"there is a {ascii(found[0])[1:-1]} in the path: in double quotes \\t, \\n, \\r, \\b "
+            "and the like mean something else; use single quotes or forward slashes"
+        )
     try:
         path = path.expanduser()
     except RuntimeError:
@@ -79,6 +85,7 @@ def escape_variables(text: str) -> str:
     return text.replace("$", "$$")
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _VARIABLE = re.compile(r"\$\$|\$(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\$\{(?P<braced>[^{}]*)\}")
 
 

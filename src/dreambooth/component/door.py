@@ -15,20 +15,27 @@ import functools
 import inspect
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     Check = Callable[..., str]
     """Called as the method was, after its answer; says what is wrong with that, or nothing."""
     Teller = Callable[[Any, str, str], None]
+    Hearer = Callable[[Any, str, Any, float], None]
 
 MAIN = threading.main_thread().ident
 INTERFACES = "dreambooth.interfaces."
 ANSWERS: dict[Any, Check] = {}
 """What holds the answer of a method to its contract, by the method as an interface declares it."""
+
+
+ADDED: dict[Any, tuple[str, ...]] = {}
+"""Optional arguments that a method got after 0.1.0, in the order they came. A plugin written before
+goes on without them: that is what minor versions promise (plugins/README.md, "Versions")."""
 
 
 class WrongAnswer(Exception):
@@ -51,7 +58,8 @@ class Called:
             behind = own in declared or getattr(own, "__code__", None) is DOOR
             if inspect.isfunction(own) and not behind:
                 checks = (ANSWERS[method] for method in declared if method in ANSWERS)
-                setattr(cls, name, _door(own, name, next(checks, None)))
+                added = next((ADDED[method] for method in declared if method in ADDED), ())
+                setattr(cls, name, _door(without(own, added), name, next(checks, None)))
 
 
 def declared_methods(cls: type) -> dict[str, list[Any]]:
@@ -65,10 +73,31 @@ def declared_methods(cls: type) -> dict[str, list[Any]]:
     return found
 
 
+def without(method: Callable[..., Any], added: Sequence[str]) -> Callable[..., Any]:
+    """Return a method that is not given those arguments in `added` that it does not know."""
+    if not added:
+        return method
+    known = inspect.signature(method).parameters
+    flexible = {p.kind for p in known.values()} & {inspect.Parameter.VAR_KEYWORD}
+    new = () if flexible else tuple(name for name in added if name not in known)
+    if not new:
+        return method
+    most = len(known)
+
+    @functools.wraps(method)
+    def older(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        left = {name: value for name, value in kwargs.items() if name not in new}
+        return method(self, *args[: most - 1 - len(left)], **left)
+
+    return older
+
+
 def _door(method: Callable[..., Any], name: str, check: Check | None) -> Callable[..., Any]:
     @functools.wraps(method)
     def through_the_door(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         before = settings()
+        heard = _Told.calls
+        start = time.perf_counter() if heard is not None else 0.0
         try:
             answer = method(self, *args, **kwargs)
         finally:
@@ -76,6 +105,8 @@ def _door(method: Callable[..., Any], name: str, check: Check | None) -> Callabl
                 _Told.by(self, name, changed)
         if check is not None and (fault := check(answer, self, *args, **kwargs)):
             raise WrongAnswer(fault)
+        if heard is not None:
+            heard(self, name, answer, time.perf_counter() - start)
         if isinstance(answer, Called) and answer is not self and answer.opened_by is None:
             _remember(answer, self)
         return answer
@@ -120,6 +151,12 @@ def put_back(before: tuple[Any, ...]) -> str:
 
 class _Told:
     by: Teller | None = None
+    calls: Hearer | None = None
+
+
+def hear_calls(hearer: Hearer | None) -> None:
+    """Let `hearer(owner, method, answer, seconds)` hear of every call of a plugin; None ends it."""
+    _Told.calls = hearer
 
 
 @contextmanager

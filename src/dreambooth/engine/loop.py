@@ -37,8 +37,9 @@ from dreambooth.jobs.loading import dump_job
 from dreambooth.jobs.settling import settled
 from dreambooth.plugins.faults import remarks_to
 from dreambooth.process.launcher import require_environment
-from dreambooth.runs.folder import RunFolder, RunResult, result_of
+from dreambooth.runs.folder import RunFolder
 from dreambooth.runs.manifest import checked_pins
+from dreambooth.runs.result import RunResult, newest_checkpoint, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -244,8 +245,8 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
     """Record the result; from here on the run counts as finished."""
     files: dict[str, int] = {}
     if session.ctx.is_main:
-        for export in exports:
-            files |= folder.listing(export.folder)
+        for written in [e.folder for e in exports] or [newest_checkpoint(folder)]:
+            files |= folder.listing(written)
         write_cards(session, folder, events, exports)
     done = {
         "steps": session.state.step,
@@ -255,6 +256,7 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
         "for_good": events.final,
         "kept": events.best.outcome(),
         "files": files,
+        "exported": bool(exports),
     }
     if session.ctx.is_main:
         folder.update_manifest(result=done)

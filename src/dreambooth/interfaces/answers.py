@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from dreambooth.component import Component
+from dreambooth.component.door import ADDED
 from dreambooth.component.model_info import ModelInfo
 from dreambooth.interfaces.answering import (
     Answer,
@@ -35,6 +36,8 @@ from dreambooth.interfaces.tracker import Metric, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 NONE = type(None)
+ADDED[LRSchedule.at] = ("start",)
+ADDED[Sampler.forwards] = ("solver_config",)
 plain(bool, "True or False", Prior.has_rows, Prior.needs_base, Scheduler.has_snr)
 plain(bool, "True or False", FreezingPolicy.learns_word, FreezingPolicy.keeps_base)
 plain(bool, "True or False", FreezingPolicy.depends_on_end, LRSchedule.depends_on_end)

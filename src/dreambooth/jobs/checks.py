@@ -150,11 +150,11 @@ def _exports(job: Job) -> Iterator[Problem]:
             named = f": {', '.join(fitting)}" if fitting else "; no installed one does"
             hint = f"name an exporter that accepts it in exports{named}"
             yield Problem(("exports",), f"{made}, for which exports: auto has no format", hint)
-    elif any(artifacts & exporter.accepts for exporter in job.exports):
+    elif not job.exports or any(artifacts & exporter.accepts for exporter in job.exports):
         yield from _refusals(job, made)
     else:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
-        named = ", ".join(e.kind for e in job.exports) or "none"
+        named = ", ".join(e.kind for e in job.exports)
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
 
 

@@ -50,7 +50,7 @@ def homes(root: Model, key: str) -> list[str]:
             found.append(f"{taken} (kind {' or '.join(having)})")
         for field in slot.fields:
             found += _below_kinds(field, kinds, key)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _below_kinds(name: str, kinds: Mapping[str, Model], key: str) -> Iterator[str]:

@@ -58,6 +58,7 @@ _SWITCHES = {
     **dict.fromkeys(("yes", "on", "true", "y"), "true"),
     **dict.fromkeys(("no", "off", "false", "n"), "false"),
 }
+_NONE = ("none", "off", "no", "false")
 _SCALAR_TAGS = {"int", "float", "str", "bool", "none", "path", "url"}
 
 
@@ -245,7 +246,7 @@ def _repair(wanted: Sequence[str], given: Any) -> str:
     if isinstance(given, str) and (meant := _meant(given, wanted, numeric)):
         return f"write {meant}"
     if "a list" in wanted and isinstance(given, str | int | float):
-        return f"write [{given}]"
+        return "write [] for none" if str(given).lower() in _NONE else f"write [{given}]"
     if "text" in wanted and isinstance(given, bool | int | float):
         return "put it in quotes"
     if numeric and isinstance(given, float) and given.is_integer():

@@ -51,7 +51,11 @@ _SYNTAX = (
         "keys of one mapping begin at the same column",
     ),
     (r"sequence entries are not allowed", 'a "-" is not expected here', "check the indentation"),
-    (r"unknown escape character", "unknown escape in double quotes", "use single quotes"),
+    (
+        r"unknown escape character|expected escape sequence",
+        'a "\\" in double quotes means something else',
+        "use single quotes or, in a path, forward slashes",
+    ),
     (r"undefined tag handle", "a tag", "tags are not allowed in a job"),
     (r"expected the node content", "a value is missing", ""),
 )

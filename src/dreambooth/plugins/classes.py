@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-import pluggy
-
-from dreambooth import hookspecs
 from dreambooth.component import Component, Section
+from dreambooth.component.door import ADDED
 from dreambooth.errors import PluginError
-from dreambooth.helpers.text import did_you_mean, printable, redacted
+from dreambooth.plugins.found import COMMANDS
+from dreambooth.plugins.hooks import COMMAND_HOOK, answers, short
 from dreambooth.plugins.slots import SLOTS, SlotInfo
 
-TRACE = "DREAMBOOTH_TRACE_PLUGINS"
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SLOT_OF_HOOK: Mapping[str, SlotInfo] = {slot.hook: slot for slot in SLOTS.values()}
+ELSEWHERE = {
+    COMMAND_HOOK: "belongs into a module of its own, named under the entry-point group "
+    f'"{COMMANDS}": `dbt --help` loads that group and nothing else'
+}
+"""Hooks that this group does not take, and what to do with them."""
 
 Classes = dict[tuple[str, str], type[Component]]
 """Component classes by (slot, kind)."""
-
-
-def trace(message: str) -> None:
-    """Write a line to stderr where DREAMBOOTH_TRACE_PLUGINS asks for it."""
-    if os.environ.get(TRACE, "0") not in {"", "0"}:
-        print(printable(redacted(f"dreambooth plugins: {message}")), file=sys.stderr)
-
-
-def elapsed(start: float) -> str:
-    """Return the time since `start` (of `time.perf_counter`) in milliseconds."""
-    return f"{(time.perf_counter() - start) * 1000:.1f} ms"
 
 
 def call_hooks(plugin: Any, name: str, into: Classes) -> None:
@@ -44,26 +33,14 @@ def call_hooks(plugin: Any, name: str, into: Classes) -> None:
     One manager a plugin makes the rollback whole. Raises whatever is wrong; what was found
     until then stays in `into`.
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    check_hook_names(manager, plugin)
-    manager.register(plugin, name)
-    for caller in manager.get_hookcallers(plugin) or ():
-        if caller.name not in SLOT_OF_HOOK:  # an optional hook of another version
-            continue
-        for impl in caller.get_hookimpls():
-            _collect(impl, SLOT_OF_HOOK[caller.name], name, into)
+    for hook, answer in answers(plugin, name, SLOT_OF_HOOK, ELSEWHERE):
+        _collect(answer, SLOT_OF_HOOK[hook], into)
 
 
-def _collect(impl: pluggy.HookImpl, slot: SlotInfo, name: str, into: Classes) -> None:
-    if impl.wrapper or impl.hookwrapper:
-        raise PluginError(f"hook {slot.hook}: wrappers are not supported")
-    start = time.perf_counter()
-    result: Any = impl.function()
-    trace(f'"{name}" {slot.hook}() took {elapsed(start)}')
-    if not isinstance(result, list):
-        raise PluginError(f"hook {slot.hook} must return a list of classes, not {_short(result)}")
-    for cls in result:
+def _collect(answer: Any, slot: SlotInfo, into: Classes) -> None:
+    if not isinstance(answer, list):
+        raise PluginError(f"hook {slot.hook} must return a list of classes, not {short(answer)}")
+    for cls in answer:
         kind = check_class(cls, slot)
         if (slot.name, kind) in into:
             raise PluginError(f'hook {slot.hook} brings the kind "{kind}" twice')
@@ -71,27 +48,10 @@ def _collect(impl: pluggy.HookImpl, slot: SlotInfo, name: str, into: Classes) ->
         check_methods(cls, slot)
 
 
-def check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """Refuse unknown hooks, hooks without the marker, and plugins without any hook."""
-    marked = 0
-    for attribute in dir(plugin):
-        options = manager.parse_hookimpl_opts(plugin, attribute)
-        if options is None:
-            if attribute in SLOT_OF_HOOK:
-                raise PluginError(f"{attribute} is not marked: put @hookimpl above it")
-            continue
-        marked += 1
-        name = options.get("specname") or attribute
-        if name not in SLOT_OF_HOOK and not options.get("optionalhook"):
-            raise PluginError(f'unknown hook "{name}"; {did_you_mean(name, SLOT_OF_HOOK)}')
-    if not marked:
-        raise PluginError("has no hooks: mark functions with @hookimpl from dreambooth")
-
-
 def check_class(cls: Any, slot: SlotInfo) -> str:
     """Return the kind of a class a hook returned; `PluginError` where it is not a component."""
     if not isinstance(cls, type):
-        raise PluginError(f"hook {slot.hook} must return classes; {_short(cls)} is none")
+        raise PluginError(f"hook {slot.hook} must return classes; {short(cls)} is none")
     if not issubclass(cls, slot.base) or cls is slot.base:
         base = slot.base.__name__
         raise PluginError(f"{cls.__name__} is not a subclass of {base} (hook {slot.hook})")
@@ -132,7 +92,12 @@ def check_methods(cls: type[Component], slot: SlotInfo) -> None:
             raise PluginError(f"{cls.__name__} must implement {slot.base.__name__}.{name}()")
         if own is declared or not inspect.isfunction(own):
             continue
-        parameters = inspect.signature(declared).parameters
+        theirs = inspect.signature(own).parameters
+        parameters = {
+            n: p
+            for n, p in inspect.signature(declared).parameters.items()
+            if n in theirs or n not in ADDED.get(declared, ())
+        }
         by_name = {n: n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         try:
             inspect.signature(own).bind(*(n for n in parameters if n not in by_name), **by_name)
@@ -152,8 +117,3 @@ def check_options(cls: type[Component]) -> None:
     except Exception as error:
         reason = " ".join(str(error).split("\n\nFor further")[0].split())
         raise PluginError(f"{cls.__name__} has an option that cannot be read: {reason}") from error
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

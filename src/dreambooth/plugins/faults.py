@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.component import Component
 from dreambooth.component.door import DOOR, Called, WrongAnswer, told_by
 from dreambooth.errors import PluginError, UserError
+from dreambooth.plugins.found import OWN_DISTRIBUTION, PluginInfo
 from dreambooth.plugins.kinds import registry
-from dreambooth.plugins.loader import OWN_DISTRIBUTION, PluginInfo
 from dreambooth.plugins.slots import SLOTS, components
 
 if TYPE_CHECKING:

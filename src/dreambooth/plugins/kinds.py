@@ -16,15 +16,8 @@ from pydantic import TypeAdapter
 from dreambooth.component import Component
 from dreambooth.component.tagged import Tagged
 from dreambooth.errors import PluginError
-from dreambooth.plugins.loader import (
-    OWN_DISTRIBUTION,
-    Loaded,
-    PluginInfo,
-    Source,
-    discover,
-    given,
-    load_plugin,
-)
+from dreambooth.plugins.found import OWN_DISTRIBUTION, PluginInfo, Source, discover
+from dreambooth.plugins.loader import Loaded, given, load_plugin
 from dreambooth.plugins.slots import SLOTS, components
 
 if TYPE_CHECKING:
@@ -60,6 +53,10 @@ class Registry:
     def kinds(self, slot: str) -> Mapping[str, type[Component]]:
         """Return the usable kinds of a slot, sorted; a kind that two plugins bring is absent."""
         return self._kinds[slot]
+
+    def slots(self) -> Collection[str]:
+        """Return the names of the slots."""
+        return SLOTS
 
     def provider(self, slot: str, kind: str) -> PluginInfo:
         """Return the plugin that brings a kind; `PluginError` where none or several do."""

@@ -71,6 +71,16 @@ class Signals:
         if self._tell is not None:
             self._tell.put(number)  # which may be called from a handler
 
+    def again(self, number: int) -> None:
+        """Send a signal once more, a moment later.
+
+        What a handler raises while something is deleted Python writes to stderr and drops.
+        """
+        self.stop = 0
+        later = threading.Timer(0.01, signal.raise_signal, (number,))
+        later.daemon = True
+        later.start()
+
     def take_save(self) -> bool:
         """Say whether a checkpoint was asked for since the last call."""
         asked, self._save = self._save, False
@@ -135,8 +145,16 @@ def noted_signals() -> Iterator[Signals]:
     if _noting or threading.current_thread() is not threading.main_thread():
         yield _noting[0] if _noting else Signals()
         return
-    found = Signals()
+    found, hook = Signals(), sys.unraisablehook
     _noting.append(found)
+
+    def dropped(what: Any) -> None:
+        if isinstance(what.exc_value, Stopped):
+            found.again(what.exc_value.number)
+        else:
+            hook(what)
+
+    sys.unraisablehook = dropped
     always = numbers("SIGINT", "SIGTERM")
     taken = {
         n: handler
@@ -150,6 +168,7 @@ def noted_signals() -> Iterator[Signals]:
         yield found
     finally:
         _noting.remove(found)
+        sys.unraisablehook = hook
         for number, handler in taken.items():
             signal.signal(number, handler)
 

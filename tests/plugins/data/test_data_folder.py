@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from PIL import Image
 
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Subject
-from dreambooth_plugins.data import register_data_sources, scanning
+from dreambooth_plugins.data import file_types, images, register_data_sources, scanning
 from dreambooth_plugins.data.folder import Folder
 
 
@@ -195,6 +196,88 @@ def test_many_pictures_show_progress(tmp_path: Path) -> None:
         save(tmp_path / f"{k:02}.png", k, 8, 8)
     _, ctx = scan(tmp_path, resolution=8)
     assert ctx.bars == [["checking pictures", scanning.MANY, scanning.MANY]]
+
+
+# --- links, other trainers' folders, formats that are not read
+
+
+def test_a_linked_folder_is_entered_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "pics", tmp_path / "elsewhere"
+    for seed, name in enumerate(("0.png", "deep/1.png")):
+        save(elsewhere / name, seed)
+    save(root / "own" / "2.png", 2)
+    (root / "linked").symlink_to(elsewhere)
+    (root / "again").symlink_to(elsewhere)
+    (root / "all").symlink_to(root / "own")  # by its own name, not the link's
+    (elsewhere / "deep" / "loop").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    result, ctx = scan(root, recursive=True)
+    assert [item.id for item in result.items] == ["again/0.png", "again/deep/1.png", "own/2.png"]
+    assert problems(root, recursive=True) == []
+    assert ctx.warnings == []
+    with pytest.raises(JobError, match="lie in its folder") as caught:
+        scan(root)
+    assert "data.recursive to true" in caught.value.hint
+
+
+def test_a_link_to_a_large_tree_is_looked_through_for_a_while_only(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(scanning, "GLANCE", 20)
+    for k in range(60):
+        (tmp_path / "tree" / f"{k:02}").mkdir(parents=True)
+    save(tmp_path / "tree" / "59" / "a.png")
+    save(tmp_path / "pics" / "b.png")
+    (tmp_path / "pics" / "linked").symlink_to(tmp_path / "tree")
+    assert scan(tmp_path / "pics")[1].warnings == []
+
+
+@pytest.mark.parametrize("below", ["", "set/"])
+def test_numbers_of_kohyas_folders_are_told_to_mean_nothing(tmp_path: Path, below: str) -> None:
+    for seed, name in enumerate(("10_ohwx dog/0.png", "1_ohwx dog side/1.png", "x/2.png")):
+        save(tmp_path / below / name, seed)
+    _, ctx = scan(tmp_path, recursive=True)
+    [warning] = ctx.warnings
+    assert "10_ohwx dog, 1_ohwx dog side mean nothing here" in warning
+    for plain in ("10", "dog_10", "_10"):
+        save(tmp_path / "plain" / plain / "0.png", 3)
+    assert scan(tmp_path / "plain", recursive=True)[1].warnings == [
+        "the same picture 3 times counts 3-fold: 10/0.png, _10/0.png, dog_10/0.png"
+    ]
+
+
+PICTURES_NOT_READ = {
+    "photo.jxl": (b"\xff\x0a" + bytes(40), "JPEG XL", "pillow-jxl-plugin"),
+    "boxed.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL", "save it as PNG"),
+    "named.jpg": (b"\xff\x0a" + bytes(40), "JPEG XL", "save it as PNG"),
+    "layers.psd": (b"8BPS\0\1" + bytes(40), "Photoshop", "layers merged"),
+    "wrong.png": (b"8BPS\0\1" + bytes(40), "Photoshop", "layers merged"),
+    "render.tga": (bytes(44), "Targa", "save it as PNG"),
+    "light.exr": (b"\x76\x2f\x31\x01" + bytes(40), "OpenEXR", "save it as PNG"),
+    "work.xcf": (b"gimp xcf v011\0" + bytes(40), "GIMP", "export it"),
+    "small.qoi": (b"qoif" + bytes(40), "QOI", "save it as PNG"),
+    "print.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "vector drawing", "export it as PNG"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES_NOT_READ)
+def test_a_picture_that_is_not_read_counts_as_one(
+    tmp_path: Path, monkeypatch: Any, name: str
+) -> None:
+    monkeypatch.setattr(images, "_opener", lambda kind: False)
+    data, kind, advice = PICTURES_NOT_READ[name]
+    save(tmp_path / "a.jpg")
+    (tmp_path / name).write_bytes(data)
+    reason = reasons(scan(tmp_path)[0])[name]
+    assert f"a picture that is not read ({kind}): " in reason
+    assert advice in reason
+    with pytest.raises(JobError, match=rf"1 unusable pictures(.|\n)*{re.escape(name)}: a picture"):
+        scan(tmp_path, broken="refuse")
+    (tmp_path / "a.jpg").unlink()
+    monkeypatch.setattr(file_types, "find_spec", lambda module: None)
+    [problem] = problems(tmp_path)
+    assert f"{name}: a picture that is not read ({kind})" in problem.message
 
 
 # --- nothing to train on: the scan and the check say the same

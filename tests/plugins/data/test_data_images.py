@@ -212,6 +212,128 @@ def test_a_damaged_profile_is_no_reason_to_refuse() -> None:
     assert (pixels(encoded(Image.fromarray(values), icc_profile=b"nonsense" * 40)) == values).all()
 
 
+def swapped(space: str = "RGB") -> bytes:
+    """Return a profile whose red is green and whose green is red."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = profile.find(b"rXYZ"), profile.find(b"gXYZ")
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile.replace(b"s\0R\0G\0B", b"s\0W\0A\0P"))
+
+
+def linear_grey() -> bytes:
+    """Return a grey profile by hand: numbers are proportional to light."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    tags = {
+        b"wtpt": white,
+        b"kTRC": b"curv" + bytes(8),  # no points: the identity
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", 5) + b"grey\0" + bytes(79),
+        b"cprt": b"text\0\0\0\0none",
+    }
+    table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = bytes(4) + b"\x02\x40\0\0" + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
+    head += struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    whole = head + bytes(124 - len(head)) + struct.pack(">I", len(tags)) + table + body
+    return struct.pack(">I", len(whole) + 4) + whole
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "PA"])
+def test_a_colour_profile_is_used_in_every_mode_of_colours(mode: str) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 20, 10, 200, 20])
+    image.putpixel((1, 0), 1)
+    options: dict[str, object] = {"icc_profile": swapped()}
+    if mode == "PA":
+        options["transparency"] = bytes([255, 0])
+    elif mode != "P":
+        image = image.convert(mode)
+    got = pixels(encoded(image, **options))[0]
+    assert np.abs(got[0] - [10, 200, 20]).max() <= 4
+    assert np.abs(got[1] - ([255] * 3 if mode == "PA" else [200, 10, 20])).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "1", "transparent"])
+def test_a_grey_profile_is_used_in_every_grey_mode(mode: str) -> None:
+    values = np.array([[0, 55, 128, 255]], np.uint8)
+    light = values / 255.0
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    image = Image.fromarray(values)
+    options: dict[str, object] = {"icc_profile": linear_grey()}
+    if mode == "LA":
+        image = image.convert("LA")
+    elif mode == "I;16":
+        image = Image.fromarray(values.astype(np.uint16) * 257)
+    elif mode == "1":
+        image, expected = image.convert("1", dither=0), np.array([[0, 0, 255, 255]])
+    elif mode == "transparent":
+        options["transparency"], expected[0, 1] = 55, 255
+    got = pixels(encoded(image, **options))
+    assert np.abs(got - expected[..., None]).max() <= 2
+
+
+def test_a_grey_picture_may_carry_the_profile_of_the_coloured_one_it_was() -> None:
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gamma = bytearray(data.replace(b"s\0R\0G\0B", b"o\0t\0h\0e"))
+    values = noise(8, 8)
+    got = pixels(encoded(Image.fromarray(values), icc_profile=bytes(gamma)))
+    assert np.abs(got - values[..., None]).max() <= 1  # sRGB's own curves: greys stay
+    got = pixels(encoded(Image.fromarray(noise(8, 8, 3)), icc_profile=linear_grey()))
+    assert (got == noise(8, 8, 3)).all()  # a grey profile says nothing about colours
+
+
+def test_lab_is_turned_into_colours() -> None:
+    lab = Image.fromarray(np.array([[[255, 0, 0], [136, 80, 67]]], np.uint8), "LAB")
+    got = pixels(encoded(lab, "TIFF"))[0]
+    assert np.abs(got[0] - 255).max() <= 2
+    assert got[1].tolist() == pytest.approx([255, 0, 0], abs=12)  # L 53, a 80, b 67
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(name + body))
+    return struct.pack(">I", len(body)) + name + body + crc
+
+
+LONG = zlib.compress(bytes(3 << 20))
+LONG_TEXTS = {
+    "zTXt": chunk(b"zTXt", b"workflow\0\0" + LONG),
+    "iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+    "plain tEXt": chunk(b"tEXt", b"prompt\0" + b"x" * (3 << 20)),
+    "plain iTXt": chunk(b"iTXt", b"prompt\0\0\0en\0\0" + b"x" * (3 << 20)),
+    "many": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20))) * 80,
+    "endless profile": chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(40 << 20), 9)),
+    "damaged text": chunk(b"zTXt", b"k\0\0" + b"not deflated"),
+    "damaged profile": chunk(b"iCCP", b"p\0\0" + b"not deflated"),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_TEXTS)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_texts_of_any_length_leave_the_picture_whole(kind: str, place: str) -> None:
+    values = noise(9, 13, 3)
+    plain = encoded(Image.fromarray(values))
+    at = plain.index({"before": b"IDAT", "after": b"IEND"}[place]) - 4
+    assert (pixels(plain[:at] + LONG_TEXTS[kind] + plain[at:]) == values).all()
+
+
+def test_a_long_profile_is_used_as_a_short_one_is() -> None:
+    image = Image.fromarray(noise(8, 8, 3))
+    short = pixels(encoded(image, icc_profile=swapped()))
+    long = swapped() + bytes(2 << 20)
+    long = struct.pack(">I", len(long)) + long[4:]
+    assert (pixels(encoded(image, icc_profile=long)) == short).all()
+    assert np.abs(short - noise(8, 8, 3)).max() > 50
+
+
+def test_orientation_in_a_short_text_still_counts() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+    plain = encoded(Image.fromarray(noise(6, 10, 3)))
+    at = plain.index(b"IDAT") - 4
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    assert pixels(plain[:at] + text + plain[at:]).shape == (10, 6, 3)
+
+
 @pytest.mark.parametrize(("kind", "word"), [("GIF", "animated"), ("WEBP", "animated"),
                                             ("PNG", "animated"), ("TIFF", "pages")])  # fmt: skip
 def test_several_frames_are_rejected_with_the_reason(kind: str, word: str) -> None:
@@ -256,7 +378,7 @@ def test_too_narrow_pictures_are_refused() -> None:
 
 
 def test_heic_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_heif", lambda: False)
+    monkeypatch.setattr(images, "_opener", lambda kind: False)
     with pytest.raises(ImageRejected, match="pip install pillow-heif"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
 
@@ -275,5 +397,7 @@ def test_avif_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_announced_decoder_is_tried() -> None:
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"
-    with pytest.raises(ImageRejected, match="not an image"):
+    with pytest.raises(ImageRejected, match="a picture that is not read"):
         decode(postscript)
+    with pytest.raises(ImageRejected, match="not an image"):
+        decode(b"PK" + bytes(60))

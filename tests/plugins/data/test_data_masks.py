@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -210,3 +211,11 @@ def test_a_mask_that_changed_after_the_scan_stops_the_run(root, scan):
 def test_only_masks_that_are_read_are_part_of_the_cache_key(root):
     assert "mask" not in folder(root).pixels_key()
     assert folder(root, mask="alpha").pixels_key() != folder(root, mask="file").pixels_key()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_mask_belongs_to_its_picture_however_accents_are_stored(root, scan, form):
+    save_pair(root, normalize(form, "é"), normalize({"NFC": "NFD"}.get(form, "NFC"), "é.mask.png"))
+    [item] = scan(folder(root, mask="file")).items
+    assert item.mask is not None
+    assert item.id == normalize(form, "é.png")

@@ -180,10 +180,10 @@ def test_patterns_are_names_of_modules_or_ends_of_them(
 def test_a_hundred_thousand_patterns_cost_little(tmp_path: Path) -> None:
     metadata = about(alpha_pattern={f"x{i}": 1 for i in range(100_000)})
     save_file(peft(), tmp_path / "a.safetensors", metadata)
-    began = time.monotonic()
+    began = time.process_time()
     contents = read_contents(tmp_path / "a.safetensors")
     assert [contents.scale(("unet", MODULE), MODULE, 4) for _ in range(999)] == [2.0] * 999
-    assert time.monotonic() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def magnitudes(shape: tuple[int, ...]) -> Callable[[], dict[str, torch.Tensor]]:

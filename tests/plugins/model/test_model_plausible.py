@@ -179,6 +179,35 @@ def test_the_plan_tells_weights_that_do_not_fit_their_configuration(
     assert str(file) in caught.value.message
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_the_plan_tells_a_configuration_of_a_smaller_network_than_its_weights(
+    folder: Path, part: str, small_job: Any
+) -> None:
+    """diffusers and transformers leave weights out that they do not know, with a log line."""
+    file = folder / part / f"{STEMS[part]}.safetensors"
+    tensors = load_file(file)
+    layer = next(name for name in sorted(tensors) if ".0." in name)
+    tensors[layer.replace(".0.", ".7.")] = tensors[layer].clone()
+    save_file(tensors, file)
+    job = small_job(model={"kind": "stable_diffusion", "source": str(folder)}, prior="none")
+    with pytest.raises(JobError, match=r"has 1 weights of .* does not describe") as caught:
+        make_plan(job, Quiet())
+    assert str(file) in caught.value.message
+
+
+def test_tables_and_heads_that_text_encoders_come_with_are_no_fault(
+    folder: Path, small_job: Any
+) -> None:
+    file = folder / "text_encoder" / f"{STEMS['text_encoder']}.safetensors"
+    tensors = load_file(file)
+    tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    tensors["text_projection.weight"] = torch.zeros(8, 32)
+    save_file(tensors, file)
+    make_plan(
+        small_job(model={"kind": "stable_diffusion", "source": str(folder)}, prior="none"), Quiet()
+    )
+
+
 def test_the_plan_tells_a_configuration_whose_network_cannot_run(folder: Path, ctx: Any) -> None:
     """Which options go together is known to the libraries alone; what is injected is not blamed."""
     ctx.device = torch.device("meta")

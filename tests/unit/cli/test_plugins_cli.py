@@ -17,7 +17,8 @@ from dreambooth.cli.plugins import app
 from dreambooth.component import Section
 from dreambooth.errors import JobError, PluginError
 from dreambooth.plugins import Registry, registry
-from dreambooth.plugins.loader import Source, given, load_plugin
+from dreambooth.plugins.found import Source
+from dreambooth.plugins.loader import given, load_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +133,7 @@ def test_list_json_holds_every_field(plugins: Registry) -> None:
         "slots": ["loss"],
         "kinds": {"loss": ["toy"]},
         "error": "",
+        "commands": [],
     }
 
 

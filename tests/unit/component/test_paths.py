@@ -12,7 +12,7 @@ from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import dump_job, load_job
 
 JOB = """\
-output: {output}
+output: "{output}"
 model: {{kind: stable_diffusion, source: "{source}"}}
 subject: {{identifier: ohwx, class_noun: dog}}
 data: {{kind: folder, path: "{path}"}}
@@ -86,3 +86,25 @@ def test_from_python_a_path_is_taken_as_it_is_and_a_text_expanded(
     job = Job(**options, output="$OUT", data={"kind": "folder", "path": Path("/a/$OUT")})
     assert job.output == Path("/scratch")
     assert job.data.path == Path("/a/$OUT")
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize("path", [r".\runs\test\new", r"C:\base\new", r"C:\ve\fe"])
+def test_backslashes_in_double_quotes_are_told_at_the_path(
+    tmp_path: Path, place: str, path: str
+) -> None:
+    with pytest.raises(JobErrors) as caught:
+        load_job(write(tmp_path, **{place: path}))
+    [found] = caught.value.diagnostics
+    key = {"source": "model.source", "path": "data.path", "prior": "prior.path",
+           "init": "freezing.init"}.get(place, place)  # fmt: skip
+    assert found.message.startswith(f"{key}: ")
+    assert "use single quotes or forward slashes" in found.message
+    assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\me", r"C:\users\me", r"C:\xylophone", r"C:\my"])
+def test_an_unknown_escape_says_what_to_write(tmp_path: Path, path: str) -> None:
+    with pytest.raises(JobErrors, match="double quotes means something else") as caught:
+        load_job(write(tmp_path, path=path))
+    assert "single quotes" in str(caught.value)

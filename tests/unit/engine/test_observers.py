@@ -155,3 +155,37 @@ def test_a_wrong_answer_is_refused_at_once(small_job):
     assert observers.ask("step", None) == []
     with pytest.raises(WrongAnswer, match=r"returned 'no' where Save\(\), Stop\(reason\) or None"):
         observers.raise_failure()
+
+
+class Slow(Holding):
+    """Takes ten seconds of the test's clock an event."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+
+    def on(self, event, view):
+        self.clock[0] += 10.0
+
+
+@pytest.mark.parametrize(("between", "named"), [(1.0, True), (500.0, False)])
+def test_an_observer_that_makes_the_run_wait_is_named_once(monkeypatch, between, named):
+    clock, said = [0.0], []
+    monkeypatch.setattr("dreambooth.engine.watching.observers.time.monotonic", lambda: clock[0])
+
+    class Waiting(Callback):
+        kind: Literal["waiting"] = "waiting"
+
+        def open(self, ctx):
+            return Slow(clock)
+
+    ctx = Ctx(SimpleNamespace(callbacks=[Waiting()], early_stop=None))
+    ctx.devices, ctx.is_main, ctx.warn = None, True, said.append
+    observers = Observers(ctx)
+    for _ in range(4):
+        clock[0] += between
+        observers.ask("step", None)
+    assert len(said) == int(named)
+    if named:
+        assert 'callback "waiting", on() (' in said[0]
+        assert said[0].endswith("is slow: 10 s an event, 91% of the time since the run began")

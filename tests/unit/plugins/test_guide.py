@@ -17,10 +17,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from dreambooth import Job, hookimpl, hookspecs, interfaces
+from dreambooth import Job, JobError, hookimpl, hookspecs, interfaces
 from dreambooth.interfaces import Conditioning, LatentSpec, LoadedModel, RunView, Stop
 from dreambooth.plugins import registry_with
 from dreambooth.plugins.classes import required_methods
+from dreambooth.plugins.found import COMMANDS
 from dreambooth.plugins.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def guide(modules: list[ModuleType]) -> dict[str, ModuleType]:
     return {hook: m for m in modules for hook in HOOKS if hasattr(m, hook)}
 
 
-def test_every_hook_fills_a_slot() -> None:
-    assert sorted(HOOKS) == sorted(slot.hook for slot in SLOTS.values())
+def test_every_hook_fills_a_slot_or_brings_commands() -> None:
+    assert sorted(HOOKS) == sorted([*(s.hook for s in SLOTS.values()), "register_commands"])
 
 
 @pytest.mark.parametrize("slot", SLOTS.values(), ids=lambda s: s.name)
@@ -120,10 +121,11 @@ def test_every_python_block_registers_or_is_a_test(
     guide: dict[str, ModuleType], modules: list[ModuleType]
 ) -> None:
     tests = [f for m in modules for n, f in vars(m).items() if n.startswith("test_")]
-    assert len(guide) + len(tests) == len(modules) == 6
+    assert len(guide) + len(tests) == len(modules) - 1 == 7
     for test in tests:
         test()
-    with registry_with(*guide.values()) as registry:
+    classes = [m for hook, m in guide.items() if hook != "register_commands"]
+    with registry_with(*classes) as registry:
         assert {"cross_attention_only"} <= set(registry.kinds("freezing"))
         assert {"log_cosh"} <= set(registry.kinds("loss"))
         assert {"unguided"} <= set(registry.kinds("sampler"))
@@ -131,10 +133,18 @@ def test_every_python_block_registers_or_is_a_test(
         assert {"stop_above"} <= set(registry.kinds("callback"))
 
 
+def test_the_guides_suite_has_something_to_test(modules: list[ModuleType]) -> None:
+    (suite,) = [m.TestHalving for m in modules if hasattr(m, "TestHalving")]
+    assert suite.__test__
+    suite().test_it_is_a_function_of_the_step(suite.component, None)
+    suite().test_it_says_whether_it_depends_on_the_end(suite.component)
+    suite().test_people_can_read_what_it_and_its_options_are(suite.component)
+
+
 def test_the_first_plugin_is_short_and_its_entry_point_names_it() -> None:
     code = [line for line in blocks("python")[0].splitlines() if line.strip()]
     assert len(code) <= 20
-    (toml,) = blocks("toml")
+    toml = blocks("toml")[0]
     (target,) = tomllib.loads(toml)["project"]["entry-points"]["dreambooth"].values()
     assert f"`{target.replace('.', '/')}.py`" in GUIDE
 
@@ -234,6 +244,24 @@ def test_the_guides_callback_stops_after_three_and_keeps_count_over_a_resume(
     resumed = callback.open(None)
     resumed.load_state(first.state())
     assert resumed.on("log", view(2.0)) == Stop("train/loss stayed above 1")
+
+
+def test_the_guides_command_joins_and_counts(
+    guide: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dreambooth.plugins.commands import join
+    from dreambooth.plugins.found import Source
+
+    (target,) = tomllib.loads(blocks("toml")[1])["project"]["entry-points"][COMMANDS].values()
+    assert target == "my_policies.commands"
+    joined = join((), [Source("mine", "mine", "1", lambda: guide["register_commands"])])
+    assert joined.problems() == []
+    (tmp_path / "metrics.jsonl").write_text("{}\n{}\n")
+    command = joined.commands["count-steps"]
+    command.main([str(tmp_path)], standalone_mode=False)
+    assert capsys.readouterr().out == "2\n"
+    with pytest.raises(JobError, match=r"has no metrics\.jsonl"):
+        command.main([str(tmp_path / "nowhere")], standalone_mode=False)
 
 
 def test_the_package_lists_what_is_public() -> None:

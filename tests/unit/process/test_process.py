@@ -194,6 +194,21 @@ def test_what_was_ignored_at_the_start_stays_ignored_and_others_handlers_stay(de
         assert (noted.stop, noted.take_save(), mine) == (0, False, [signal.SIGUSR1])
 
 
+def test_a_stop_that_comes_while_something_is_deleted_is_raised_after_it(defaults, capfd):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work():
+        Last()
+        time.sleep(10.0)
+
+    with pytest.raises(process.Stopped) as caught, process.noted_signals():
+        work()
+    assert caught.value.number == signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err
+
+
 ASKED_TO_SAVE = """
 import atexit, os, signal, sys
 atexit.register(os.kill, os.getpid(), signal.SIGUSR1)  # the last thing that is done

@@ -29,7 +29,10 @@ _OLD_ATTENTION = {
 
 
 def check_weights(source: Source, part: str, module: Module) -> None:
-    """Raise `JobError` where a folder's weights lack a tensor of `module`, or have another shape.
+    """Raise `JobError` where a folder's weights and `module` are not of one network.
+
+    Refused: a tensor that is missing or has another shape, and weights that the configuration does
+    not describe; loading would leave these out and train a smaller network.
 
     Nothing is said of a single file, whose names and shapes diffusers converts, of pickles, whose
     headers do not tell, and of weights that are still to be downloaded.
@@ -48,9 +51,17 @@ def check_weights(source: Source, part: str, module: Module) -> None:
         for file in files
         for name, shape in read_header(file).shapes.items()
     }
-    for name, tensor in module.state_dict().items():
-        shape, file = stored.get(_today(known, name), (None, files[0]))
-        _check_tensor(f"{file}", known, name, shape, tuple(tensor.shape))
+    wanted = {_today(known, name): tuple(t.shape) for name, t in module.state_dict().items()}
+    for name, shape in wanted.items():
+        found, file = stored.get(name, (None, files[0]))
+        _check_tensor(f"{file}", known, name, found, shape)
+    more = sorted(name for name in stored.keys() - wanted.keys() if _is_of_the_network(known, name))
+    if more:
+        raise JobError(
+            f"{stored[more[0]][1]} has {len(more)} weights of {part} that config.json does not "
+            f"describe, e.g. {more[0]}",
+            "the configuration is of a smaller network: copy or download it with its weights",
+        )
 
 
 def check_forward(
@@ -84,6 +95,11 @@ def _check_tensor(
         raise JobError(
             f"{file}: {name} is {list(stored)}, config.json asks for {list(wanted)}", hint
         )
+
+
+def _is_of_the_network(part: Part, name: str) -> bool:
+    """Say whether a tensor would be computed with: text encoders come with tables and heads."""
+    return ".layers." in f".{name}" if part.role == "text_encoders" else True
 
 
 def _today(part: Part, name: str) -> str:

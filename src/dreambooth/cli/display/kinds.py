@@ -158,4 +158,5 @@ def plugin_text(reg: Registry, info: PluginInfo) -> str:
             cls = reg.kinds(slot).get(kind)
             doc = _first_line(cls)
             lines.append(f"  {slot}/{kind}{': ' if doc else ''}{doc if cls else ' (unusable)'}")
+    lines += [f"  command: dbt {command}" for command in info.commands]
     return "\n".join(lines)

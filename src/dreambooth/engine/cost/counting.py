@@ -33,6 +33,8 @@ class Counter:
     def __init__(self, job: Job, ctx: EngineContext, model: LoadedModel, device: str) -> None:
         self._job, self._model, self._device = job, model, device
         self._half = ctx.dtype
+        for part in model.info.parts:  # one that loads in what is counted would count as well
+            _ = model.parts[part]
         latent = model.info.latent
         height, width = (side // latent.factor for side in job.data.size)
         self._shape = (latent.channels, height, width)

@@ -49,6 +49,8 @@ class Drawn:
     """Which weights: `final`, or the name of a checkpoint."""
     step: int
     """How many steps they had been trained."""
+    files: tuple[Path, ...] = ()
+    """The single pictures, prompt after prompt."""
 
 
 def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn:
@@ -92,7 +94,8 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
         if request.negative is not None:
             facts["negative"] = request.negative
         sheet = write_pictures(out, pictures, request.count, facts)
-    return Drawn(len(pictures), sheet, source, step)
+    files = tuple(out / f"{number:03d}.png" for number in range(len(pictures)))
+    return Drawn(len(pictures), sheet, source, step, files)
 
 
 def step_of(folder: RunFolder, source: str) -> int:

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 
 
 def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
-    """Return the job's exporters that take this kind of artifact; `RunError` if none does."""
+    """Return the job's exporters that take this kind of artifact; `RunError` if none does.
+
+    None where the job says that it wants none (`exports: []`).
+    """
+    if not session.job.exports:
+        return ()
     fitting = [
         e
         for e in chosen_exporters(session.job)
@@ -63,6 +68,9 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
     back as it was written is a failure: `RunError`.
     """
     ctx, model, job = session.ctx, session.model, session.job
+    if not job.exports:
+        ctx.reporter.info("exports is empty: the last checkpoint is the result")
+        return []
     facts = {"steps": session.state.step, "images": len(session.scan.items)}
     artifact = with_facts(job.freezing.artifact(model, session.state.result()), facts)
     sampling = job.sampler.sampling_steps()

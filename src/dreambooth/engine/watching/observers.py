@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import RunError
-from dreambooth.plugins.faults import is_ours, plugin_fault
+from dreambooth.plugins.faults import defined, is_ours, plugin_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Callback, Observer, RunView, Save, Stop
     from dreambooth.interfaces.callback import Event
     from dreambooth.job import Job
+
+
+SLOW_SECONDS, SLOW_SHARE = 5.0, 0.1
+"""An observer that took so long in all, and such a share of the time, is named."""
 
 
 def watching(job: Job) -> list[Callback]:
@@ -30,6 +35,8 @@ class Observers:
             (callback, callback.open(ctx)) for callback in watching(ctx.job)
         ]
         self._asked = [observer for _, observer in self._opened]
+        self._began = time.monotonic()
+        self._spent: dict[Observer, tuple[int, float]] = {}
         self.failure: BaseException | None = None
         """What one of them raised. It is not asked again, and the run ends with it once the step
         is done and saved."""
@@ -42,6 +49,7 @@ class Observers:
         """Tell all of an event; return their answers in order, the same in every process."""
         answers: list[Save | Stop] = []
         for observer in list(self._asked):
+            start = time.monotonic()
             try:
                 answer = observer.on(event, view)
             except (Exception, SystemExit) as error:
@@ -49,7 +57,21 @@ class Observers:
                 self.failure = self.failure or error
             else:
                 answers += [answer] if answer is not None else []
+                self._took(observer, time.monotonic() - start)
         return self._agreed(answers)
+
+    def _took(self, observer: Observer, seconds: float) -> None:
+        """Name an observer that makes the run wait; `warn` says the same words once."""
+        count, before = self._spent.get(observer, (0, 0.0))
+        count, spent = count + 1, before + seconds
+        passed = time.monotonic() - self._began
+        if spent > SLOW_SECONDS and spent > SLOW_SHARE * passed:
+            self._ctx.warn(
+                f"{defined(observer, 'on')} is slow: {spent / count:.2g} s an event, "
+                f"{spent / passed:.0%} of the time since the run began"
+            )
+            spent = float("-inf")  # said once, whatever comes
+        self._spent[observer] = (count, spent)
 
     def _agreed(self, answers: list[Save | Stop]) -> list[Save | Stop]:
         """Take the main process's answers, and notice where another one's observer failed.

@@ -1,0 +1,1 @@
+"""Photographs, samples and thumbnails of a report."""

@@ -1,0 +1,48 @@
+"""Testing a plugin: a trainer in miniature, and a suite a slot that holds what the bases say.
+
+    class TestMine(FreezingPolicyConformance):
+        component = Mine()
+
+Each test of a suite fails with words that say what to change. `pytest_plugins =
+["dreambooth.testing.fixtures"]` in a `conftest.py` brings the fixtures `trainer` and `plugged`
+for tests of your own. Needs pytest; torch is imported when a test runs.
+"""
+
+from dreambooth.testing.base import Conformance
+from dreambooth.testing.command import CommandConformance
+from dreambooth.testing.drawing import SamplerConformance, SchedulerConformance
+from dreambooth.testing.inputs import DataSourceConformance, ModelConformance, PriorConformance
+from dreambooth.testing.learning import (
+    FreezingPolicyConformance,
+    LossConformance,
+    LRScheduleConformance,
+    OptimizerConformance,
+)
+from dreambooth.testing.outputs import (
+    CallbackConformance,
+    ExporterConformance,
+    MetricConformance,
+    TrackerConformance,
+)
+from dreambooth.testing.trainer import Ran, Trainer, lay_pictures
+
+__all__ = [
+    "CallbackConformance",
+    "CommandConformance",
+    "Conformance",
+    "DataSourceConformance",
+    "ExporterConformance",
+    "FreezingPolicyConformance",
+    "LRScheduleConformance",
+    "LossConformance",
+    "MetricConformance",
+    "ModelConformance",
+    "OptimizerConformance",
+    "PriorConformance",
+    "Ran",
+    "SamplerConformance",
+    "SchedulerConformance",
+    "TrackerConformance",
+    "Trainer",
+    "lay_pictures",
+]
