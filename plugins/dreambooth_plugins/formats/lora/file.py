@@ -168,7 +168,7 @@ def _check(
 
     try:
         layer: Any = model.parts[part].get_submodule(name)
-    except AttributeError:
+    except (AttributeError, KeyError):
         raise JobError(
             f"{contents.path}: the model has no module {part}.{name}",
             "the LoRA was made for another architecture, or with a layout that is not known here",
