@@ -108,6 +108,7 @@ class Kohya(AdapterFile):
     """
 
     kind: Literal["kohya"] = "kohya"
+    layout: ClassVar[str] = "kohya"
 
     def refusal(self, policy: FreezingPolicy) -> str:
         """Refuse all but LoRA: programs disagree about the axis of DoRA's magnitudes."""

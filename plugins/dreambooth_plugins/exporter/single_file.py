@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth import Problem
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dreambooth import FreezingPolicy, Job
@@ -27,20 +26,7 @@ class SingleFile(Stored):
     kind: Literal["single_file"] = "single_file"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
     reads_whole_model: ClassVar[bool] = True
-
-    def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
-        """Find a model that this layout cannot express."""
-        if info is None:
-            return
-        from dreambooth_plugins.formats.original.names import LAYOUT
-
-        unknown = f"models of the family {info.family} have no single file layout here"
-        if reason := info.layouts.get(LAYOUT, unknown):
-            yield Problem(
-                ("exports",),
-                f"single_file cannot hold this model: {reason}",
-                "export it as a diffusers folder (diffusers, or merged for an adapter)",
-            )
+    layout: ClassVar[str] = "original"
 
     def refusal(self, policy: FreezingPolicy) -> str:
         """Refuse a word: programs that read this layout have CLIP's own tokenizer."""

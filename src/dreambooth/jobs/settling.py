@@ -1,4 +1,4 @@
-"""What a job leaves to the model, written out: its kind, what trains, the identifier."""
+"""What a job leaves open, written out: its model's kind, what trains, the identifier, formats."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dreambooth.errors import UserError
+from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.jobs import identifiers
+from dreambooth.plugins import component as made
 from dreambooth.plugins.slots import components
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dreambooth.component import Component
-    from dreambooth.interfaces import ModelInfo
+    from dreambooth.interfaces import Exporter, ModelInfo
     from dreambooth.job import Job
 
 
@@ -46,3 +48,21 @@ def by_model(job: Job) -> Job:
     except (UserError, OSError):
         return job
     return job.model_copy(update=changed) if changed else job
+
+
+def automatic_exporters(job: Job) -> list[Exporter]:
+    """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
+    if job.exports != "auto":
+        return []
+    chosen: list[Exporter] = [
+        made("exporter", AUTOMATIC[k]) for k in sorted(job.freezing.artifacts) if k in AUTOMATIC
+    ]
+    return [
+        made("exporter", INSTEAD[e.kind]) if e.kind in INSTEAD and e.refusal(job.freezing) else e
+        for e in chosen
+    ]
+
+
+def chosen_exporters(job: Job) -> Sequence[Exporter]:
+    """Return the job's exporters, those that `auto` can come to written out."""
+    return automatic_exporters(job) if job.exports == "auto" else job.exports
