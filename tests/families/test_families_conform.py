@@ -71,7 +71,9 @@ NAMES = re.compile(
 )
 ALLOWED = {
     "freezing/per_part.py": "the default of adapters: `train: [unet]`",
-    "prior/class_folder.py": "the role",
+    "prior/class_folder.py": "a role",
+    "component/model_info.py": "the roles",
+    "engine/cost/residency.py": "the roles",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from dreambooth.interfaces import Check
 from dreambooth_plugins.common.dtypes import torch_dtype
@@ -20,13 +19,14 @@ from dreambooth_plugins.exporter.comparison import (
 from dreambooth_plugins.formats.embedding import (
     EMBEDDING_FILE,
     a1111_file,
+    calls,
     places,
     token_names,
     word_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -50,7 +50,7 @@ def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str, info: Model
     with torch.random.fork_rng(devices=[]), quiet():
         for file, tokens in ((dest / EMBEDDING_FILE, names), (dest / a1111_file(word), others)):
             try:
-                for options in _options(pipe, file, tokens[0], info, own=tokens is names):
+                for options in calls(pipe, file, tokens[0], info, own=tokens is names):
                     pipe.load_textual_inversion(**options)
             except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
                 said = (str(error) or type(error).__name__).splitlines()[0]
@@ -59,27 +59,6 @@ def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str, info: Model
             if not _equal(pipe, tokens, stored, info):
                 return f"the rows of {word} differ in {file.name}"
     return ""
-
-
-def _options(
-    pipe: Any, file: Path, token: str, info: ModelInfo, *, own: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield what each call of `load_textual_inversion` is given, one a text encoder.
-
-    `own`: the file says itself which word its rows are of.
-    """
-    if len(info.learns_words) == 1:
-        word = None if own else token
-        yield {"pretrained_model_name_or_path": str(file), "token": word}
-        return
-    with safe_open(file, "pt") as tensors:
-        for part, (name, tokenizer) in places(info).items():
-            yield {
-                "pretrained_model_name_or_path": tensors.get_tensor(name),
-                "token": token,
-                "text_encoder": getattr(pipe, part),
-                "tokenizer": getattr(pipe, tokenizer),
-            }
 
 
 def _equal(pipe: Any, tokens: list[str], rows: Mapping[str, Tensor], info: ModelInfo) -> bool:

@@ -7,14 +7,14 @@ Models of two text encoders have rows in both: there both files are alike, and c
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError, RunError
 from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.common.headers import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -164,6 +164,29 @@ def loading_code(word: str, info: ModelInfo) -> list[str]:
         at = f"text_encoder=pipe.{part}, tokenizer=pipe.{tokenizer}"
         lines.append(f"pipe.load_textual_inversion(rows[{name!r}], token={word!r}, {at})")
     return ["from safetensors.torch import load_file", *lines]
+
+
+def calls(
+    pipe: Any, file: Path, token: str, info: ModelInfo, *, own: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield what each call of `load_textual_inversion` is given, one a text encoder.
+
+    `own`: the file says itself which word its rows are of.
+    """
+    if len(info.learns_words) == 1:
+        word = None if own else token
+        yield {"pretrained_model_name_or_path": str(file), "token": word}
+        return
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        for part, (name, tokenizer) in places(info).items():
+            yield {
+                "pretrained_model_name_or_path": tensors.get_tensor(name),
+                "token": token,
+                "text_encoder": getattr(pipe, part),
+                "tokenizer": getattr(pipe, tokenizer),
+            }
 
 
 def token_names(name: str, count: int) -> list[str]:
