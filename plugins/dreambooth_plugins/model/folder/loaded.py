@@ -258,11 +258,10 @@ class LoadedFolder(LoadedModel):
     def pipeline(self, folder: Path | None = None, file: Path | None = None) -> Any:
         """Return diffusers' own pipeline (see `LoadedModel.pipeline`)."""
         cls = pipeline_class(self.info.pipeline)
-        if file is not None:
-            with quiet():
+        with quiet():
+            if file is not None:
                 return cls.from_single_file(str(file), config=str(folder), local_files_only=True)
-        if folder is not None:
-            with quiet():
+            if folder is not None:
                 return cls.from_pretrained(str(folder), local_files_only=True)
         texts = self.info.part_names("text_encoders")
         with self.without_tokens():
