@@ -27,8 +27,8 @@ from dreambooth.runs.folder import RunFolder
 from dreambooth.runs.outlook import Outlook
 from dreambooth_plugins.data import Folder
 from dreambooth_plugins.model.folder.loading import load_part
-from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
+from sd_folder import PARTS, STEMS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,10 @@ from safetensors import safe_open
 from dreambooth.errors import JobError
 from dreambooth.files import new_folder, write_json
 from dreambooth.helpers.random import generator
-from dreambooth_plugins.model.folder.saving import file_key, model_index, save_weights
+from dreambooth_plugins.model import parts_of
+from dreambooth_plugins.model.folder.saving import model_index, save_weights
 from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
+from dreambooth_plugins.model.stable_diffusion_loaded import NO_CHECKER
 from emoji_recipe import autoencoder, clip, denoiser, loop
 from emoji_recipe.grounds import EDGE
 from emoji_recipe.objectives import Diffusion, objective
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from emoji_recipe.settings import RecipeSettings
 
+PARTS = {part.name: part for part in parts_of.STABLE_DIFFUSION}
 PIPELINE, JUDGE = "emoji-128", "emoji-128-clip"
 TRAINING = "training.json"
 """What the pipeline's folder says of its training: the step, and the settings."""
@@ -95,14 +98,19 @@ def write(
     parts = {"vae": vae, "unet": unet, "text_encoder": text}
     with new_folder(settings.out / PIPELINE) as beside:
         for part, module in parts.items():
+            known = PARTS[part]
             (beside / part).mkdir()
             state = module.state_dict().items()
-            half = {file_key(part, k): t.detach().half().contiguous() for k, t in state}
-            save_weights(beside / part, part, half)
+            half = {known.file_key(k): t.detach().half().contiguous() for k, t in state}
+            save_weights(beside / part, known, half)
             write_json(beside / part / "config.json", plain_config(module))
         save_tokenizer(tokenizer, beside / "tokenizer")
         scheduler.save_pretrained(beside / "scheduler")
-        write_json(beside / "model_index.json", model_index(type(scheduler).__name__))
+        index = {"_class_name": "StableDiffusionPipeline", **NO_CHECKER}
+        write_json(
+            beside / "model_index.json",
+            model_index(parts_of.STABLE_DIFFUSION, type(scheduler).__name__, index),
+        )
         write_json(beside / TRAINING, training)
     write_judge(settings.out / JUDGE, clip.open_trained(settings.work), tokenizer)
     print(f"wrote {settings.out / PIPELINE} and {settings.out / JUDGE}", flush=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import write_with
-from dreambooth_plugins.model.folder.saving import file_key
+from dreambooth_plugins.model import parts_of
 from emoji_recipe import card
 from emoji_recipe.ahead import ahead
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from emoji_recipe.settings import RecipeSettings, Training
 
+PARTS = {part.name: part for part in parts_of.STABLE_DIFFUSION}
 WARM_UP = 40
 STATE = "state.safetensors"
 BEGUN = "begun.safetensors"
@@ -174,7 +175,8 @@ def begin(stage: Stage, average: Mapping[str, Tensor]) -> None:
     """Put a shipped base's weights into a stage and its average; the moments begin anew."""
     for name, param in named_parameters(stage.modules):
         prefix, own = name.split(".", 1)
-        param.copy_(average[f"{prefix}.{file_key(prefix, own)}"])
+        stored = PARTS[prefix].file_key(own) if prefix in PARTS else own
+        param.copy_(average[f"{prefix}.{stored}"])
         if stage.ema:
             stage.ema.shadow[name].copy_(param)
 

@@ -164,7 +164,7 @@ class Job(Section):
     """Name of the run: its folder below `output`."""
     output: JobPath = Path("runs")
     """Folder that holds runs."""
-    model: Annotated[Model, Slot("model")] = kind("stable_diffusion")
+    model: Annotated[Model, Slot("model")] = kind("auto")
     """The pre-trained model."""
     subject: Subject
     """What is being learned."""

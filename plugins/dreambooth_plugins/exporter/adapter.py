@@ -51,7 +51,7 @@ class AdapterFile(Stored):
         from dreambooth_plugins.formats.embedding import write_word
 
         self.write_adapters(artifact, model, dest, ctx)
-        write_word(artifact, dest, self.dtype)
+        write_word(artifact, dest, self.dtype, model.info)
 
     def write_adapters(
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
@@ -110,6 +110,7 @@ class Kohya(AdapterFile):
     """
 
     kind: Literal["kohya"] = "kohya"
+    layout: ClassVar[str] = "kohya"
 
     def refusal(self, policy: FreezingPolicy) -> str:
         """Refuse DoRA, since programs disagree about the axis of its magnitudes; OFT and BOFT."""

@@ -65,7 +65,7 @@ def check_file(
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             return Check(False, f"diffusers cannot open {file.name}: {error}")
         wrong = [a for a in adapters if not _equal(a, pipe, torch_dtype(dtype))]
-        word = "" if wrong else load_word(pipe, artifact, dest, dtype)
+        word = "" if wrong else load_word(pipe, artifact, dest, dtype, model.info)
         pipe.to(torch.float32)  # adapters of a half-precision file; the base is float32 already
         there = None if wrong or word else file_outputs(pipe, model, ctx)
     if word:

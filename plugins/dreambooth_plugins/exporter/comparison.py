@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from dreambooth.interfaces import Check
+from dreambooth.interfaces import Check, RowGeometry
 from dreambooth_plugins.common.libraries import diffusers
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Artifact, Context, LoadedModel
+    from dreambooth.interfaces import Artifact, Conditioning, Context, LoadedModel
 
 PROMPT = "a photo of {} dog"
 """What is encoded and drawn: with the learned word, where there is one."""
@@ -60,8 +60,8 @@ def tolerance_for(artifact: Artifact) -> Tolerance:
 class Outputs:
     """What a model answers to fixed inputs, float32."""
 
-    text: Tensor
-    """[1, tokens, dim], the embedding of the prompt."""
+    text: Mapping[str, Tensor]
+    """What the denoiser is conditioned on, by name, [3, ...] or [1, ...]."""
     denoiser: Tensor
     """[3, C, h, w], predictions at `TIMESTEPS`."""
     latents: Tensor
@@ -77,6 +77,14 @@ def inputs(model: LoadedModel) -> tuple[Tensor, Tensor]:
     latents = torch.randn(len(TIMESTEPS), spec.channels, side, side, generator=generator)
     steps = model.info.schedule.get("num_train_timesteps", 1000)
     return latents, torch.tensor([int(share * steps) for share in TIMESTEPS])
+
+
+def rows(model: LoadedModel, latents: Tensor) -> list[RowGeometry]:
+    """Return a geometry a row of latents: of pictures made at that size, then cropped ones."""
+    height, width = (side * model.info.latent.factor for side in latents.shape[-2:])
+    first = RowGeometry((height, width), (0, 0), (height, width))
+    cropped = RowGeometry((2 * height, 3 * width), (height // 2, width // 4), (height, width))
+    return [first, *[cropped] * (len(latents) - 1)]
 
 
 def prompt_of(model: LoadedModel) -> str:
@@ -98,14 +106,16 @@ def live_outputs(
     exactly = torch.autocast(ctx.device.type, enabled=False)
     with in_float32(model, base), weights_in_place(model, tensors), exactly:
         empty, prompt = model.encode_prompts(["", prompt_of(model)])
-        cond = model.collate([prompt] * len(t))
+        geometry = rows(model, latents)
+        cond = model.condition(model.collate([prompt] * len(t)), geometry)
         predictions = model.denoise(latents, t, cond)
-        both, z, steps = model.collate([empty, prompt]), latents[:1], solver(model)
+        both = model.condition(model.collate([empty, prompt]), geometry[:1] * 2)
+        z, steps = latents[:1], solver(model)
         steps.set_timesteps(STEPS)
         for step in steps.timesteps:
             e_u, e_c = model.denoise(torch.cat([z, z]), step.expand(2), both).chunk(2)
             z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
-    return Outputs(cond.tensors["embeds"][:1], predictions, z)
+    return Outputs(_once(cond), predictions, z)
 
 
 @torch.no_grad()
@@ -115,28 +125,16 @@ def file_outputs(pipe: Any, model: LoadedModel, ctx: Context) -> Outputs:
     Parts that lie elsewhere come to the device one after the other, and go back.
     """
     latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
-    pipe.scheduler = solver(model)
-    pipe.set_progress_bar_config(disable=True)
-    text_home, unet_home = pipe.text_encoder.device, pipe.unet.device
-    pipe.text_encoder.to(ctx.device)
-    embeds, empty = pipe.encode_prompt(prompt_of(model), ctx.device, 1, True, "")
-    pipe.text_encoder.to(text_home)
-    pipe.unet.to(ctx.device)
-    predictions = pipe.unet(
-        latents.to(pipe.unet.dtype), t, encoder_hidden_states=embeds.expand(len(t), -1, -1)
-    ).sample
-    drawn = pipe(
-        prompt_embeds=embeds,
-        negative_prompt_embeds=empty,
-        latents=latents[:1].to(pipe.unet.dtype),
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        output_type="latent",
-        height=latents.shape[-2] * 8,
-        width=latents.shape[-1] * 8,
-    ).images
-    pipe.unet.to(unet_home)
-    return Outputs(embeds, predictions, drawn)
+    prompt = prompt_of(model)
+    cond, predictions = model.answer(pipe, [prompt] * len(t), latents, t, rows(model, latents))
+    drawn = model.draw(pipe, prompt, "", latents[:1], solver(model), STEPS, GUIDANCE)
+    return Outputs(_once(cond), predictions, drawn)
+
+
+def _once(cond: Conditioning) -> dict[str, Tensor]:
+    """Return the rows of each tensor, one where all are alike: what depends on the prompt alone."""
+    alike = {name: bool((t == t[:1]).all()) for name, t in cond.tensors.items()}
+    return {name: t[:1] if alike[name] else t for name, t in cond.tensors.items()}
 
 
 def verdict(
@@ -144,7 +142,7 @@ def verdict(
 ) -> Check:
     """Compare outputs; `what` begins the message and `count` is the number of equal tensors."""
     figures = {
-        "text": apart(here.text, there.text),
+        "text": max((apart(t, there.text[n]) for n, t in here.text.items()), default=0.0),
         "denoiser": apart(here.denoiser, there.denoiser),
         "latents": apart(here.latents, there.latents),
     }

@@ -39,12 +39,8 @@ def check_folder(
     """
     weights = trained_weights(artifact, model)
     here = live_outputs(model, artifact.tensors, ctx, base="source")
-    with quiet():  # the import gives advice as well
-        from diffusers import StableDiffusionPipeline
-
-        pipe = StableDiffusionPipeline.from_pretrained(str(dest), local_files_only=True)
     return compare_pipeline(
-        pipe,
+        model.pipeline(dest),
         weights.items(),
         here,
         model,

@@ -43,11 +43,11 @@ class WholeFolder(Stored):
         """Return how the folder is opened."""
         from dreambooth_plugins.exporter.usage import folder_usage
 
-        return folder_usage(job)
+        return folder_usage(job, info)
 
 
 class Diffusers(WholeFolder):
-    """A diffusers folder: opens with `StableDiffusionPipeline.from_pretrained`."""
+    """A diffusers folder: opens with the pipeline's `from_pretrained`."""
 
     kind: Literal["diffusers"] = "diffusers"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights"})

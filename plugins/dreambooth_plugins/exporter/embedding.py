@@ -39,7 +39,7 @@ class Embedding(Stored):
         """Write both layouts into `dest`."""
         from dreambooth_plugins.formats.embedding import write_word
 
-        write_word(artifact, dest, self.dtype)
+        write_word(artifact, dest, self.dtype, model.info)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Load the files into a plain pipeline with diffusers; compare rows and what it draws."""

@@ -16,17 +16,25 @@ from dreambooth_plugins.exporter.comparison import (
     live_outputs,
     verdict,
 )
-from dreambooth_plugins.formats.embedding import EMBEDDING_FILE, a1111_file, token_names, word_of
+from dreambooth_plugins.formats.embedding import (
+    EMBEDDING_FILE,
+    a1111_file,
+    calls,
+    places,
+    token_names,
+    word_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Artifact, Context, LoadedModel
+    from dreambooth.interfaces import Artifact, Context, LoadedModel, ModelInfo
 
 
-def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
+def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str, info: ModelInfo) -> str:
     """Load both files into the pipeline, A1111's under another word; return what is wrong.
 
     The rows must be those of the artifact, after the casts: the file's, and diffusers' to the
@@ -41,24 +49,28 @@ def load_word(pipe: Any, artifact: Artifact, dest: Path, dtype: str) -> str:
     # transformers draws numbers for new rows before diffusers puts its own in.
     with torch.random.fork_rng(devices=[]), quiet():
         for file, tokens in ((dest / EMBEDDING_FILE, names), (dest / a1111_file(word), others)):
-            given = None if tokens is names else tokens[0]
             try:
-                pipe.load_textual_inversion(str(file), token=given)
+                for options in calls(pipe, file, tokens[0], info, own=tokens is names):
+                    pipe.load_textual_inversion(**options)
             except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
                 said = (str(error) or type(error).__name__).splitlines()[0]
                 return f"diffusers cannot open {file.name}: {said}"
-            if not _equal(pipe, tokens, rows.to(torch_dtype(dtype))):
+            stored = {part: tensor.to(torch_dtype(dtype)) for part, tensor in rows.items()}
+            if not _equal(pipe, tokens, stored, info):
                 return f"the rows of {word} differ in {file.name}"
     return ""
 
 
-def _equal(pipe: Any, tokens: list[str], rows: Tensor) -> bool:
-    known = pipe.tokenizer.get_vocab()
-    if not all(token in known for token in tokens):
-        return False
-    table = pipe.text_encoder.get_input_embeddings().weight
-    there = table[[known[token] for token in tokens]].cpu()
-    return there.shape == rows.shape and torch.equal(there, rows.to(there.dtype))
+def _equal(pipe: Any, tokens: list[str], rows: Mapping[str, Tensor], info: ModelInfo) -> bool:
+    for part, (_, tokenizer) in places(info).items():
+        known = getattr(pipe, tokenizer).get_vocab()
+        if not all(token in known for token in tokens):
+            return False
+        table = getattr(pipe, part).get_input_embeddings().weight
+        there, here = table[[known[token] for token in tokens]].cpu(), rows[part]
+        if there.shape != here.shape or not torch.equal(there, here.to(there.dtype)):
+            return False
+    return True
 
 
 def check_word(
@@ -69,7 +81,7 @@ def check_word(
         here = live_outputs(model, artifact.tensors, ctx)
         with quiet():
             pipe = model.pipeline()
-        wrong = load_word(pipe, artifact, dest, dtype)
+        wrong = load_word(pipe, artifact, dest, dtype, model.info)
         there = None if wrong else file_outputs(pipe, model, ctx)
     if there is None:
         return Check(False, wrong, {"tensors": 1, "different": 1})

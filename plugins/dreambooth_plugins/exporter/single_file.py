@@ -1,15 +1,14 @@
-"""A whole model as one file in the original Stable Diffusion layout."""
+"""A whole model as one file in the layout of its first publication."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dreambooth import Problem
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dreambooth import FreezingPolicy, Job
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class SingleFile(Stored):
-    """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and
-    `StableDiffusionPipeline.from_single_file`.
+    """One .safetensors file in the original layout: AUTOMATIC1111, Forge, ComfyUI, and diffusers'
+    `from_single_file`.
 
     Adapters are folded in. Beside it lies `config/`, the diffusers configuration and tokenizer:
     with it the file opens without a connection, whatever the sizes of the model.
@@ -27,20 +26,7 @@ class SingleFile(Stored):
     kind: Literal["single_file"] = "single_file"
     accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
     reads_whole_model: ClassVar[bool] = True
-
-    def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
-        """Find a model that this layout cannot express."""
-        if info is None:
-            return
-        from dreambooth_plugins.formats.original.names import LAYOUT
-
-        unknown = f"models of the family {info.family} have no single file layout here"
-        if reason := info.layouts.get(LAYOUT, unknown):
-            yield Problem(
-                ("exports",),
-                f"single_file cannot hold this model: {reason}",
-                "export it as a diffusers folder (diffusers, or merged for an adapter)",
-            )
+    layout: ClassVar[str] = "original"
 
     def refusal(self, policy: FreezingPolicy) -> str:
         """Refuse a word: programs that read this layout have CLIP's own tokenizer."""

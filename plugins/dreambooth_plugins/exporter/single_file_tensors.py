@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from dreambooth.interfaces import Check
-from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.common.tensors import write_tensors
 from dreambooth_plugins.exporter.comparison import live_outputs, tolerance_for
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
@@ -73,23 +72,18 @@ def check_single_file(
     """
     here = live_outputs(model, artifact.tensors, ctx, base="source")
     [file] = dest.glob("*.safetensors")
-    with quiet():  # the import gives advice as well
-        from diffusers import StableDiffusionPipeline
-
-        try:
-            pipe = StableDiffusionPipeline.from_single_file(
-                str(file), config=str(dest / CONFIG), local_files_only=True
-            )
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            RuntimeError,
-            OSError,
-            NotImplementedError,
-        ) as error:
-            said = (str(error) or type(error).__name__).splitlines()[0]
-            return Check(False, f"diffusers cannot open {file.name}: {said}")
+    try:
+        pipe = model.pipeline(dest / CONFIG, file)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        OSError,
+        NotImplementedError,
+    ) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return Check(False, f"diffusers cannot open {file.name}: {said}")
     return compare_pipeline(
         pipe,
         _expected(artifact, model),

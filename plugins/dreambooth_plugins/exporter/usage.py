@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dreambooth.helpers.naming import base_name, hub_id
 from dreambooth.helpers.text import flat
-from dreambooth_plugins.formats.embedding import A1111_FOLDER, EMBEDDING_FILE
+from dreambooth_plugins.formats.embedding import A1111_FOLDER, EMBEDDING_FILE, loading_code
 from dreambooth_plugins.formats.lora.diffusers import LORA_FILE
 
 if TYPE_CHECKING:
@@ -18,27 +18,24 @@ if TYPE_CHECKING:
     from dreambooth import Job
     from dreambooth.interfaces import ModelInfo
 
-KNOWN = ("stable-diffusion-1", "stable-diffusion-2")
-"""Families whose sizes AUTOMATIC1111, Forge and ComfyUI know."""
-PIPELINE = "StableDiffusionPipeline"
 OTHER_SIZES = (
-    "AUTOMATIC1111, Forge and ComfyUI know the sizes of Stable Diffusion 1.x and 2.x alone; this "
-    "base has others, so the file is of use in diffusers."
+    "AUTOMATIC1111, Forge and ComfyUI know the sizes of published models alone; this base has "
+    "others, so the file is of use in diffusers."
 )
 
 
-def folder_usage(job: Job) -> str:
+def folder_usage(job: Job, info: ModelInfo) -> str:
     """Return how a diffusers folder is opened."""
-    return _diffusers(job, [f"pipe = {PIPELINE}.from_pretrained('.')"])
+    return _diffusers(job, info, [f"pipe = {info.pipeline}.from_pretrained('.')"])
 
 
 def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
     """Return how an adapter file is opened; `weights` is its name."""
-    lines = [*_base(job), f"pipe.load_lora_weights('.', weight_name={weights!r})"]
-    text = _diffusers(job, [*lines, *_word(job, files)])
+    lines = [*_base(job, info), f"pipe.load_lora_weights('.', weight_name={weights!r})"]
+    text = _diffusers(job, info, [*lines, *_word(job, info, files)])
     if weights == LORA_FILE:
         return f"{text}\nFor AUTOMATIC1111, Forge and ComfyUI export it as `kohya`.\n"
-    if info.family not in KNOWN:
+    if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES}\n"
     return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
 
@@ -46,7 +43,7 @@ def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) ->
 def lycoris_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
     """Return how a LoHa's or LoKr's file is opened; `weights` is its name."""
     text = "diffusers reads no LoHa and no LoKr: export it as `merged` for its pipelines.\n"
-    if info.family not in KNOWN:
+    if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
     return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
 
@@ -65,8 +62,10 @@ def _lora_steps(job: Job, files: Sequence[str], weights: str) -> str:
 def single_file_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
     """Return how a file in the original layout is opened."""
     [name] = [file for file in files if file.endswith(".safetensors") and "/" not in file]
-    text = _diffusers(job, [f"pipe = {PIPELINE}.from_single_file({name!r}, config='config')"])
-    if info.family not in KNOWN:
+    text = _diffusers(
+        job, info, [f"pipe = {info.pipeline}.from_single_file({name!r}, config='config')"]
+    )
+    if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES}\n"
     steps = [
         f"AUTOMATIC1111, Forge: put `{name}` into `models/Stable-diffusion`.",
@@ -78,16 +77,16 @@ def single_file_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
 
 def embedding_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
     """Return how the file of a learned word is opened."""
-    text = _diffusers(job, [*_base(job), *_word(job, files)])
-    if info.family not in KNOWN:
+    text = _diffusers(job, info, [*_base(job, info), *_word(job, info, files)])
+    if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES}\n"
     return f"{text}{_word_steps(files)}"
 
 
-def _word(job: Job, files: Sequence[str]) -> list[str]:
+def _word(job: Job, info: ModelInfo, files: Sequence[str]) -> list[str]:
     if EMBEDDING_FILE not in files:
         return []
-    return [f"pipe.load_textual_inversion({EMBEDDING_FILE!r})  # {_plain(job.subject.identifier)}"]
+    return loading_code(_plain(job.subject.identifier), info)
 
 
 def _word_file(files: Sequence[str]) -> str:
@@ -118,24 +117,24 @@ def _trigger(job: Job, files: Sequence[str], *, comfy: bool = False) -> str:
     return f"{word} {_plain(job.subject.class_noun)}"
 
 
-def _base(job: Job) -> list[str]:
+def _base(job: Job, info: ModelInfo) -> list[str]:
     source = base_name(job)
     if source.startswith("builtin:"):
         return [
             "from dreambooth_plugins.model.builtin import base_folder  # dreambooth-trainer",
             "",
             f"base = base_folder({source.removeprefix('builtin:')!r}, build=True)",
-            f"pipe = {PIPELINE}.from_pretrained(base)",
+            f"pipe = {info.pipeline}.from_pretrained(base)",
         ]
     named = hub_id(job) or f"path/to/{source}"
     call = "from_single_file" if source.endswith(".safetensors") else "from_pretrained"
-    return [f"pipe = {PIPELINE}.{call}({named!r})"]
+    return [f"pipe = {info.pipeline}.{call}({named!r})"]
 
 
-def _diffusers(job: Job, opening: Iterable[str]) -> str:
+def _diffusers(job: Job, info: ModelInfo, opening: Iterable[str]) -> str:
     prompt = job.subject.fill("a photo of {identifier} {class_noun}")
     lines = [
-        f"from diffusers import {PIPELINE}",
+        f"from diffusers import {info.pipeline}",
         *opening,
         f"pipe({prompt!r}).images[0].save('picture.png')",
     ]

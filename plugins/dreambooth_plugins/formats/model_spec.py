@@ -8,14 +8,6 @@ if TYPE_CHECKING:
     from dreambooth import Job
     from dreambooth.interfaces import ModelInfo
 
-VERSIONS = {"stable-diffusion-1": "sd_v1", "stable-diffusion-2": "sd_v2"}
-"""How kohya's scripts call the families."""
-_ARCHITECTURES = {
-    ("stable-diffusion-1", "epsilon"): "stable-diffusion-v1",
-    ("stable-diffusion-2", "epsilon"): "stable-diffusion-v2-512",
-    ("stable-diffusion-2", "v_prediction"): "stable-diffusion-v2-768-v",
-}
-
 
 def file_name(job: Job | None, otherwise: str) -> str:
     """Return what a run's file is called: by the run's name, which programs show."""
@@ -27,8 +19,7 @@ def model_spec(info: ModelInfo, job: Job | None, suffix: str) -> dict[str, str]:
 
     No times and no paths, so that equal runs give equal files.
     """
-    version = VERSIONS.get(info.family, info.family)
-    architecture = _ARCHITECTURES.get((info.family, info.prediction), version)
+    architecture = info.names.get("modelspec", info.names.get("kohya", info.family))
     out = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture + suffix,

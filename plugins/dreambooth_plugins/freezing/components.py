@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from dreambooth.errors import RunError
 from dreambooth_plugins.freezing.per_part import Name, NamedParts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch.nn import Parameter
 
@@ -27,14 +27,25 @@ class Components(NamedParts):
     """
 
     kind: Literal["components"] = "components"
-    train: list[Name] = Field(default=["unet", "text_encoder"], min_length=1)
+    train: Literal["auto"] | Annotated[list[Name], Field(min_length=1)] = "auto"  # type: ignore[assignment]
     """Parts that train, by their diffusers folder name (`unet`, `text_encoder`, `transformer`) or
-    by role (`denoiser`, `text_encoders`)."""
+    by role (`denoiser`, `text_encoders`). `auto`: what is usual for the family, the UNet and the
+    text encoder of Stable Diffusion 1.x and 2.x, the denoiser alone of the others."""
     reference: Literal["frozen_copy"] | None = None
     """Keep the base beside what trains, for losses and priors that compare with it (`dco`,
     `self_distilled_prior`, `mirror`). `frozen_copy` costs the weights of denoiser and text
     encoders once more in memory (3.7 GiB for Stable Diffusion 1.5 in float32, half of it in
     bfloat16; `dbt run --dry-run` counts it). Adapters need no copy: they are switched off."""
+
+    def settled(self, describe: Callable[[], ModelInfo]) -> Self:
+        """Return this policy with the parts of the family named."""
+        if self.train != "auto":
+            return self
+        return self.model_copy(update={"train": list(self.names(describe()))})
+
+    def names(self, info: ModelInfo) -> tuple[str, ...]:
+        """Return the named parts and roles; for `auto` those that are usual for the family."""
+        return (info.trains or ("denoiser",)) if self.train == "auto" else super().names(info)
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find what `NamedParts` finds, and a copy of the base that nothing asks for."""

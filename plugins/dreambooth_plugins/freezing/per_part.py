@@ -127,22 +127,28 @@ class NamedParts(PerPart):
     @field_validator("train", mode="after")
     @classmethod
     def _once_each(cls, value: list[str]) -> list[str]:
+        if isinstance(value, str):  # a policy that takes a word for it as well
+            return value
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
             raise ValueError(f"named twice: {', '.join(twice)}")
         return value
 
+    def names(self, info: ModelInfo) -> tuple[str, ...]:
+        """Return the parts and roles that are named."""
+        return tuple(self.train)
+
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find names the model does not have, parts no loss reaches, options without effect."""
         if info is None:
             return
-        for i, name in enumerate(self.train):
+        for i, name in enumerate(self.names(info)):
             yield from check_part(("freezing", "train", i), name, job, info)
         yield from self.part_problems(job, self.units(info))
 
     def units(self, info: ModelInfo) -> frozenset[str]:
         """Return what options may be given for: the named parts that the model has."""
-        return frozenset(p for n in self.train if known(n, info) for p in info.part_names(n))
+        return frozenset(p for n in self.names(info) if known(n, info) for p in info.part_names(n))
 
     def trained_parts(self, info: ModelInfo) -> tuple[str, ...]:
         """Return the named parts."""
@@ -150,11 +156,11 @@ class NamedParts(PerPart):
 
     def named_parts(self, info: ModelInfo) -> tuple[str, ...]:
         """Return the named parts, roles resolved; `JobError` where the model lacks one."""
-        for i, name in enumerate(self.train):
+        for i, name in enumerate(self.names(info)):
             if not known(name, info):
                 problem = unknown(("freezing", "train", i), name, info)
                 raise JobError(problem.message, problem.hint)
-        return info.part_names(*self.train)
+        return info.part_names(*self.names(info))
 
 
 def part_of(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth import hookimpl
+from dreambooth_plugins.model.auto import Auto
+from dreambooth_plugins.model.sdxl import SDXL
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
@@ -14,4 +16,4 @@ if TYPE_CHECKING:
 @hookimpl
 def register_models() -> list[type[Model]]:
     """Return the model families that come with the trainer."""
-    return [StableDiffusion]
+    return [Auto, SDXL, StableDiffusion]

@@ -10,7 +10,7 @@ from dreambooth.errors import JobError
 PREFIX = "builtin:"
 CONFIGS = Path(__file__).parent / "configs"
 BASES = Path(__file__).parents[1] / "base_emoji"
-TINY, EMOJI = "tiny", ("emoji-64", "emoji-128")
+TINY, EMOJI = ("tiny", "tiny-sdxl"), ("emoji-64", "emoji-128")
 
 
 def _unknown(name: str, known: list[str], what: str) -> JobError:
@@ -23,15 +23,15 @@ def _unknown(name: str, known: list[str], what: str) -> JobError:
 def base_folder(name: str, *, build: bool) -> Path:
     """Return the diffusers folder of a built-in base model.
 
-    `tiny` (random weights, for tests and dry runs) is made in the user's cache on first use;
-    with `build=False` its configuration alone serves until then.
+    `tiny` and `tiny-sdxl` (random weights, for tests and dry runs) are made in the user's cache
+    on first use; with `build=False` its configuration alone serves until then.
     """
-    if name == TINY:
+    if name in TINY:
         from dreambooth_plugins.model.tiny import tiny_folder
 
-        return tiny_folder(build=build)
+        return tiny_folder(name, build=build)
     if name not in EMOJI:
-        raise _unknown(name, [*EMOJI, TINY], "model")
+        raise _unknown(name, [*EMOJI, *TINY], "model")
     folder = BASES / name
     if not (folder / "model_index.json").is_file():
         raise JobError(
@@ -42,8 +42,8 @@ def base_folder(name: str, *, build: bool) -> Path:
 
 
 def config_folder(name: str) -> Path:
-    """Return the shipped diffusers configuration `name` (sd15, sd20-base, sd21)."""
-    known = sorted(path.name for path in CONFIGS.iterdir() if path.name != TINY)
+    """Return the shipped diffusers configuration `name` (sd15, sd20-base, sd21, sdxl)."""
+    known = sorted(path.name for path in CONFIGS.iterdir() if path.name not in TINY)
     if name not in known:
         raise _unknown(name, known, "configuration")
     return CONFIGS / name

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
-from dreambooth_plugins.formats.lora import kohya
-from dreambooth_plugins.formats.original.names import LAYOUT, to_original
-from dreambooth_plugins.model.folder.loaded import LoadedFolder
-from dreambooth_plugins.model.folder.loading import skeleton
-from dreambooth_plugins.model.folder.saving import module_name
-from dreambooth_plugins.model.folder.tokens import with_all_tokens
+from dreambooth_plugins.model.clip_unet import ClipUNet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-    from torch.nn import Module
 
-    from dreambooth.interfaces import Context, ModelInfo
-    from dreambooth_plugins.model.folder.source import Source
+    from dreambooth.interfaces import RowGeometry
 
 
-def _adaptable(module: Module) -> bool:
-    return isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+NO_CHECKER = {
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+}
+"""What model_index.json says of a pipeline without a safety checker."""
 
 
-class LoadedStableDiffusion(LoadedFolder):
+class LoadedStableDiffusion(ClipUNet):
     """UNet and text encoder in the run's dtype, the VAE in float32; all frozen, in eval mode."""
-
-    def __init__(self, info: ModelInfo, source: Source, ctx: Context) -> None:
-        super().__init__(info, source, ctx)
-        self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
-        """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[Conditioning]:
         """Encode prompts in one forward: a Conditioning({"embeds": [tokens, dim]}) each.
@@ -43,84 +33,36 @@ class LoadedStableDiffusion(LoadedFolder):
         CLIP of Stable Diffusion sees every prompt padded to the tokenizer's full length, so the
         result depends on the prompt alone. A prompt that is cut short is warned about.
         """
-        encoder: Any = self.parts["text_encoder"]
-        length = min(self.tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        ids, masks = zip(*(self._read(prompt, length) for prompt in prompts), strict=True)
-        masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = upload(torch.stack(masks), self._ctx.device) if masked else None
-        rows = upload(torch.stack(ids), self._ctx.device)
+        rows, masks = self.read_prompts("text_encoder", prompts)
+        masked = getattr(self.parts["text_encoder"].config, "use_attention_mask", False)
+        mask = upload(masks, self._ctx.device) if masked else None
         hidden = self._through("text_encoder", lambda text: text(rows, attention_mask=mask)[0])
         return [Conditioning({"embeds": row}) for row in hidden.float()]
 
-    def _read(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
-        """Return a prompt's token ids and mask, int64 [length] on the CPU.
-
-        Kept: an encoder that trains reads the same prompts in every step.
-        """
-        known = self._prompts_read.setdefault(id(self.tokenizer), {})
-        if prompt not in known:
-            written = with_all_tokens(self.tokenizer, prompt)
-            tokens = self.tokenizer(
-                written,
-                padding="max_length",
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-            )
-            self._warn_truncated(written, length)
-            known[prompt] = tokens.input_ids[0], tokens.attention_mask[0]
-        return known[prompt]
-
-    def _warn_truncated(self, prompt: str, length: int) -> None:
-        count = len(self.tokenizer(prompt, verbose=False).input_ids)
-        if count > length:
-            self._ctx.warn(
-                f'the model reads {length - 2} tokens of a prompt, "{prompt}" has {count - 2}: '
-                "the rest is ignored"
-            )
-
-    def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
-        """Stack embeddings to [B, tokens, dim]; all have the same length."""
-        return Conditioning({"embeds": torch.stack([c.tensors["embeds"] for c in conditionings])})
-
     def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Predict epsilon or v in float32 from z_t [B, 4, h, w], t [B], embeds [B, tokens, dim]."""
-        unet: Any = self.parts["unet"]
-        embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
-        z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
-        prediction: Tensor = self._through("unet", lambda unet: unet(z_t, t, embeds).sample)
-        return prediction.float()
+        return self.predict(z_t, t, cond, {})
 
-    def adapter_keys(self, layout: str) -> Mapping[str, str]:
-        """Map the qualified names of linear and convolution layers to those of a file layout.
+    def answer(
+        self, pipe: Any, prompts: Sequence[str], z_t: Tensor, t: Tensor, rows: Sequence[RowGeometry]
+    ) -> tuple[Conditioning, Tensor]:
+        """Return what diffusers reads and predicts (see `LoadedModel.answer`)."""
+        with self.on_device(pipe.text_encoder):
+            embeds, _ = pipe.encode_prompt(list(prompts), self._ctx.device, 1, False)
+        with self.on_device(pipe.unet):
+            prediction = pipe.unet(z_t.to(pipe.unet.dtype), t, encoder_hidden_states=embeds).sample
+        return Conditioning({"embeds": embeds}), prediction
 
-        `diffusers`: with the `text_model.` that other versions of transformers have. `kohya`:
-        `lora_unet_...` and `lora_te_text_model_...`, underscores for dots.
-        """
-        names = {
-            part: [n for n, m in skeleton(self.source, part).named_modules() if _adaptable(m)]
-            for part in ("unet", "text_encoder")
-        }
-        files = {f"{p}.{n}": f"{p}.{module_name(p, n)}" for p in names for n in names[p]}
-        if layout == "diffusers":
-            return files
-        if layout != "kohya":
-            raise KeyError(layout)
-        return kohya.module_names(files)
+    def texts_of(self, pipe: Any, prompt: str, negative: str) -> Mapping[str, Any]:
+        """Return the texts of a picture, as the pipeline's call takes them."""
+        with self.on_device(pipe.text_encoder):
+            embeds, empty = pipe.encode_prompt(prompt, self._ctx.device, 1, True, negative)
+        return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
 
-    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-        """Give a part's tensors the names of the `original` layout (see `LoadedModel.convert`)."""
-        if layout != LAYOUT:
-            return super().convert(part, tensors, layout)
-        configs = {name: self.source.part_config(name) for name in self.parts}
-        return to_original(part, tensors, configs)
+    def index_options(self) -> Mapping[str, Any]:
+        """Return that there is no safety checker."""
+        return NO_CHECKER
 
-    def pipeline(self) -> Any:
-        """Return a StableDiffusionPipeline on the base's weights (see `LoadedModel.pipeline`)."""
-        from dreambooth_plugins.model.folder.pipeline import base_pipeline
-
-        with self.without_tokens():
-            tokenizer = self.tokenizer
-        return base_pipeline(
-            self.parts["unet"], self.parts["text_encoder"], tokenizer, self.info.schedule
-        )
+    def pipeline_options(self) -> Mapping[str, Any]:
+        """Return that none is wanted."""
+        return {"requires_safety_checker": False}

@@ -117,6 +117,13 @@ class ClassifierFreeGuidance(Sampler):
                 "use a sampler for flow matching",
             )
             return
+        if info.guidance != "cfg" and self.guidance_scale != 1.0:
+            given = "takes it as an input" if info.guidance == "embedded" else "has none"
+            yield Problem(
+                ("sampler", "guidance_scale"),
+                f"cfg cannot guide this model ({info.family}), which {given}",
+                "set guidance_scale: 1.0, or use a sampler that the family's plugin brings",
+            )
         zero_snr = getattr(job.scheduler, "zero_terminal_snr", False)
         if not SOLVERS[self.solver].zero_snr and (
             zero_snr or info.schedule.get("rescale_betas_zero_snr")

@@ -126,7 +126,7 @@ def _default_model(example: bool) -> tuple[str, list[str]]:
 def _describe(model: str, config: str | None = None) -> ModelInfo:
     from dreambooth.plugins import registry
 
-    cls = registry().kinds("model")["stable_diffusion"]
+    cls = registry().kinds("model")["auto"]
     chosen = cls.model_validate({"source": model, "config": config})
     return cast("Model", chosen).describe()
 
@@ -149,7 +149,7 @@ def _starter(
 
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
-    native, multiple, notes = _native_resolution(model, config)
+    native, multiple, guidance, notes = _native(model, config)
     resolution = pick_resolution(sides, native, multiple)
     if resolution < native:
         notes.append(f"small pictures: resolution {resolution}, not the model's own {native}")
@@ -157,7 +157,7 @@ def _starter(
     count = EXAMPLE_COUNT if example else len(sides)
     source, config = (_as_seen_from(directory, named) for named in (model, config))
     assert source is not None
-    return Starter("", "", noun, path, count, resolution, source, config), notes
+    return Starter("", "", noun, path, count, resolution, source, config, guidance), notes
 
 
 def _as_seen_from(directory: Path, named: str | None) -> str | None:
@@ -191,8 +191,9 @@ def _check_words(name: str, identifier: str, noun: str) -> None:
                 raise JobError(f"--{option}: {fault['msg']}", _WORD_HINT) from None
 
 
-def _native_resolution(model: str, config: str | None) -> tuple[int, int, list[str]]:
-    """Return the model's own side in pixels, what sides are multiples of, and notes.
+def _native(model: str, config: str | None) -> tuple[int, int, float | None, list[str]]:
+    """Return the model's own side in pixels, what sides are multiples of, the guidance scale that
+    is usual for its family (None: that of its size), and notes.
 
     `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
     reach for now.
@@ -209,8 +210,10 @@ def _native_resolution(model: str, config: str | None) -> tuple[int, int, list[s
             hint = hint.replace("in model.config", "with --config")
             raise JobError(f"--model: {error.message}", hint) from None
         note = f"{error.message}; {preset.resolution} pixels assumed"
-        return preset.resolution, preset.multiple, [note]
-    return described.resolution, max(preset.multiple, described.latent.multiple), []
+        return preset.resolution, preset.multiple, None, [note]
+    usual = None if model.startswith("builtin:") else described.guidance_default
+    multiple = max(preset.multiple, described.latent.multiple)
+    return described.resolution, multiple, usual, []
 
 
 def _is_here(model: str) -> bool:

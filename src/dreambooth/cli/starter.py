@@ -94,6 +94,8 @@ class Starter:
     model: str = BUILTIN
     config: str | None = None
     """Configuration of a single file that does not tell its own."""
+    guidance: float | None = None
+    """Guidance scale that is usual for the model's family; None takes that of its size."""
     lora: bool = False
     """Train an adapter instead of whole parts."""
 
@@ -166,7 +168,7 @@ def job_text(starter: Starter) -> str:
         "resolution": starter.resolution,
         "count": preset.prior[0],
         "prior_batch": preset.prior[1],
-        "guidance": preset.guidance[0],
+        "guidance": preset.guidance[0] if starter.guidance is None else starter.guidance,
         "sampling_steps": preset.guidance[1],
         "steps": starter.steps,
         "batch_size": preset.batch_size,
@@ -192,7 +194,7 @@ def _aligned(line: str) -> str:
 _WHOLE = """\
 freezing:
   kind: components ¦ `dbt plugins list` shows what else is installed
-  train: [unet, text_encoder] ¦ [unet] alone takes less memory and learns a little less"""
+  train: auto ¦ or [unet] alone: takes less memory and learns a little less"""
 _LORA = """\
 freezing:
   kind: adapter ¦ a small file beside the model; `dbt plugins list` shows more
@@ -208,7 +210,7 @@ name: $name ¦ the run's folder below `output`
 output: runs
 
 model:
-  kind: stable_diffusion
+  kind: auto ¦ the family is found out from the files
   source: $model ¦ or a diffusers folder, a .safetensors file, a hub id$config
 
 subject:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from dreambooth.component.docs import add_docs
 from dreambooth.component.door import Called
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -161,6 +161,15 @@ class Component(Section, Called):
         Locations are relative to the whole job. The default finds nothing.
         """
         return ()
+
+    def settled(self, describe: Callable[[], ModelInfo]) -> Self:
+        """Return this component with what it leaves to the model written out.
+
+        Called before a job is checked, compared or run; `describe` reads the model's JSON files,
+        and raises where it cannot. An option that says `auto` becomes what it comes to, so that a
+        run's job says all of it; the default has nothing to settle and returns itself.
+        """
+        return self
 
     def key(self) -> dict[str, Any]:
         """The options as plain JSON data: what goes into cache keys and manifests."""

@@ -19,6 +19,8 @@ class LatentSpec:
     """Pixels a latent cell covers along one side."""
     multiple: int
     """Height and width in pixels must be multiples of this."""
+    patch: int = 1
+    """Latent cells along one side that the denoiser reads as one token."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,25 @@ class ModelInfo:
     qualified module names. Empty where nothing is known of the family."""
 
     layouts: Mapping[str, str] = field(default_factory=dict)
-    """File layouts besides a diffusers folder that `LoadedModel.convert` knows (`original`): an
-    empty text where this model can be written so, else the reason why not."""
+    """File layouts besides a diffusers folder: those that `LoadedModel.convert` knows (`original`)
+    and those of adapters (`kohya`). An empty text where this model can be written so, else the
+    reason why not."""
+    trains: tuple[str, ...] = ()
+    """Parts or roles that full training trains where the job names none; empty: the denoiser."""
+    pipeline: str = ""
+    """diffusers' class that draws with this model; empty where it has none, and where files can
+    therefore not be compared with it."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What others call this kind of model: `title` in words, `kohya` in kohya's scripts
+    (`ss_base_model_version`), `modelspec` in Stability's ModelSpec. The last two only where those
+    programs know a model of this size."""
+    learns_words: Mapping[str, str] = field(default_factory=dict)
+    """Text encoders that can be given rows for new words, with what a file of learned words calls
+    them (`clip_l`); empty where the family learns none."""
+    guidance_default: float = 7.5
+    """The guidance scale that is usual for the family."""
+    distilled: bool = False
+    """Whether the model draws in few steps and loses that when it is trained plainly."""
 
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""

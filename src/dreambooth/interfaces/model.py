@@ -176,11 +176,45 @@ class LoadedModel(Called, ABC):
             "export the model as a diffusers folder",
         )
 
-    def pipeline(self) -> Any:
-        """Return a diffusers pipeline of the base as it is in memory: its weights shared, without
-        adapters and added tokens, drawing latents. Exported files are compared through it.
-        Raises `RunError` where there is none."""
-        raise RunError(
+    def pipeline(self, folder: Path | None = None, file: Path | None = None) -> Any:
+        """Return diffusers' own pipeline: what exported files are compared through.
+
+        Without arguments it is of the base as it is in memory: its weights shared, without adapters
+        and added tokens, drawing latents. With `folder` it is opened from that diffusers folder;
+        with `file` from that single file, whose configuration lies in `folder`. `RunError` where
+        the family has none (`info.pipeline` is empty).
+        """
+        raise self._no_pipeline()
+
+    def answer(
+        self, pipe: Any, prompts: Sequence[str], z_t: Tensor, t: Tensor, rows: Sequence[RowGeometry]
+    ) -> tuple[Conditioning, Tensor]:
+        """Return what diffusers itself makes of the same inputs: the referee of exports and tests.
+
+        `pipe` is from `pipeline`; z_t [B, C, h, w], t [B], a prompt and a geometry a row. The
+        conditioning has the names and shapes of `condition(collate(encode_prompts(...)))`, the
+        prediction the sign and unit of `denoise`.
+        """
+        raise self._no_pipeline()
+
+    def draw(
+        self,
+        pipe: Any,
+        prompt: str,
+        negative: str,
+        latents: Tensor,
+        solver: Any,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """Return the latents [1, C, h, w] that a pipeline draws from noise of that shape.
+
+        `solver` is the diffusers scheduler that takes the steps.
+        """
+        raise self._no_pipeline()
+
+    def _no_pipeline(self) -> RunError:
+        return RunError(
             f"models of the family {self.info.family} have no diffusers pipeline to compare with",
             "export the model as a diffusers folder",
         )

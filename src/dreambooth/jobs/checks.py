@@ -13,6 +13,7 @@ from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
+from dreambooth.jobs.settling import automatic_exporters
 from dreambooth.plugins.faults import named_where_it_ends, refused
 from dreambooth.plugins.slots import components
 
@@ -43,6 +44,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _base_needs(job)
     problems += _size(job, info)
     problems += _exports(job)
+    problems += _automatic(job, info)
     problems += _sample_prompts(job)
     problems += _plain_mistakes(job)
     problems += _validation(job)
@@ -160,6 +162,13 @@ def _exports(job: Job) -> Iterator[Problem]:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
         named = ", ".join(e.kind for e in job.exports)
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
+
+
+def _automatic(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+    """Ask the exporters that `auto` comes to, which stand nowhere in the job."""
+    if job.exports == "auto" and job.freezing.artifacts & AUTOMATIC.keys():
+        for exporter in automatic_exporters(job):
+            yield from _ask(exporter, ("exports",), job, info)
 
 
 def _refusals(job: Job, made: str) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Which formats a run is exported to: the job's own, or one by its name and options."""
+"""A format by its name and options, held against what a run made."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
 from dreambooth.helpers.text import did_you_mean, known_words
-from dreambooth.interfaces.exporter import AUTOMATIC, INSTEAD
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.loading import load_job
-from dreambooth.plugins import component, registry
+from dreambooth.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,28 +18,6 @@ if TYPE_CHECKING:
     from dreambooth.component import Component
     from dreambooth.interfaces import Exporter
     from dreambooth.job import Job
-
-
-def automatic_exporters(job: Job) -> list[Exporter]:
-    """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
-    if job.exports != "auto":
-        return []
-    chosen: list[Exporter] = [
-        component("exporter", AUTOMATIC[k])
-        for k in sorted(job.freezing.artifacts)
-        if k in AUTOMATIC
-    ]
-    return [
-        component("exporter", INSTEAD[e.kind])
-        if e.kind in INSTEAD and e.refusal(job.freezing)
-        else e
-        for e in chosen
-    ]
-
-
-def chosen_exporters(job: Job) -> Sequence[Exporter]:
-    """Return the job's exporters, those that `auto` can come to written out."""
-    return automatic_exporters(job) if job.exports == "auto" else job.exports
 
 
 def named_exporter(file: Path, job: Job, kind: str, options: Sequence[str] = ()) -> Exporter:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dreambooth.component import Problem
 from dreambooth.errors import UserError
 from dreambooth.job import Job
-from dreambooth.jobs import checks, identifiers
+from dreambooth.jobs import checks, identifiers, settling
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import read_document
 from dreambooth.jobs.overrides import overridden
@@ -38,11 +38,12 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read a job file and check all of it, the model's JSON files and the data included.
 
-    The job that is returned has its identifier chosen, where it says `auto`.
+    The job that is returned has written out what it says `auto` for.
     """
     job, document = _read(path, overrides)
     problems: list[Problem] = []
     try:
+        job = settling.by_model(job)
         job = identifiers.settled(job)
     except UserError as error:
         message = error.message.removeprefix("subject.identifier: ")

@@ -11,6 +11,7 @@ for tests of your own. Needs pytest; torch is imported when a test runs.
 from dreambooth.testing.base import Conformance
 from dreambooth.testing.command import CommandConformance
 from dreambooth.testing.drawing import SamplerConformance, SchedulerConformance
+from dreambooth.testing.family import FamilyConformance, check_family
 from dreambooth.testing.inputs import DataSourceConformance, ModelConformance, PriorConformance
 from dreambooth.testing.learning import (
     FreezingPolicyConformance,
@@ -33,6 +34,7 @@ __all__ = [
     "Conformance",
     "DataSourceConformance",
     "ExporterConformance",
+    "FamilyConformance",
     "FindingRuleConformance",
     "FreezingPolicyConformance",
     "LRScheduleConformance",
@@ -46,5 +48,6 @@ __all__ = [
     "SchedulerConformance",
     "TrackerConformance",
     "Trainer",
+    "check_family",
     "lay_pictures",
 ]

@@ -19,9 +19,8 @@ from dreambooth.errors import RunError
 from dreambooth_plugins.formats.original.limits import original_refusal
 from dreambooth_plugins.formats.original.names import to_original
 from dreambooth_plugins.model.folder.loading import skeleton
-from dreambooth_plugins.model.folder.saving import file_key
-from dreambooth_plugins.model.folder.source import PARTS, Source
 from dreambooth_plugins.model.stable_diffusion_info import model_info
+from sd_folder import PARTS, Source
 
 PLUGINS = Path(dreambooth_plugins.__file__).parent
 CONFIGS = PLUGINS / "model" / "configs"
@@ -40,14 +39,14 @@ def numbered(source, part):
     """
     state = skeleton(source, part).state_dict()
     return {
-        file_key(part, name): torch.tensor(float(i)).expand(tensor.shape)
+        source.part(part).file_key(name): torch.tensor(float(i)).expand(tensor.shape)
         for i, (name, tensor) in enumerate(state.items())
     }
 
 
 def original(source, part):
     configs = {name: source.part_config(name) for name in PARTS}
-    return to_original(part, numbered(source, part), configs)
+    return to_original(part, numbered(source, part), configs, source.part(part).original)
 
 
 def back(source, part, tensors):
@@ -136,7 +135,7 @@ def test_names_and_shapes_of_open_clip_literally():
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_shipped_configuration_can_be_written_so(name):
-    assert model_info(Source(FOLDERS[name])).layouts == {"original": ""}
+    assert model_info(Source(FOLDERS[name])).layouts == {"original": "", "kohya": ""}
 
 
 @pytest.mark.parametrize(
@@ -167,4 +166,4 @@ def test_a_weight_without_a_place_is_named(name, part):
     source = Source(FOLDERS[name])
     configs = {p: source.part_config(p) for p in PARTS}
     with pytest.raises(RunError, match=f"no place for {part}.strange.weight"):
-        to_original(part, {"strange.weight": torch.zeros(1)}, configs)
+        to_original(part, {"strange.weight": torch.zeros(1)}, configs, "")

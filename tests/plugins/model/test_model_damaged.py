@@ -14,9 +14,9 @@ import torch
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.model.folder.loading import load_part, skeleton
-from dreambooth_plugins.model.folder.source import PARTS, STEMS, Source
 from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
+from sd_folder import PARTS, STEMS, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_odd_values_in_a_configuration_are_told_in_words(folder: Path, name: str
             if part in PARTS:
                 told(lambda: skeleton(Source(folder), part))
             if part == "tokenizer":
-                told(lambda: load_tokenizer(Source(folder)))
+                told(lambda: load_tokenizer(Source(folder), "tokenizer"))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import pytest
 from dreambooth.errors import JobError
 from dreambooth_plugins.model import StableDiffusion
 from dreambooth_plugins.model.builtin import CONFIGS
-from dreambooth_plugins.model.folder.source import Source
 from dreambooth_plugins.model.stable_diffusion_info import model_info
+from sd_folder import Source
 
 U, V, C = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth_plugins.model.folder import memory_map
 from dreambooth_plugins.model.folder.loading import load_part, stored_dtype
-from dreambooth_plugins.model.folder.source import Source
+from sd_folder import Source
 
 
 def resident(path: Path) -> int:

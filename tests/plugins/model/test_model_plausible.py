@@ -18,10 +18,12 @@ from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.model.auto import Auto
 from dreambooth_plugins.model.builtin import BASES, CONFIGS
 from dreambooth_plugins.model.folder.plausible import SCHEDULERS
-from dreambooth_plugins.model.folder.source import PARTS, STEMS
+from dreambooth_plugins.model.folder.source import Source
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
+from sd_folder import PARTS, STEMS
 
 
 @pytest.fixture
@@ -107,10 +109,11 @@ def test_the_name_of_a_scheduler_comes_from_the_index_or_is_asked_for(folder: Pa
 
 @pytest.mark.parametrize("known", [*CONFIGS.iterdir(), BASES / "emoji-64"], ids=lambda p: p.name)
 def test_real_configurations_are_plausible(known: Path) -> None:
-    from dreambooth_plugins.model.folder.source import Source
-    from dreambooth_plugins.model.stable_diffusion_info import model_info
+    assert Auto(source=str(known)).family().info(source_of(known)).schedule["_class_name"]
 
-    assert model_info(Source(known)).schedule["_class_name"]
+
+def source_of(folder: Path) -> Source:
+    return Source(Auto(source=str(folder)).family().parts, folder)
 
 
 def test_the_schedulers_that_may_be_named_are_diffusers_own() -> None:

@@ -218,7 +218,7 @@ def test_a_file_that_does_not_tell_what_it_is_needs_a_configuration(
     header = Header({f"{families.UNET}a.attn2.to_k.weight": (320, 1024)}, {})
     monkeypatch.setattr("dreambooth_plugins.common.headers.read_header", lambda _: header)
     monkeypatch.setattr(families, "check_layout", lambda *_, **__: None)
-    monkeypatch.setattr("dreambooth_plugins.model.stable_diffusion.check_file", lambda *_: None)
+    monkeypatch.setattr("dreambooth_plugins.model.folder_model.check_file", lambda *_: None)
     (tmp_path / "sd2.safetensors").touch()
     asked = (tmp_path / "x", "--class-noun", "dog", "--model", tmp_path / "sd2.safetensors")
     error = refused(*asked)

@@ -10,7 +10,7 @@ from dreambooth.errors import JobError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.lora import diffusers, kohya, peft
-from dreambooth_plugins.formats.lora.families import SD1, SD2, family, method, with_article
+from dreambooth_plugins.formats.lora.families import FAMILIES, family, method, with_article
 from dreambooth_plugins.formats.lora.plausible import DAMAGED, alpha_of, check_factors, check_pair
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def _refuse(
 ) -> None:
     """Raise `JobError` for a file of another family or method, or without adapters."""
     hint = (
-        "init takes LoRA, DoRA, LoHa and LoKr of SD 1.x and 2.x with diffusers', PEFT's or "
-        "kohya's names"
+        f"init takes LoRA, DoRA, LoHa and LoKr of {', '.join(FAMILIES.values())} with diffusers', "
+        "PEFT's or kohya's names"
     )
-    if meant and meant not in (SD1, SD2):
+    if meant and meant not in FAMILIES.values():
         raise JobError(f"{file} is {with_article(meant)}, which cannot be taken over", hint)
     if what := method(foreign):
         raise JobError(f"{file} holds {what}, which cannot be taken over", hint)

@@ -41,7 +41,7 @@ def place(name: str) -> tuple[tuple[str, str], str] | None:
         return None
     module = match["module"].removeprefix("base_model.model.")
     part, _, rest = module.partition(".")
-    if part not in ("unet", "text_encoder"):
+    if part not in ("unet", "text_encoder", "text_encoder_2"):
         words = module.startswith(("text_model.", "encoder.layers."))
         part, rest = "text_encoder" if words else "unet", module
     rest = rest.removeprefix("base_model.model.")
@@ -50,8 +50,9 @@ def place(name: str) -> tuple[tuple[str, str], str] | None:
 
 def _today(part: str, module: str) -> str:
     """Return a module's name as it is in memory: no `text_model.`, no attention processors."""
-    if part == "text_encoder":
-        module = module.removeprefix("text_model.")
+    if part.startswith("text_encoder"):
+        if part == "text_encoder":  # the other one has the name in memory as well
+            module = module.removeprefix("text_model.")
         head, _, last = module.rpartition(".")
         return f"{head}.{_OLD_NAMES[last]}" if last in _OLD_NAMES else module
     module = module.replace(".processor.", ".")

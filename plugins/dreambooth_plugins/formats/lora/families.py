@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dreambooth.files.headers import Header
 
 SD1, SD2, SDXL = "SD 1.x", "SD 2.x", "SDXL"
-FAMILIES = {"stable-diffusion-1": SD1, "stable-diffusion-2": SD2}
+FAMILIES = {"stable-diffusion-1": SD1, "stable-diffusion-2": SD2, "sdxl": SDXL}
 """What models here are called among LoRAs."""
 _BY_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL}
 """Families by the inputs of a cross-attention's keys and values."""

@@ -94,7 +94,7 @@ def _weight(contents: Contents, model: LoadedModel, part: str, name: str) -> Sha
 
     try:
         layer: Any = model.parts[part].get_submodule(name)
-    except AttributeError:
+    except (AttributeError, KeyError):
         raise JobError(
             f"{contents.path}: the model has no module {part}.{name}",
             "the LoRA was made for another architecture, or with a layout that is not known here",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.helpers.naming import base_name
 from dreambooth_plugins.formats.lora import lycoris
 from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
-from dreambooth_plugins.formats.model_spec import VERSIONS, model_spec
+from dreambooth_plugins.formats.model_spec import model_spec
+from dreambooth_plugins.formats.original.names import unet_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Artifact, LoadedModel, ModelInfo
     from dreambooth_plugins.formats.lora.low_rank import LowRank
 
-PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
-"""What the names of a part's modules begin with; one that is called `lora_te1` is the same."""
+LAYOUT = "kohya"
+PREFIXES = {
+    "lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder",
+    "lora_te2": "text_encoder_2",
+}  # fmt: skip
+"""What the names of a part's modules begin with. A model of two text encoders has the numbered
+names; one of a single encoder has the plain one, and the numbered one is read as the same."""
 _NAME = re.compile(
-    r"^(?P<module>lora_(?P<part>unet|te|te1)_[^.]+)"
+    r"^(?P<module>(?P<part>lora_(?:unet|te|te1|te2))_[^.]+)"
     rf"\.(?P<role>lora_down|lora_up|lora_mid|alpha|dora_scale|{FACTORS})(\.weight)?$"
 )
 _ROLES = {"lora_down": "down", "lora_up": "up", "lora_mid": "mid", "dora_scale": "magnitude"}
@@ -49,20 +55,38 @@ def place(name: str) -> tuple[tuple[str, str], str] | None:
     match = _NAME.match(name)
     if match is None:
         return None
-    part = "unet" if match["part"] == "unet" else "text_encoder"
-    return (part, match["module"]), _ROLES.get(match["role"], match["role"])
+    return (PREFIXES[match["part"]], match["module"]), _ROLES.get(match["role"], match["role"])
 
 
-def module_names(files: Mapping[str, str]) -> dict[str, str]:
-    """Return kohya's names of modules, given diffusers' (`unet.down_blocks.0...`)."""
-    split = {here: there.split(".", 1) for here, there in files.items()}
-    return {here: f"{PREFIXES[p]}_{name.replace('.', '_')}" for here, (p, name) in split.items()}
+def module_names(
+    files: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return kohya's names of modules, given diffusers' (`unet.down_blocks.0...`).
+
+    `configs` holds the config.json of every part. His scripts train SD 1.x and 2.x in diffusers'
+    UNet, and SDXL in Stability's own, whose blocks are numbered through all levels.
+    """
+    two = len([part for part in configs if part.startswith("text_encoder")]) > 1
+    prefixes = {part: prefix for prefix, part in PREFIXES.items() if two or prefix != "lora_te1"}
+    numbered = unet_names(configs["unet"]) if two else None
+    out = {}
+    for here, there in files.items():
+        part, name = there.split(".", 1)
+        if numbered and part == "unet":
+            name = numbered(f"{name}.weight").removesuffix(".weight")
+        out[here] = f"{prefixes[part]}_{name.replace('.', '_')}"
+    return out
 
 
 def modules_by_name(model: LoadedModel) -> dict[str, str]:
     """Return the qualified name in memory of each name of a module here."""
-    names = {there: here for here, there in model.adapter_keys("kohya").items()}
-    return {**names, **{re.sub("^lora_te_", "lora_te1_", n): here for n, here in names.items()}}
+    names = {there: here for here, there in model.adapter_keys(LAYOUT).items()}
+    plain = {
+        f"lora_{there}".replace(".", "_"): here
+        for here, there in model.adapter_keys("diffusers").items()
+    }
+    # Names of diffusers' blocks are in use for SDXL as well.
+    return {**plain, **{re.sub("^lora_te_", "lora_te1_", n): h for n, h in names.items()}, **names}
 
 
 def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
@@ -74,7 +98,7 @@ def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, d
 
     from dreambooth_plugins.common.tensors import write_tensors
 
-    names = model.adapter_keys("kohya")
+    names = model.adapter_keys(LAYOUT)
     tensors: dict[str, Tensor] = {}
     adapters = with_one_alpha(low_rank(artifact))
     for adapter in adapters:
@@ -126,13 +150,15 @@ def metadata(
     alphas = {a.alpha for a in adapters} | {p.scale * p.rank for p in products}
     kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
     algorithms = sorted(kinds & {*lycoris.METHODS})
-    version = VERSIONS.get(info.family, info.family)
+    version = info.names.get(LAYOUT, info.family)
+    # kohya's scripts mark v in the names of SD 1.x and 2.x alone.
+    v_model = info.prediction == "v_prediction" and version.startswith("sd_v")
     out: dict[str, Any] = {
         "ss_network_module": "lycoris.kohya" if algorithms else "networks.lora",
         "ss_network_args": json.dumps({"algo": algorithms[0]}) if len(algorithms) == 1 else "",
         "ss_network_dim": f"{ranks.pop()}" if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
-        "ss_base_model_version": version + ("_v" if info.prediction == "v_prediction" else ""),
+        "ss_base_model_version": version + ("_v" if v_model else ""),
         "ss_v2": str(version == "sd_v2"),
         "ss_steps": str(artifact.metadata.get("steps", "")),
         **model_spec(info, job, "/lora"),

@@ -14,18 +14,27 @@ if TYPE_CHECKING:
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 """Prefixes of the original Stable Diffusion layout."""
 
-PREFIXES = {"unet": UNET, "vae": VAE, "text_encoder": TEXT}
+CONDITIONER = "conditioner.embedders."
+"""What SDXL's text encoders are below: 0 is CLIP-L, 1 is OpenCLIP's bigG."""
 
 _OTHER = {
     "double_blocks.": "Flux",
     f"{UNET}double_blocks.": "Flux",
     "joint_blocks.": "Stable Diffusion 3",
     f"{UNET}joint_blocks.": "Stable Diffusion 3",
-    "conditioner.embedders.": "SDXL",
-    f"{UNET}label_emb.": "SDXL",
 }
+_SDXL = {CONDITIONER: "SDXL", f"{UNET}label_emb.": "SDXL"}
 
 ONE_FAMILY = "kind stable_diffusion loads Stable Diffusion 1.x and 2.x"
+SDXL_FAMILY = "kind sdxl loads the base models of SDXL"
+
+
+def family_of(header: Header) -> str:
+    """Return which kind of model a checkpoint's names are of; empty where none that is known."""
+    if any(header.has(prefix) for prefix in _SDXL):
+        return "sdxl"
+    other = any(header.has(prefix) for prefix in _OTHER)
+    return "stable_diffusion" if header.has(UNET) and not other else ""
 
 
 def check_layout(path: Path, header: Header, *, own_vae: bool) -> None:
@@ -33,9 +42,34 @@ def check_layout(path: Path, header: Header, *, own_vae: bool) -> None:
 
     `own_vae`: the job brings another VAE, so that the file need not hold one.
     """
+    for prefix, family in (_OTHER | _SDXL).items():
+        if header.has(prefix):
+            hint = "set model.kind: sdxl" if family == "SDXL" else ONE_FAMILY
+            raise JobError(f"{path} is a {family} checkpoint", hint)
+    _check_whole(path, header, [UNET, TEXT] if own_vae else [UNET, TEXT, VAE])
+
+
+def check_sdxl_layout(path: Path, header: Header, *, own_vae: bool) -> None:
+    """Raise `JobError` unless the file is a whole SDXL base model in the original layout."""
     for prefix, family in _OTHER.items():
         if header.has(prefix):
-            raise JobError(f"{path} is a {family} checkpoint", ONE_FAMILY)
+            raise JobError(f"{path} is a {family} checkpoint", SDXL_FAMILY)
+    if header.has(TEXT):
+        raise JobError(
+            f"{path} is a Stable Diffusion 1.x or 2.x checkpoint",
+            "set model.kind: stable_diffusion",
+        )
+    if header.has(f"{CONDITIONER}0.model."):
+        raise JobError(
+            f"{path} is SDXL's refiner, which finishes pictures and draws none from a text alone",
+            "name a base model: the refiner is put after it when pictures are drawn",
+        )
+    texts = [f"{CONDITIONER}0.transformer.", f"{CONDITIONER}1.model."]
+    _check_whole(path, header, [UNET, *texts] if own_vae else [UNET, *texts, VAE])
+
+
+def _check_whole(path: Path, header: Header, needed: list[str]) -> None:
+    """Raise `JobError` unless a file is a whole text-to-image model with these prefixes."""
     if any("lora_" in name or ".lora." in name for name in header.shapes):
         raise JobError(
             f"{path} is an adapter (LoRA), not a model", "name the base model it was made for"
@@ -45,7 +79,6 @@ def check_layout(path: Path, header: Header, *, own_vae: bool) -> None:
             f"{path} is one part of a diffusers folder",
             "name the folder that holds model_index.json",
         )
-    needed = [UNET, TEXT] if own_vae else [UNET, TEXT, VAE]
     if missing := [prefix for prefix in needed if not header.has(prefix)]:
         raise JobError(
             f"{path} is not a whole Stable Diffusion checkpoint: it has no {missing[0]}*",
@@ -85,6 +118,16 @@ def shipped_config(path: Path, header: Header) -> str:
         f"{', prediction ' + prediction if prediction else ''})",
         "name a folder with the diffusers configuration of this model in model.config",
     )
+
+
+def sdxl_config(header: Header) -> str:
+    """Return the name of the shipped configuration that fits an SDXL file.
+
+    What it predicts is told by empty tensors that some bases carry for ComfyUI (`v_pred`,
+    `ztsnr`), or by its metadata; a file that says nothing predicts epsilon, as almost all do.
+    """
+    said = header.metadata.get("modelspec.prediction_type", "")
+    return "sdxl-v" if "v_pred" in header.shapes or said.startswith("v") else "sdxl"
 
 
 def _cross_attention_width(header: Header) -> int:

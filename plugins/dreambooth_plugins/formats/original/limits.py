@@ -31,16 +31,19 @@ _FIXED = {
 }
 
 
-def original_refusal(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
+def original_refusal(
+    unet: Mapping[str, Any], vae: Mapping[str, Any], *, named: tuple[str, ...] = ()
+) -> str:
     """Return why a model cannot be written in the original layout; empty where it can.
 
     The original programs number the blocks of a UNet with equally many layers on each level;
-    sizes are free as far as `from_single_file` with a configuration reads them.
+    sizes are free as far as `from_single_file` with a configuration reads them. `named` are
+    options of the UNet for whose weights this family's layout has names.
     """
-    return next(chain(_unet_reasons(unet), _vae_reasons(vae)), "")
+    return next(chain(_unet_reasons(unet, named), _vae_reasons(vae)), "")
 
 
-def _unet_reasons(unet: Mapping[str, Any]) -> Iterator[str]:
+def _unet_reasons(unet: Mapping[str, Any], named: tuple[str, ...]) -> Iterator[str]:
     kinds = [*unet["down_block_types"], *unet["up_block_types"]]
     for kind in kinds:
         if kind not in _DOWN | _UP:
@@ -50,7 +53,7 @@ def _unet_reasons(unet: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(unet.get("layers_per_block", 2), int):
         yield "the UNet's levels differ in their number of layers, which the layout cannot say"
     for option in _ABSENT:
-        if unet.get(option):
+        if unet.get(option) and option not in named:
             yield f"the original layout has no place for the UNet's {option}"
     for option, plain in _FIXED.items():
         if unet.get(option, plain) not in (plain, None):

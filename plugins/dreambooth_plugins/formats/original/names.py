@@ -11,11 +11,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import RunError
-from dreambooth_plugins.formats.original.families import PREFIXES
 from dreambooth_plugins.formats.original.open_clip import to_open_clip
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -35,6 +34,8 @@ _UNET = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _UNET_BLOCK = re.compile(
     r"(?P<half>down_blocks|up_blocks)\.(?P<block>\d+)\."
@@ -58,28 +59,39 @@ _VAE_ATTENTION = {
 
 
 def to_original(
-    part: str, tensors: Mapping[str, Tensor], configs: Mapping[str, Mapping[str, Any]]
+    part: str,
+    tensors: Mapping[str, Tensor],
+    configs: Mapping[str, Mapping[str, Any]],
+    prefix: str,
 ) -> dict[str, Tensor]:
     """Return a part's tensors, named as a diffusers folder names them, in the original layout.
 
-    `configs` holds the config.json of every part. Shapes stay, but for the VAE's attention, whose
-    projections [C, C] are 1 x 1 convolutions there, and OpenCLIP's, where q, k and v are one
-    matrix. `RunError` for a tensor the layout has no place for.
+    `configs` holds the config.json of every part, `prefix` begins the part's names. Shapes stay,
+    but for the VAE's attention, whose projections [C, C] are 1 x 1 convolutions there, and
+    OpenCLIP's, where q, k and v are one matrix. `RunError` for a tensor the layout has no place
+    for.
     """
-    if part == "text_encoder":
-        # SD 2.x is told by the width of its texts.
-        if configs["unet"]["cross_attention_dim"] == 1024:
-            named = {f"model.{n}": t for n, t in to_open_clip(tensors).items()}
+    if part.startswith("text_encoder"):
+        # SD 2.x is told by the width of its texts; SDXL's second encoder is OpenCLIP's.
+        open_clip = configs["unet"]["cross_attention_dim"] == 1024 or part == "text_encoder_2"
+        if open_clip:
+            named = {f"model.{n}": t for n, t in to_open_clip(tensors, part).items()}
         else:
             named = {f"transformer.{n}": t for n, t in tensors.items()}
     elif part == "unet":
-        layers = configs["unet"]["layers_per_block"]
-        deep = {i for i, t in enumerate(configs["unet"]["up_block_types"]) if "CrossAttn" in t}
-        named = {_unet_name(n, layers, deep): t for n, t in tensors.items()}
+        numbered = unet_names(configs["unet"])
+        named = {numbered(n): t for n, t in tensors.items()}
     else:
         levels = len(configs["vae"]["block_out_channels"])
         named = {_vae_name(n, levels): _convolution(n, t) for n, t in tensors.items()}
-    return {PREFIXES[part] + name: tensor for name, tensor in named.items()}
+    return {prefix + name: tensor for name, tensor in named.items()}
+
+
+def unet_names(config: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return what gives the original name for a tensor of a UNet with this configuration."""
+    layers = config.get("layers_per_block", 2)
+    deep = {i for i, t in enumerate(config["up_block_types"]) if "CrossAttn" in t}
+    return lambda name: _unet_name(name, layers, deep)
 
 
 def _unet_name(name: str, layers: int, deep: set[int]) -> str:

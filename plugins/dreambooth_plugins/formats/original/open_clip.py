@@ -1,4 +1,4 @@
-"""The text encoder of SD 2.x as its original files have it: OpenCLIP's names and matrices."""
+"""Text encoders of SD 2.x and SDXL as original files have them: OpenCLIP's names and matrices."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _INSIDE = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+_PROJECTION = "text_projection.weight"
 _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LAYERS = 24
@@ -32,8 +33,8 @@ LAYERS = 24
 last out."""
 
 
-def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a CLIPTextModel (names with `text_model.`) as OpenCLIP names them.
+def to_open_clip(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors of a CLIP text encoder (names with `text_model.`) as OpenCLIP names them.
 
     q, k and v [dim, dim] become one matrix [3 dim, dim]. An encoder of one layer less than the
     original gets a copy of its last one in that place, which no reader's result depends on:
@@ -45,10 +46,13 @@ def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in _OUTSIDE:
             out[_OUTSIDE[name]] = tensor
             continue
+        if name == _PROJECTION:  # OpenCLIP multiplies from the other side
+            out[_PROJECTION.removesuffix(".weight")] = tensor.T.contiguous()
+            continue
         match = _LAYER.fullmatch(name)
         if match is None:
             raise RunError(
-                f"the original layout has no place for text_encoder.{name}",
+                f"the original layout has no place for {part}.{name}",
                 "export the model as a diffusers folder",
             )
         number, module, leaf = match.groups()
@@ -60,7 +64,7 @@ def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             out[f"{at}.attn.in_proj_{leaf}"] = _joined(tensors, number, leaf)
         elif module not in _PROJECTIONS:
             raise RunError(
-                f"the original layout has no place for text_encoder.{name}",
+                f"the original layout has no place for {part}.{name}",
                 "export the model as a diffusers folder",
             )
     if layers == LAYERS - 1:

@@ -45,14 +45,14 @@ class LearnsWord(FreezingPolicy):
 
     def word_problems(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find an identifier that cannot get tokens, and a file that is no embedding."""
-        if info is not None and not info.part_names("text_encoders"):
+        if info is not None and not info.learns_words:
             yield Problem(
                 ("freezing", "kind"),
                 "this model has no text encoder that could learn a word",
                 "use another freezing policy",
             )
         if self.embedding is not None:
-            yield from self._file_problems(self.embedding)
+            yield from self._file_problems(self.embedding, info)
         name = job.subject.identifier
         at, free = ("subject", "identifier"), _free(name)
         if name == AUTO:
@@ -68,12 +68,12 @@ class LearnsWord(FreezingPolicy):
                 f"take a name that means nothing yet, such as {free}, or identifier: auto",
             )
 
-    def _file_problems(self, path: Path) -> Iterator[Problem]:
+    def _file_problems(self, path: Path, info: ModelInfo | None) -> Iterator[Problem]:
         from dreambooth_plugins.formats.embedding import read_shape
 
         at = ("freezing", "embedding")
         try:
-            count, _ = read_shape(path)
+            count, _ = read_shape(path, tuple(info.learns_words.values()) if info else ("",))
         except JobError as error:
             yield Problem(at, error.message, error.hint)
             return
@@ -91,7 +91,7 @@ class LearnsWord(FreezingPolicy):
         if self.embedding is not None:
             from dreambooth_plugins.formats.embedding import read_rows
 
-            read_rows(self.embedding, rows)
+            read_rows(self.embedding, rows, model.info.learns_words)
 
     def word_rows(self, model: LoadedModel) -> dict[str, Parameter]:
         """Return the new rows by qualified name, one entry a text encoder."""

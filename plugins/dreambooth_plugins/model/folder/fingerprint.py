@@ -28,15 +28,15 @@ _NOISE = ("_diffusers_version", "_name_or_path", "transformers_version")
 def part_fingerprint(source: Source, part: str, memo: Path, progress: ShowProgress) -> str:
     """Hash what a part is made of: its configuration and its weight files' content.
 
-    The text encoder's hash covers the tokenizer as well, since embeddings depend on both. `memo`
+    A text encoder's hash covers its tokenizer as well, since embeddings depend on both. `memo`
     is a JSON file that remembers hashes by path and stamp (see `file_hash`).
     """
     config = source.part_config(part)
     plain = {name: value for name, value in config.items() if name not in _NOISE}
     digest = hashlib.sha256(f"{part}\n{json.dumps(plain, sort_keys=True)}".encode())
     files = list(source.weight_files(part))
-    if part == "text_encoder":
-        files += sorted(path for path in (source.config / "tokenizer").iterdir() if path.is_file())
+    if tokenizer := source.part(part).tokenizer:
+        files += sorted(path for path in (source.config / tokenizer).iterdir() if path.is_file())
         files += [MERGES_FILE] if source.file is not None else []
     for path in files:
         digest.update(file_hash(path, memo, progress).encode())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
+    from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.source import Source
 
 _OLD_ATTENTION = {
@@ -44,16 +45,17 @@ def check_weights(source: Source, part: str, module: Module) -> None:
         return  # whoever opens the model for a run says so
     if any(file.suffix.lower() != ".safetensors" for file in files):
         return
+    known = source.part(part)
     stored = {
-        _today(part, name): (shape, file)
+        _today(known, name): (shape, file)
         for file in files
         for name, shape in read_header(file).shapes.items()
     }
-    wanted = {_today(part, name): tuple(t.shape) for name, t in module.state_dict().items()}
+    wanted = {_today(known, name): tuple(t.shape) for name, t in module.state_dict().items()}
     for name, shape in wanted.items():
         found, file = stored.get(name, (None, files[0]))
-        _check_tensor(f"{file}", part, name, found, shape)
-    more = sorted(name for name in stored.keys() - wanted.keys() if _is_of_the_network(part, name))
+        _check_tensor(f"{file}", known, name, found, shape)
+    more = sorted(name for name in stored.keys() - wanted.keys() if _is_of_the_network(known, name))
     if more:
         raise JobError(
             f"{stored[more[0]][1]} has {len(more)} weights of {part} that config.json does not "
@@ -83,28 +85,28 @@ def check_forward(
 
 
 def _check_tensor(
-    file: str, part: str, name: str, stored: tuple[int, ...] | None, wanted: tuple[int, ...]
+    file: str, part: Part, name: str, stored: tuple[int, ...] | None, wanted: tuple[int, ...]
 ) -> None:
     hint = "the file does not fit its configuration: download the model again"
     if stored is None:
-        raise JobError(f"{file} lacks weights of {part}, e.g. {name}", hint)
+        raise JobError(f"{file} lacks weights of {part.name}, e.g. {name}", hint)
     # A VAE's projections were 1 x 1 convolutions once.
-    if stored != wanted and (part != "vae" or stored != (*wanted, 1, 1)):
+    if stored != wanted and (part.role != "vae" or stored != (*wanted, 1, 1)):
         raise JobError(
             f"{file}: {name} is {list(stored)}, config.json asks for {list(wanted)}", hint
         )
 
 
-def _is_of_the_network(part: str, name: str) -> bool:
+def _is_of_the_network(part: Part, name: str) -> bool:
     """Say whether a tensor would be computed with: text encoders come with tables and heads."""
-    return ".layers." in f".{name}" if part == "text_encoder" else True
+    return ".layers." in f".{name}" if part.role == "text_encoders" else True
 
 
-def _today(part: str, name: str) -> str:
+def _today(part: Part, name: str) -> str:
     """Return a tensor's name without what differs between versions of the libraries."""
-    if part == "text_encoder":
-        return name.removeprefix("text_model.")
-    if part == "vae":
+    if part.file_prefix:
+        return name.removeprefix(part.file_prefix)
+    if part.role == "vae":
         for old, new in _OLD_ATTENTION.items():
             name = name.replace(old, new)
     return name

@@ -7,20 +7,17 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth_plugins.model.folder.source import PARTS, PICKLES, STEMS, Source
+from dreambooth_plugins.model.folder.source import PICKLES, Source
+
+if TYPE_CHECKING:
+    from dreambooth_plugins.model.folder.part import Part
 
 HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_](?:[\w.-]*\w)?", re.ASCII)
 """What the hub takes for a name; it allows 96 characters."""
-CONFIG_FILES = [
-    "model_index.json",
-    "*/config.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/*.json",
-    "tokenizer/merges.txt",
-]
+CONFIG_FILES = ["model_index.json", "*/config.json", "scheduler/scheduler_config.json"]
 PROBE_SECONDS = 1.5
 
 
@@ -34,6 +31,7 @@ def is_hub_id(text: str) -> bool:
 class HubModel:
     """A repository on the hub at a revision."""
 
+    parts: tuple[Part, ...]
     repo: str
     revision: str | None = None
     variant: str | None = None
@@ -51,7 +49,7 @@ class HubModel:
         self._probe(partly=cached is not None)
         if cached is not None and not fetch:
             return cached
-        return self._download(CONFIG_FILES + (self._weight_patterns() if fetch else []))
+        return self._download([*CONFIG_FILES, *self._patterns(weights=fetch)])
 
     def _cached(self) -> Path | None:
         from huggingface_hub import snapshot_download
@@ -66,21 +64,25 @@ class HubModel:
         return folder if (folder / "model_index.json").is_file() else None
 
     def _has_weights(self, folder: Path) -> bool:
-        source = Source(folder, variant=self.variant, allow_pickle=self.allow_pickle)
+        source = Source(self.parts, folder, variant=self.variant, allow_pickle=self.allow_pickle)
         try:
-            return all(source.weight_files(part) for part in PARTS)
+            return all(source.weight_files(part.name) for part in self.parts)
         except JobError:  # not there, or only as pickles: the caller asks the hub
             return False
 
-    def _weight_patterns(self) -> list[str]:
+    def _patterns(self, *, weights: bool) -> list[str]:
         patterns: list[str] = []
-        for part in PARTS:
+        for part in self.parts:
+            if part.tokenizer:
+                patterns += [f"{part.tokenizer}/*.json", f"{part.tokenizer}/merges.txt"]
+            if not weights:
+                continue
             for dot_variant in dict.fromkeys((f".{self.variant}" if self.variant else "", "")):
-                stem = f"{part}/{STEMS[part]}{dot_variant}"
+                stem = f"{part.name}/{part.stem}{dot_variant}"
                 patterns += [f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"]
-            patterns += [f"{part}/*.safetensors.index*.json"]
+            patterns += [f"{part.name}/*.safetensors.index*.json"]
             if self.allow_pickle:
-                patterns += [f"{part}/diffusion_pytorch_model.bin", f"{part}/pytorch_model.bin"]
+                patterns += [f"{part.name}/{part.pickle_stem}.bin"]
         return patterns
 
     def _download(self, patterns: list[str]) -> Path:

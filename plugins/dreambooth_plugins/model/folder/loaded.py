@@ -15,6 +15,7 @@ from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
@@ -24,12 +25,14 @@ from dreambooth_plugins.model.folder.loading import (
     skeleton,
 )
 from dreambooth_plugins.model.folder.parts import Parts
+from dreambooth_plugins.model.folder.pipeline import base_pipeline, pipeline_class
 from dreambooth_plugins.model.folder.saving import save_folder
 from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.folder.tokens import (
     extend_table,
     extended_tokenizer,
     first_rows,
+    with_all_tokens,
 )
 
 if TYPE_CHECKING:
@@ -58,9 +61,12 @@ class LoadedFolder(LoadedModel):
         self.info = info
         self.source = source
         self._ctx = ctx
-        self._tokenizer: CLIPTokenizer | None = None
-        self._own_tokenizer: CLIPTokenizer | None = None
-        """The base's, where tokens were added to a copy of it."""
+        self._tokenizers: dict[str, CLIPTokenizer] = {}
+        self._own_tokenizers: dict[str, CLIPTokenizer] = {}
+        """The base's, where tokens were added to copies of them; both go by the part's name."""
+        self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+        """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
+        self._autoencoder = next(iter(info.roles.get("vae", ())), "")
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -68,16 +74,47 @@ class LoadedFolder(LoadedModel):
             module = skeleton(self.source, part)
             check_weights(self.source, part, module)
             return module
-        dtype = torch.float32 if part == "vae" else self._ctx.dtype
+        dtype = torch.float32 if part == self._autoencoder else self._ctx.dtype
         on_cpu = self._ctx.device.type == "cpu"
         return load_part(self.source, part, dtype, mapped=not on_cpu).to(self._ctx.device)
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer; tokens that are added to it are saved with the model."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.source)
-        return self._tokenizer
+        """The first text encoder's; tokens that are added to it are saved with the model."""
+        return self.tokenizer_of(self.info.part_names("text_encoders")[0])
+
+    def tokenizer_of(self, part: str) -> CLIPTokenizer:
+        """Return a text encoder's tokenizer."""
+        if part not in self._tokenizers:
+            name = self.source.part(part).tokenizer
+            self._tokenizers[part] = load_tokenizer(self.source, str(name))
+        return self._tokenizers[part]
+
+    def read_prompt(self, part: str, prompt: str, length: int) -> tuple[Tensor, Tensor]:
+        """Return a prompt's token ids and mask, int64 [length] on the CPU.
+
+        Padded to `length`; a prompt that is cut short is warned about. Kept: an encoder that
+        trains reads the same prompts in every step.
+        """
+        tokenizer = self.tokenizer_of(part)
+        known = self._prompts_read.setdefault(id(tokenizer), {})
+        if prompt not in known:
+            written = with_all_tokens(tokenizer, prompt)
+            tokens = tokenizer(
+                written,
+                padding="max_length",
+                truncation=True,
+                max_length=length,
+                return_tensors="pt",
+            )
+            count = len(tokenizer(written, verbose=False).input_ids)
+            if count > length:
+                self._ctx.warn(
+                    f'the model reads {length - 2} tokens of a prompt, "{written}" has '
+                    f"{count - 2}: the rest is ignored"
+                )
+            known[prompt] = tokens.input_ids[0], tokens.attention_mask[0]
+        return known[prompt]
 
     def loaded(self) -> tuple[str, ...]:
         """Return the names of the parts that are in memory now."""
@@ -106,7 +143,7 @@ class LoadedFolder(LoadedModel):
         """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
         pixels = pixels_BCHW.to(self._ctx.device, torch.float32)
         with self._float32():
-            posterior = self._through("vae", lambda vae: vae.encode(pixels).latent_dist)
+            posterior = self._through(self._autoencoder, lambda vae: vae.encode(pixels).latent_dist)
         shift, scale = self._shift_and_scale()
         return Latents((posterior.mean - shift) * scale, posterior.std * scale)
 
@@ -115,7 +152,9 @@ class LoadedFolder(LoadedModel):
         shift, scale = self._shift_and_scale()
         with self._float32():
             unscaled = latents.to(self._ctx.device, torch.float32) / scale + shift
-            pixels: Tensor = self._through("vae", lambda vae: vae.decode(unscaled).sample)
+            pixels: Tensor = self._through(
+                self._autoencoder, lambda vae: vae.decode(unscaled).sample
+            )
         return pixels.clamp(-1.0, 1.0)
 
     def _through(self, part: str, call: Callable[[Any], Any]) -> Any:
@@ -134,29 +173,34 @@ class LoadedFolder(LoadedModel):
         return torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
 
     def _shift_and_scale(self) -> tuple[float, float]:
-        config: Any = self.parts["vae"].config
+        config: Any = self.parts[self._autoencoder].config
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
     def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
-        """Add rows to the text encoder and tokens to the tokenizer (see `LoadedModel`)."""
-        encoder: Any = self.parts["text_encoder"]
-        extended = extended_tokenizer(self.tokenizer, name, count)
-        table = encoder.get_input_embeddings().weight.detach()
-        rows = first_rows(table, self.tokenizer, words, count)
-        extend_table(encoder, extended, rows)
-        self._own_tokenizer, self._tokenizer = self._tokenizer, extended
+        """Add rows to each text encoder and tokens to its tokenizer (see `LoadedModel`)."""
+        if not self.info.learns_words:
+            return super().add_tokens(name, count, words)
+        for part in self.info.learns_words:
+            encoder: Any = self.parts[part]
+            tokenizer = self.tokenizer_of(part)
+            extended = extended_tokenizer(tokenizer, name, count)
+            table = encoder.get_input_embeddings().weight.detach()
+            rows = first_rows(table, tokenizer, words, count)
+            extend_table(encoder, extended, rows)
+            self._own_tokenizers[part], self._tokenizers[part] = tokenizer, extended
         self.words[name] = tuple(token_names(name, count))
-        return {n: p for n, p in self.named_parameters("text_encoder") if n.endswith(NEW_ROWS)}
+        rows_of = self.named_parameters(*self.info.learns_words)
+        return {n: p for n, p in rows_of if n.endswith(NEW_ROWS)}
 
     @contextmanager
     def without_tokens(self) -> Iterator[None]:
-        """Put the base's own tokenizer in place."""
-        extended = self._tokenizer
-        self._tokenizer = self._own_tokenizer or extended
+        """Put the base's own tokenizers in place."""
+        extended = self._tokenizers
+        self._tokenizers = {**extended, **self._own_tokenizers}
         try:
             yield
         finally:
-            self._tokenizer = extended
+            self._tokenizers = extended
 
     def enable_gradient_checkpointing(self, parts: Sequence[str]) -> None:
         """Recompute activations in the backward pass of the named parts, in either mode.
@@ -166,7 +210,7 @@ class LoadedFolder(LoadedModel):
         """
         for name in parts:
             module: Any = self.parts[name]
-            if name != "text_encoder":
+            if self.source.part(name).library == "diffusers":
                 module.enable_gradient_checkpointing()
                 continue
             enable = getattr(module, "activation_checkpointing_enable", None)
@@ -193,19 +237,64 @@ class LoadedFolder(LoadedModel):
 
         Parts that are not in memory are copied from the source, or read, written and dropped.
         """
+        tokenizers = {
+            part.tokenizer: self.tokenizer_of(part.name)
+            for part in self.source.parts
+            if part.tokenizer
+        }
+        index = {"_class_name": self.info.pipeline, **self.index_options()}
         save_folder(
-            self.source, self.parts, self.tokenizer, dest, solver_config, weights or {}, dtype
+            self.source, self.parts, tokenizers, dest, solver_config, weights or {}, dtype, index
         )
+
+    def index_options(self) -> Mapping[str, Any]:
+        """Return what model_index.json says besides parts, tokenizers and scheduler."""
+        return {}
+
+    def pipeline_options(self) -> Mapping[str, Any]:
+        """Return what the pipeline's class is made with besides these."""
+        return {}
+
+    def pipeline(self, folder: Path | None = None, file: Path | None = None) -> Any:
+        """Return diffusers' own pipeline (see `LoadedModel.pipeline`)."""
+        cls = pipeline_class(self.info.pipeline)
+        with quiet():
+            if file is not None:
+                return cls.from_single_file(str(file), config=str(folder), local_files_only=True)
+            if folder is not None:
+                return cls.from_pretrained(str(folder), local_files_only=True)
+        texts = self.info.part_names("text_encoders")
+        with self.without_tokens():
+            tokenizers = {
+                str(self.source.part(part).tokenizer): self.tokenizer_of(part) for part in texts
+            }
+        networks = {part: self.parts[part] for part in self.info.part_names("denoiser")}
+        encoders = {part: self.parts[part] for part in texts}
+        options = {**self.pipeline_options(), self._autoencoder: None}
+        return base_pipeline(cls, networks, encoders, tokenizers, self.info.schedule, options)
+
+    @contextmanager
+    def on_device(self, *modules: Any) -> Iterator[None]:
+        """Bring modules of a pipeline to the run's device for the block, and back after it."""
+        homes = [module.device for module in modules]
+        for module in modules:
+            module.to(self._ctx.device)
+        try:
+            yield
+        finally:
+            for module, home in zip(modules, homes, strict=True):
+                module.to(home)
 
     def frozen_copy(self) -> LoadedFolder:
         """Copy all parts but the VAE as they are now; VAE and tokenizer are shared."""
         other = type(self)(self.info, self.source, self._ctx)
-        other._tokenizer = self._tokenizer
+        other._tokenizers = dict(self._tokenizers)
         other.embeddings = dict(self.embeddings)
         other.parts = Parts(
-            self.info.parts, lambda name: self.parts[name] if name == "vae" else other._load(name)
+            self.info.parts,
+            lambda name: self.parts[name] if name == self._autoencoder else other._load(name),
         )
         for name in self.loaded():
-            if name != "vae":
+            if name != self._autoencoder:
                 other.parts.loaded[name] = frozen(copy.deepcopy(self.parts[name]))
         return other

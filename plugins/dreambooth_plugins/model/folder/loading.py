@@ -7,29 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.common.quiet import quiet
-from dreambooth_plugins.formats.original.families import PREFIXES
 from dreambooth_plugins.model.folder.memory_map import own_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch.nn import Module
 
+    from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.source import Source
 
-CLASSES: Mapping[str, Any] = {
-    "unet": diffusers.UNet2DConditionModel,
-    "text_encoder": CLIPTextModel,
-    "vae": diffusers.AutoencoderKL,
-}
+
+def class_of(part: Part) -> Any:
+    """Return the class a part is loaded by."""
+    if part.library == "diffusers":
+        return getattr(diffusers, part.cls)
+    import transformers
+
+    return getattr(transformers, part.cls)
 
 
 @contextmanager
@@ -54,13 +56,14 @@ def told(what: str) -> Iterator[None]:
 
 def skeleton(source: Source, part: str) -> Module:
     """Build a part from its configuration on the `meta` device: shapes and names, no weights."""
-    config = source.part_config(part)
+    config, known = source.part_config(part), source.part(part)
     where = f"{source.config_folder(part) / 'config.json'} describes no {part}"
     with quiet(), told(where), torch.device("meta"):
-        if part == "text_encoder":
-            module = CLIPTextModel(CLIPTextConfig.from_dict(config))
+        cls = class_of(known)
+        if known.library == "transformers":
+            module = cls(cls.config_class.from_dict(config))
         else:
-            module = CLASSES[part].from_config(config)
+            module = cls.from_config(config)
     return frozen(module)
 
 
@@ -109,14 +112,16 @@ def stored_dtype(files: Sequence[Path]) -> torch.dtype | None:
 
 def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:
     file, folder = source.weight_files(part)[0], str(source.config_folder(part))
+    known = source.part(part)
+    cls = class_of(known)
     options: dict[str, Any] = {"torch_dtype": dtype}
     with told(f"{file} cannot be read as {part}"):
-        if part == "text_encoder":
-            config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+        if known.library == "transformers":
+            config = cls.config_class.from_pretrained(folder, local_files_only=True)
             # Names another file to read, pickled ones included: not what was checked and hashed.
             config.transformers_weights = None
             options = {"dtype": dtype, "config": config}
-        module, info = CLASSES[part].from_pretrained(
+        module, info = cls.from_pretrained(
             folder,
             variant=source.part_variant(part),
             use_safetensors=file.suffix != ".bin",
@@ -129,10 +134,11 @@ def _from_folder(source: Source, part: str, dtype: torch.dtype) -> tuple[Module,
 
 def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Module, set[str]]:
     path = source.weight_files(part)[0]
-    own_vae = part == "vae" and path == source.vae
-    tensors = _read_tensors(path, "" if own_vae else PREFIXES[part])
+    known = source.part(part)
+    own_vae = known.role == "vae" and path == source.vae
+    tensors = _read_tensors(path, "" if own_vae else known.original)
     try:
-        module = _convert(tensors, source.config_folder(part), part, dtype)
+        module = _convert(tensors, source.config_folder(part), known, dtype)
     except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
         # What diffusers' converters raise where a tensor is absent or has another shape.
         raise RunError(
@@ -144,18 +150,18 @@ def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Mo
 
 
 def _convert(
-    tensors: dict[str, torch.Tensor], folder: Path, part: str, dtype: torch.dtype
+    tensors: dict[str, torch.Tensor], folder: Path, part: Part, dtype: torch.dtype
 ) -> Module:
     """Convert tensors in the original layout, by diffusers' own mapping."""
     module: Module
-    if part == "text_encoder":
+    if part.library == "transformers":
         from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 
         module = create_diffusers_clip_model_from_ldm(
-            CLIPTextModel, tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
+            class_of(part), tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
         )
     else:
-        module = CLASSES[part].from_single_file(
+        module = class_of(part).from_single_file(
             tensors, config=str(folder), torch_dtype=dtype, local_files_only=True
         )
     return module

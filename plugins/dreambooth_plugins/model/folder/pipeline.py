@@ -16,25 +16,36 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-def base_pipeline(
-    unet: Module, text_encoder: Module, tokenizer: Any, schedule: Mapping[str, Any]
-) -> Any:
-    """Return a StableDiffusionPipeline that shares the base's weights: no adapters, no new words.
+def pipeline_class(name: str) -> Any:
+    """Return a pipeline of diffusers by its class's name."""
+    with quiet():  # the import gives advice as well
+        return getattr(diffusers, name)
 
-    It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizer and
-    embedding table are its own.
+
+def base_pipeline(
+    cls: Any,
+    networks: Mapping[str, Module],
+    encoders: Mapping[str, Module],
+    tokenizers: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Any:
+    """Return a pipeline that shares the base's weights: no adapters, no new words.
+
+    It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizers and
+    embedding tables are its own. What else the class has (a safety checker) is left out.
     """
+    texts = {name: with_own_table(without_adapters(encoder)) for name, encoder in encoders.items()}
+    known = {
+        **{name: without_adapters(network) for name, network in networks.items()},
+        **texts,
+        **{name: copy.deepcopy(tokenizer) for name, tokenizer in tokenizers.items()},
+        **options,
+    }
+    wanted, _ = cls._get_signature_keys(cls)
     with quiet():
-        return diffusers.StableDiffusionPipeline(
-            vae=None,
-            text_encoder=with_own_table(without_adapters(text_encoder)),
-            tokenizer=copy.deepcopy(tokenizer),
-            unet=without_adapters(unet),
-            scheduler=diffusers.DDIMScheduler.from_config(dict(schedule)),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        scheduler = diffusers.DDIMScheduler.from_config(dict(schedule))
+        return cls(**{**dict.fromkeys(wanted), "scheduler": scheduler, **known})
 
 
 def without_adapters(module: Module) -> Any:

@@ -214,13 +214,19 @@ def check_tokens(file: Path, config: Mapping[str, Any]) -> None:
                 raise JobError(f"{file}: {options}, which no token has", MEND)
 
 
-def check_network(part: str, file: Path, config: Mapping[str, Any]) -> None:
-    """Raise `JobError` where a part's configuration describes no network, or an absurd one."""
-    if part == "unet" and config.get("addition_embed_type") == "text_time":
+def check_network(
+    part: str, file: Path, config: Mapping[str, Any], kinds: Mapping[str, Kind] | None = None
+) -> None:
+    """Raise `JobError` where a part's configuration describes no network, or an absurd one.
+
+    `kinds` are those of its keys, where the family has others than Stable Diffusion.
+    """
+    part = "text_encoder" if part.startswith("text_encoder") else part
+    if not kinds and part == "unet" and config.get("addition_embed_type") == "text_time":
         return  # SDXL, which is told by its name
     if part == "vae" and config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         return  # told by its name as well
-    check_keys(file, config, CONFIGS[part], NEEDED[part])
+    check_keys(file, config, kinds or CONFIGS[part], NEEDED[part])
     if part == "text_encoder":
         heads, width = config.get("num_attention_heads", 8), config["hidden_size"]
         if width % heads:

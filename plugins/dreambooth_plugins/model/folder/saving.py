@@ -16,86 +16,74 @@ from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.common.tensors import write_tensors
 from dreambooth_plugins.model.folder.loading import load_part, skeleton
-from dreambooth_plugins.model.folder.source import PARTS, STEMS
 from dreambooth_plugins.model.folder.tokenizer import save_tokenizer
 from dreambooth_plugins.model.folder.tokens import new_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
     from torch.nn import Module
     from transformers import CLIPTokenizer
 
+    from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.parts import Parts
     from dreambooth_plugins.model.folder.source import Source
 
-TABLE = "text_model.embeddings.token_embedding.weight"
 MAX_SHARD = 10 * 1000**3
 """Bytes in one weight file, diffusers' own limit."""
-
-
-def file_key(part: str, name: str) -> str:
-    """Return the portable name of a part's parameter in a file.
-
-    The text encoder's names carry `text_model.`, whatever transformers calls them in memory:
-    other tools know no other name. Injected adapters rename a base weight to `base_layer`.
-    """
-    return module_name(part, name.replace(".base_layer.", "."))
-
-
-def module_name(part: str, name: str) -> str:
-    """Return what files call a part's module (or parameter)."""
-    if part == "text_encoder" and not name.startswith("text_model."):
-        return f"text_model.{name}"
-    return name
 
 
 def save_folder(
     source: Source,
     parts: Parts,
-    tokenizer: CLIPTokenizer,
+    tokenizers: Mapping[str, CLIPTokenizer],
     dest: Path,
     solver_config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     dtype: str,
+    index: Mapping[str, Any],
 ) -> None:
-    """Write the whole pipeline into `dest`, one part after the other (see `LoadedModel.save`)."""
-    overlay: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    """Write the whole pipeline into `dest`, one part after the other (see `LoadedModel.save`).
+
+    `tokenizers` go by their folder; `index` is what model_index.json says besides the parts.
+    """
+    overlay: dict[str, dict[str, Tensor]] = {part.name: {} for part in source.parts}
     for name, tensor in weights.items():
         part, _, inner = name.partition(".")
         if part not in overlay:
             raise RunError(f"{name} is no weight of this model", "this is a plugin's mistake")
-        overlay[part][file_key(part, inner)] = tensor
-    for part in PARTS:
-        _save_part(source, parts, part, dest / part, overlay[part], dtype)
-    save_tokenizer(tokenizer, dest / "tokenizer")
+        overlay[part][source.part(part).file_key(inner)] = tensor
+    for known in source.parts:
+        _save_part(source, parts, known, dest / known.name, overlay[known.name], dtype)
+    for name, tokenizer in tokenizers.items():
+        save_tokenizer(tokenizer, dest / name)
     (dest / "scheduler").mkdir(parents=True, exist_ok=True)
     write_json(dest / "scheduler" / "scheduler_config.json", dict(solver_config))
-    write_json(dest / "model_index.json", model_index(str(solver_config["_class_name"])))
+    scheduler = str(solver_config["_class_name"])
+    write_json(dest / "model_index.json", model_index(source.parts, scheduler, index))
 
 
-def model_index(scheduler: str) -> dict[str, Any]:
-    """Return `model_index.json` of a pipeline with a scheduler of that class."""
-    return {
-        "_class_name": "StableDiffusionPipeline",
+def model_index(parts: Sequence[Part], scheduler: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `model_index.json` of a pipeline with a scheduler of that class; `more` is its own
+    class (`_class_name`) and what else the pipeline has."""
+    tokenizers = [part.tokenizer for part in parts if part.tokenizer]
+    entries = {
+        **more,
         "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        **{part.name: part.entry for part in parts},
+        **{name: ["transformers", "CLIPTokenizer"] for name in tokenizers},
     }
+    return dict(sorted(entries.items()))
 
 
 def _save_part(
-    source: Source, parts: Parts, part: str, dest: Path, overlay: dict[str, Tensor], dtype: str
+    source: Source, parts: Parts, known: Part, dest: Path, overlay: dict[str, Tensor], dtype: str
 ) -> None:
-    expected = {file_key(part, k) for k in skeleton(source, part).state_dict()}
+    part, shapes = known.name, skeleton(source, known.name)
+    expected = {known.file_key(k) for k in shapes.state_dict()}
     live = parts.loaded.get(part)
     new = _new_rows(live, overlay)
     if unknown := overlay.keys() - expected:
@@ -106,20 +94,26 @@ def _save_part(
     dest.mkdir(parents=True, exist_ok=True)
     config = source.part_config(part)
     unchanged = not overlay and live is None
-    if unchanged and (file := _copyable(source, part, expected, dtype)):
-        shutil.copyfile(file, dest / f"{STEMS[part]}.safetensors")
+    if unchanged and (file := _copyable(source, known, expected, dtype)):
+        shutil.copyfile(file, dest / f"{known.stem}.safetensors")
     else:
-        state = _state(source, live, part, expected, overlay, torch_dtype(dtype))
-        if part == "text_encoder":
+        state = _state(source, live, known, expected, overlay, torch_dtype(dtype))
+        if known.tokenizer and (table := _table(known, shapes)):
             if new is not None:
-                state[TABLE] = torch.cat([state[TABLE], new.to("cpu", torch_dtype(dtype))])
+                state[table] = torch.cat([state[table], new.to("cpu", torch_dtype(dtype))])
             # Added tokens make the table longer than the source's configuration says.
-            config["vocab_size"] = len(state[TABLE])
-        save_weights(dest, part, state)
+            config["vocab_size"] = len(state[table])
+        save_weights(dest, known, state)
     # A stored dtype or origin would be wrong now, and loaders do without them.
     for name in ("dtype", "torch_dtype", "_name_or_path"):
         config.pop(name, None)
     write_json(dest / "config.json", config)
+
+
+def _table(part: Part, shapes: Any) -> str:
+    """Return what files call a text encoder's table of token embeddings; empty without one."""
+    table = shapes.get_input_embeddings().weight
+    return next((part.file_key(n) for n, p in shapes.named_parameters() if p is table), "")
 
 
 def _new_rows(live: Module | None, overlay: dict[str, Tensor]) -> Tensor | None:
@@ -134,10 +128,11 @@ def _new_rows(live: Module | None, overlay: dict[str, Tensor]) -> Tensor | None:
     return rows[0] if rows else None
 
 
-def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path | None:
+def _copyable(source: Source, part: Part, expected: set[str], dtype: str) -> Path | None:
     """Return the source's weight file if it is already what would be written."""
-    files = source.weight_files(part)
-    if source.single_file(part) or len(files) > 1 or files[0].suffix.lower() != ".safetensors":
+    files = source.weight_files(part.name)
+    suffix = files[0].suffix.lower()
+    if source.single_file(part.name) or len(files) > 1 or suffix != ".safetensors":
         return None
     header = read_header(files[0])
     same = header.shapes.keys() == expected
@@ -147,7 +142,7 @@ def _copyable(source: Source, part: str, expected: set[str], dtype: str) -> Path
 def _state(
     source: Source,
     module: Module | None,
-    part: str,
+    part: Part,
     expected: set[str],
     overlay: dict[str, Tensor],
     dtype: torch.dtype,
@@ -158,12 +153,12 @@ def _state(
     the source: a run in half precision does not cost the export its precision.
     """
     held: Mapping[str, Tensor] = {} if module is None else module.state_dict()
-    live = {file_key(part, k): t for k, t in held.items()}
+    live = {part.file_key(k): t for k, t in held.items()}
     rest = expected - overlay.keys()
     stored: dict[str, Tensor] = {}
     if any(k not in live or live[k].dtype not in (dtype, torch.float32) for k in rest):
-        again = load_part(source, part, torch.float32, mapped=True)
-        stored = {file_key(part, k): t for k, t in again.state_dict().items()}
+        again = load_part(source, part.name, torch.float32, mapped=True)
+        stored = {part.file_key(k): t for k, t in again.state_dict().items()}
 
     def pick(key: str) -> Tensor:
         if key in overlay:
@@ -179,15 +174,15 @@ def _state(
     return {k: pick(k).detach().to("cpu", dtype).contiguous() for k in sorted(expected)}
 
 
-def save_weights(dest: Path, part: str, state: Mapping[str, Tensor]) -> None:
+def save_weights(dest: Path, part: Part, state: Mapping[str, Tensor]) -> None:
     """Write tensors as a part's safetensors file, in shards with an index beyond `MAX_SHARD`."""
     split = split_torch_state_dict_into_shards(
         dict(state),
-        filename_pattern=f"{STEMS[part]}{{suffix}}.safetensors",
+        filename_pattern=f"{part.stem}{{suffix}}.safetensors",
         max_shard_size=MAX_SHARD,
     )
     for name, keys in split.filename_to_tensors.items():
         write_tensors(dest / name, {k: state[k] for k in keys}, {})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_json(dest / f"{STEMS[part]}.safetensors.index.json", index)
+        write_json(dest / f"{part.stem}.safetensors.index.json", index)

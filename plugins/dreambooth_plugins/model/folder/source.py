@@ -14,13 +14,8 @@ from dreambooth.files import MAX_JSON, read_object
 if TYPE_CHECKING:
     from pathlib import Path
 
-PARTS = ("unet", "text_encoder", "vae")
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "vae": "diffusion_pytorch_model",
-}
-"""Name of a part's weight file, as diffusers and transformers write it."""
+    from dreambooth.interfaces import Role
+    from dreambooth_plugins.model.folder.part import Part
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
@@ -61,6 +56,8 @@ def check_entries(folder: Path) -> None:
 class Source:
     """The files of one model."""
 
+    parts: tuple[Part, ...]
+    """What the family is made of."""
     config: Path
     """Folder with model_index.json and a folder a part, as diffusers lays them out."""
     file: Path | None = None
@@ -71,10 +68,21 @@ class Source:
     """Preferred weight files (`fp16`); parts that have none are taken plain."""
     allow_pickle: bool = False
 
+    def part(self, name: str) -> Part:
+        """Return a part by its name; `KeyError` where there is none."""
+        try:
+            return next(part for part in self.parts if part.name == name)
+        except StopIteration:
+            raise KeyError(name) from None
+
+    def in_role(self, role: Role) -> tuple[Part, ...]:
+        """Return the parts in a role."""
+        return tuple(part for part in self.parts if part.role == role)
+
     def config_folder(self, part: str) -> Path:
         """Return the folder that holds a part's config.json."""
-        if part == "vae" and self.vae is not None and self.vae.is_dir():
-            inner = self.vae / "vae"
+        if self.part(part).role == "vae" and self.vae is not None and self.vae.is_dir():
+            inner = self.vae / part
             return inner if inner.is_dir() else self.vae
         return self.config / part
 
@@ -84,13 +92,15 @@ class Source:
 
     def single_file(self, part: str) -> Path | None:
         """Return the checkpoint file a part is taken from, None where it has a folder."""
-        if part == "vae" and self.vae is not None:
+        if self.part(part).role == "vae" and self.vae is not None:
             return self.vae if self.vae.is_file() else None
         return self.file
 
     def part_variant(self, part: str) -> str | None:
         """Return the variant a part really has."""
-        if self.variant and _find(self.config_folder(part), part, self.variant, ".safetensors"):
+        if self.variant and _find(
+            self.config_folder(part), self.part(part), self.variant, ".safetensors"
+        ):
             return self.variant
         return None
 
@@ -98,23 +108,23 @@ class Source:
         """Return a part's weight files; `JobError` where there are none that may be read."""
         if single := self.single_file(part):
             return (single,)
-        folder = self.config_folder(part)
-        if part == "text_encoder" and (folder / "adapter_config.json").is_file():
+        folder, known = self.config_folder(part), self.part(part)
+        if known.library == "transformers" and (folder / "adapter_config.json").is_file():
             raise JobError(
                 f"{folder} holds an adapter beside its weights (adapter_config.json)",
                 "take it out: transformers would add it to the weights unseen",
             )
         for variant in dict.fromkeys((self.variant, None)):
-            if found := _find(folder, part, variant, ".safetensors"):
+            if found := _find(folder, known, variant, ".safetensors"):
                 return found
-        pickled = _find(folder, part, None, ".bin")
+        pickled = _find(folder, known, None, ".bin")
         if pickled and self.allow_pickle:
             return pickled
         if pickled:
             raise _pickle_refused(pickled[0])
         others = sorted(f.name for f in folder.glob("*.safetensors") if "-of-" not in f.name)
         raise JobError(
-            f"{folder} holds no weights ({STEMS[part]}.safetensors)",
+            f"{folder} holds no weights ({known.stem}.safetensors)",
             f"it has {', '.join(others)}: set model.variant, e.g. fp16"
             if others
             else "the model folder is incomplete: copy or download it again",
@@ -127,27 +137,25 @@ class Source:
         """
         from dreambooth_plugins.common.headers import read_header
 
-        for folder in (self.config, *map(self.config_folder, PARTS)):
+        for folder in (self.config, *(self.config_folder(part.name) for part in self.parts)):
             check_entries(folder)
-        for name in ("scheduler", "tokenizer"):
+        for name in ("scheduler", *filter(None, (part.tokenizer for part in self.parts))):
             check_entries(self.config / name)
-        for part in PARTS if weights else ():
-            for file in self.weight_files(part):
+        for part in self.parts if weights else ():
+            for file in self.weight_files(part.name):
                 if file.suffix.lower() == ".safetensors":
                     read_header(file)
 
 
-def _find(folder: Path, part: str, variant: str | None, suffix: str) -> tuple[Path, ...]:
+def _find(folder: Path, part: Part, variant: str | None, suffix: str) -> tuple[Path, ...]:
     """Return the files that diffusers and transformers take here, none where there are none."""
-    stem = STEMS[part]
-    if suffix == ".bin" and part == "text_encoder":
-        stem = "pytorch_model"
+    stem = part.pickle_stem if suffix == ".bin" else part.stem
     dot_variant = f".{variant}" if variant else ""
     whole = (folder / f"{stem}{dot_variant}{suffix}",)
     named = (f"{stem}{suffix}.index{dot_variant}.json", f"{stem}{dot_variant}{suffix}.index.json")
     index = next((folder / name for name in named if (folder / name).is_file()), None)
     # Where both lie there, transformers takes the whole file, diffusers the shards.
-    if whole[0].is_file() and (index is None or part == "text_encoder"):
+    if whole[0].is_file() and (index is None or part.library == "transformers"):
         return whole
     return _shards(index, suffix) if index else ()
 

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def make_tokenizer(
-    config: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]
+    folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]
 ) -> CLIPTokenizer:
-    """Build a CLIP tokenizer from a vocabulary and a model folder's tokenizer_config.json."""
-    options = read_json(config / "tokenizer" / "tokenizer_config.json")
+    """Build a CLIP tokenizer from a vocabulary and the tokenizer_config.json of its folder."""
+    options = read_json(folder / "tokenizer_config.json")
     kept = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length")
     return CLIPTokenizer(
         vocab=vocabulary, merges=merges, **{k: options[k] for k in kept if k in options}
     )
 
 
-def load_tokenizer(source: Source) -> CLIPTokenizer:
-    """Read the tokenizer of a model folder; a shipped configuration takes CLIP's vocabulary."""
-    folder = source.config / "tokenizer"
+def load_tokenizer(source: Source, name: str) -> CLIPTokenizer:
+    """Read a tokenizer of a model folder; a shipped configuration takes CLIP's vocabulary."""
+    folder = source.config / name
     if source.file is not None and not has_vocabulary(folder):
-        return make_tokenizer(source.config, *clip_vocabulary())
+        return make_tokenizer(folder, *clip_vocabulary())
     if not has_vocabulary(folder):
         raise RunError(
             f"{folder} holds no vocabulary (tokenizer.json, or vocab.json and merges.txt)",

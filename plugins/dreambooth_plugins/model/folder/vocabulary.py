@@ -136,8 +136,9 @@ def has_vocabulary(folder: Path) -> bool:
 
 
 def vocabulary_of(source: Source) -> ClipVocabulary:
-    """Return a model's vocabulary: CLIP's own for a file with a shipped configuration."""
-    folder = source.config / "tokenizer"
+    """Return the vocabulary of a model's first text encoder: CLIP's own for a file with a shipped
+    configuration."""
+    folder = source.config / str(source.in_role("text_encoders")[0].tokenizer)
     if source.file is not None and not has_vocabulary(folder):
         return shipped_vocabulary()
     return read_vocabulary(folder)
@@ -206,13 +207,14 @@ def _pair(merge: Any) -> tuple[str, str]:
 
 def check_ids(found: ClipVocabulary, source: Source) -> None:
     """Raise `JobError` where the text encoder has no row for a token: prompts would run over."""
-    file = source.config_folder("text_encoder") / "config.json"
-    rows = source.part_config("text_encoder").get("vocab_size", 49408)
-    if found.highest_id() >= rows:
-        raise JobError(
-            f'{file}: "vocab_size" is {rows}, and the tokenizer has an id {found.highest_id()}',
-            "take tokenizer and text encoder from the same model",
-        )
+    for part in source.in_role("text_encoders"):
+        file = source.config_folder(part.name) / "config.json"
+        rows = source.part_config(part.name).get("vocab_size", 49408)
+        if found.highest_id() >= rows:
+            raise JobError(
+                f'{file}: "vocab_size" is {rows}, and the tokenizer has an id {found.highest_id()}',
+                "take tokenizer and text encoder from the same model",
+            )
 
 
 def shipped_vocabulary(merges: int | None = None) -> ClipVocabulary:
