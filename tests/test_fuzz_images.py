@@ -33,7 +33,7 @@ from spoiling import fuzz
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXAMPLE = Path(dreambooth.__file__).parent / "examples/fox/01.png"
+EXAMPLE = Path(dreambooth.__file__).parent / "cli/examples/fox/01.png"
 SIDE = 32
 SECONDS = 20.0
 """For a folder of small files: generous, since machines are busy; a hang takes longer."""

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dreambooth.engine.loop import run
 from dreambooth.jobs.checks import preflight
-from dreambooth.jobs.settling import settled
+from dreambooth.jobs.identifiers import settled
 
 MODEL = {"kind": "sdxl", "source": "builtin:tiny-sdxl"}
 LORA = {"kind": "adapter", "train": ["unet", "text_encoder", "text_encoder_2"]}

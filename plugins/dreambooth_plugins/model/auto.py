@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dreambooth.component import escape_variables
 from dreambooth.errors import JobError
-from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.model import builtin
 from dreambooth_plugins.model.folder import hub
@@ -54,6 +53,8 @@ class Auto(FolderModel):
         if path.is_file():
             if path.suffix.lower() != ".safetensors":
                 return StableDiffusion  # a pickle's names are read by nobody; it says what to do
+            from dreambooth_plugins.common.headers import read_header
+
             found = families.family_of(read_header(path))
             # What is no whole model of any family is told apart by the oldest one.
             return next(
@@ -82,7 +83,8 @@ class Auto(FolderModel):
         known = ", ".join(cls.pipeline_class for cls in FAMILIES)
         raise JobError(
             f"{folder} holds a {name or 'model without a pipeline'}, of no family known here",
-            f"known are {known}; a plugin may bring others, named by their kind in model.kind",
+            f"known are Stable Diffusion 1.x and 2.x, and SDXL ({known}); a plugin may bring "
+            "others, named in model.kind",
         )
 
     def settled(self, describe: Callable[[], ModelInfo]) -> FolderModel:  # type: ignore[override]

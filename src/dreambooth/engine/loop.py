@@ -34,9 +34,9 @@ from dreambooth.engine.watching.stopping import Asked, stop_requests
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.helpers.random import kept_generators
 from dreambooth.jobs.checks import require
+from dreambooth.jobs.identifiers import settled
 from dreambooth.jobs.loading import dump_job
 from dreambooth.jobs.samplers import with_prompts
-from dreambooth.jobs.settling import settled
 from dreambooth.plugins.faults import remarks_to
 from dreambooth.process.launcher import require_environment
 from dreambooth.runs.findings import read_findings

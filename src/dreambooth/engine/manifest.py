@@ -16,7 +16,7 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.errors import JobError
 from dreambooth.helpers.naming import versions
 from dreambooth.jobs.changes import moved
-from dreambooth.jobs.settling import automatic_exporters
+from dreambooth.jobs.identifiers import automatic_exporters
 from dreambooth.plugins import registry
 
 if TYPE_CHECKING:

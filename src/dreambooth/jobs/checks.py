@@ -13,7 +13,7 @@ from dreambooth.interfaces import Exporter
 from dreambooth.interfaces.data import unknown_placeholders
 from dreambooth.interfaces.exporter import AUTOMATIC
 from dreambooth.jobs.diagnostics import Diagnostic, JobErrors
-from dreambooth.jobs.settling import automatic_exporters
+from dreambooth.jobs.identifiers import automatic_exporters
 from dreambooth.plugins.faults import named_where_it_ends, refused
 from dreambooth.plugins.slots import components
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dreambooth.component import Problem
 from dreambooth.errors import UserError
 from dreambooth.job import Job
-from dreambooth.jobs import checks, identifiers, settling
+from dreambooth.jobs import checks, identifiers
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import read_document
 from dreambooth.jobs.overrides import overridden
@@ -43,8 +43,8 @@ def check_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     job, document = _read(path, overrides)
     problems: list[Problem] = []
     try:
-        job = settling.by_model(job)
-        job = identifiers.settled(job)
+        job = identifiers.by_model(job)
+        job = identifiers.with_identifier(job)
     except UserError as error:
         message = error.message.removeprefix("subject.identifier: ")
         problems = [Problem(("subject", "identifier"), message, error.hint)]

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreambooth.jobs.checks import preflight
-from dreambooth.jobs.settling import automatic_exporters
+from dreambooth.jobs.identifiers import automatic_exporters
 from dreambooth_plugins.exporter import Kohya, Lora, Merged
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.model import StableDiffusion

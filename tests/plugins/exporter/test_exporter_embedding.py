@@ -15,7 +15,7 @@ from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.jobs.checks import preflight
-from dreambooth.jobs.settling import automatic_exporters
+from dreambooth.jobs.identifiers import automatic_exporters
 from dreambooth_plugins.exporter import Embedding, Kohya, Lora
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion

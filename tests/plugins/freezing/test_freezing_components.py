@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -84,7 +85,10 @@ def test_trained_parts_resolve_roles_in_the_order_given():
 
 
 def test_default_trains_denoiser_and_text_encoder():
-    assert Components().trained_parts(INFO) == ("unet", "text_encoder")
+    usual = replace(INFO, trains=("unet", "text_encoder"))
+    assert Components().trained_parts(usual) == ("unet", "text_encoder")
+    assert Components().settled(lambda: usual).train == ["unet", "text_encoder"]
+    assert Components().trained_parts(INFO) == ("unet",), "the denoiser of other families"
     assert problems(Components()) == []
 
 

@@ -50,7 +50,9 @@ def sd15(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "models" / "sd15.safetensors"
     file.parent.mkdir()
     file.touch()
-    info = SimpleNamespace(resolution=512, latent=SimpleNamespace(multiple=64))
+    info = SimpleNamespace(
+        resolution=512, latent=SimpleNamespace(multiple=64), guidance_default=7.5
+    )
     module = sys.modules["dreambooth.cli.init"]  # the package names the command so
     monkeypatch.setattr(module, "_describe", lambda model, config=None: info)
     return file

@@ -20,11 +20,11 @@ from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
 from dreambooth_plugins.model.folder.loading import (
+    Parts,
     frozen,
     load_part,
     skeleton,
 )
-from dreambooth_plugins.model.folder.parts import Parts
 from dreambooth_plugins.model.folder.pipeline import base_pipeline, pipeline_class
 from dreambooth_plugins.model.folder.saving import save_folder
 from dreambooth_plugins.model.folder.tokenizer import load_tokenizer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from torch.nn import Module
 
 from dreambooth.errors import JobError, RunError, UserError
 from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
@@ -16,10 +18,7 @@ from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.model.folder.memory_map import own_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from torch.nn import Module
 
     from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.source import Source
@@ -32,6 +31,28 @@ def class_of(part: Part) -> Any:
     import transformers
 
     return getattr(transformers, part.cls)
+
+
+class Parts(Mapping[str, Module]):
+    """Modules by name, loaded when first asked for; iterating does not load."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Module]) -> None:
+        self._names = tuple(names)
+        self._load = load
+        self.loaded: dict[str, Module] = {}
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self.loaded:
+            self.loaded[name] = self._load(name)
+        return self.loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @contextmanager

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import CLIPTokenizer
 
+    from dreambooth_plugins.model.folder.loading import Parts
     from dreambooth_plugins.model.folder.part import Part
-    from dreambooth_plugins.model.folder.parts import Parts
     from dreambooth_plugins.model.folder.source import Source
 
 MAX_SHARD = 10 * 1000**3

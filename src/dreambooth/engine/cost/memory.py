@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dreambooth.jobs.settling import chosen_exporters
+from dreambooth.jobs.identifiers import chosen_exporters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

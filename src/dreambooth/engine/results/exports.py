@@ -21,7 +21,7 @@ from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
-from dreambooth.jobs.settling import chosen_exporters
+from dreambooth.jobs.identifiers import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
 from dreambooth.runs.checkpoints import name_of, reason
 from dreambooth.runs.findings import read_findings
