@@ -10,8 +10,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from PIL import ImageOps
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -29,6 +27,8 @@ def near_duplicates(
     images: Sequence[Image], bits: int = BITS
 ) -> Iterator[tuple[int, int, int, bool]]:
     """Yield (i, j, bits apart, mirrored) of pictures that are almost the same, i < j."""
+    from PIL import ImageOps
+
     plain = [_hashes(image) for image in images]
     mirrored = [_hashes(ImageOps.mirror(image)) for image in images]
     for j in range(len(images)):

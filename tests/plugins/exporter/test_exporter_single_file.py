@@ -210,4 +210,4 @@ def test_validate_refuses_a_model_the_layout_cannot_express(small_job, tiny_mode
     job = small_job(model={"source": str(folder)}, exports=["single_file"])
     [problem] = preflight(job)
     assert "differ in their number of layers" in problem.message
-    assert "diffusers folder" in problem.hint
+    assert "diffusers' layout" in problem.hint

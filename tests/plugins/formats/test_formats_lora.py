@@ -29,7 +29,8 @@ from dreambooth_plugins.formats.lora.contents import read_all
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.freezing.adapter.modules import tuner_layers
 from dreambooth_plugins.model import StableDiffusion
-from dreambooth_plugins.model.tiny import CONFIG, build_tiny
+from dreambooth_plugins.model import parts_of
+from dreambooth_plugins.model.tiny import CONFIGS, build_tiny
 
 PAIR = (".lora_down.weight", ".lora_up.weight")
 PEFT = (".lora_A.weight", ".lora_B.weight")
@@ -129,11 +130,11 @@ def bases(tmp_path_factory):
     """Return the tiny model as SD 1.x has it, and with the linear projections of SD 2.x."""
     root = tmp_path_factory.mktemp("bases")
     config = root / "config"
-    shutil.copytree(CONFIG, config)
+    shutil.copytree(CONFIGS / "tiny", config)
     file = config / "unet/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_linear_projection": True}))
     (root / "sd2").mkdir()
-    build_tiny(config, root / "sd2")
+    build_tiny(config, parts_of.STABLE_DIFFUSION, root / "sd2")
     return {"SD 1.x": "builtin:tiny", "SD 2.x": str(root / "sd2")}
 
 
