@@ -33,9 +33,8 @@ def share(score: Score) -> float | None:
 class Learned(FindingRule):
     """Whether the subject was learned.
 
-    The share of the way from the untrained base's likeness to the photographs' own. Half is what
-    the good runs of the embedded bases reach at the least (their figures: 0.22 to 0.48 of 0.48, and
-    0.47 to 0.65 of 0.60), a quarter what runs of a twentieth of their steps do.
+    The share of the way from the untrained base's likeness to the photographs' own. The default
+    shares are chosen, not measured; the embedded base's two published runs go all of the way.
     """
 
     kind: Literal["learned"] = "learned"
@@ -180,7 +179,11 @@ class ClassChanged(FindingRule):
 
 
 class PromptsIgnored(FindingRule):
-    """From which step on prompts are obeyed less than by the untrained base."""
+    """From which step on prompts are obeyed less than by the untrained base.
+
+    A tenth was too little: likeness costs that much in runs of the example fox that look right. A
+    quarter was taken then, and not tried on other subjects.
+    """
 
     kind: Literal["prompts_ignored"] = "prompts_ignored"
     fall: float = Field(default=0.25, gt=0.0, lt=1.0)

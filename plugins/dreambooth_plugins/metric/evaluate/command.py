@@ -3,63 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dreambooth import hookimpl
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dreambooth.interfaces import Evaluation
+    from dreambooth.runs.folder import RunFolder
+
 SETS = ("dreambench-object", "dreambench-live")
 
 
+RunOption = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder, or its job file; with --benchmark the job that serves as recipe.",
+        show_default=False,
+    ),
+]
+StepOption = Annotated[
+    int | None, typer.Option("--step", min=1, help="A step whose weights the run keeps.")
+]
+AllStepsOption = Annotated[
+    bool,
+    typer.Option(
+        "--all-steps", help="Measure the samples drawn while training, and name the best step."
+    ),
+]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts", metavar="FILE", help=f"A YAML file of prompts, or {' or '.join(SETS)}."
+    ),
+]
+ImagesOption = Annotated[
+    int, typer.Option("--images-per-prompt", min=1, max=64, help="Pictures a prompt.")
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--encoder",
+        metavar="NAME|FOLDER",
+        help="enet-i, emoji-64-clip, emoji-128-clip, or the folder of a CLIP or DINO.",
+    ),
+]
+LpipsOption = Annotated[
+    Path | None, typer.Option("--lpips", help="Folder of LPIPS weights, for diversity.")
+]
+BenchmarkOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--benchmark",
+        metavar="FOLDER",
+        help="Train and measure every subject of a folder laid out as DreamBench is.",
+    ),
+]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
+AsCsvOption = Annotated[bool, typer.Option("--csv", help="Print the numbers as CSV.")]
+
+
 def evaluate(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder, or its job file; with --benchmark the job that serves as recipe.",
-            show_default=False,
-        ),
-    ],
-    step: Annotated[
-        int | None, typer.Option("--step", min=1, help="A step whose weights the run keeps.")
-    ] = None,
-    all_steps: Annotated[
-        bool,
-        typer.Option(
-            "--all-steps", help="Measure the samples drawn while training, and name the best step."
-        ),
-    ] = False,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts", metavar="FILE", help=f"A YAML file of prompts, or {' or '.join(SETS)}."
-        ),
-    ] = None,
-    images: Annotated[
-        int, typer.Option("--images-per-prompt", min=1, max=64, help="Pictures a prompt.")
-    ] = 4,
-    encoder: Annotated[
-        str,
-        typer.Option(
-            "--encoder",
-            metavar="NAME|FOLDER",
-            help="enet-i, emoji-64-clip, emoji-128-clip, or the folder of a CLIP or DINO.",
-        ),
-    ] = "auto",
-    lpips: Annotated[
-        Path | None, typer.Option("--lpips", help="Folder of LPIPS weights, for diversity.")
-    ] = None,
-    benchmark: Annotated[
-        Path | None,
-        typer.Option(
-            "--benchmark",
-            metavar="FOLDER",
-            help="Train and measure every subject of a folder laid out as DreamBench is.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the numbers as CSV.")] = False,
+    run: RunOption,
+    step: StepOption = None,
+    all_steps: AllStepsOption = False,
+    prompts: PromptsOption = None,
+    images: ImagesOption = 4,
+    encoder: EncoderOption = "auto",
+    lpips: LpipsOption = None,
+    benchmark: BenchmarkOption = None,
+    as_json: AsJsonOption = False,
+    as_csv: AsCsvOption = False,
 ) -> None:
     """Measure a trained run: likeness, prompts, class, variety, drift, copying.
 
@@ -71,9 +89,8 @@ def evaluate(
     from dreambooth.api import evaluate as measure
     from dreambooth.api import terminal
     from dreambooth.runs.finding import run_of
-    from dreambooth.runs.findings import finding_lines, read_findings
     from dreambooth_plugins.metric.evaluate.metrics import default_metrics
-    from dreambooth_plugins.metric.evaluate.showing import best_line, csv_text, json_text, lines
+    from dreambooth_plugins.metric.evaluate.showing import csv_text, json_text
 
     if as_json and as_csv:
         raise JobError("--json and --csv exclude each other", "leave one of them out")
@@ -103,14 +120,20 @@ def evaluate(
     )
     if as_json:
         typer.echo(json_text(found), nl=False)
-        return
-    if as_csv:
+    elif as_csv:
         typer.echo(csv_text(found), nl=False)
-        return
+    else:
+        _show(folder, job.name, found, all_steps)
+
+
+def _show(folder: RunFolder, name: str, found: Sequence[Evaluation], all_steps: bool) -> None:
+    """Print the numbers, the best of several steps, and what they say."""
     from dreambooth.console import echo
+    from dreambooth.runs.findings import finding_lines, read_findings
+    from dreambooth_plugins.metric.evaluate.showing import best_line, lines
 
     for evaluation in found:
-        for line in lines(job.name, evaluation):
+        for line in lines(name, evaluation):
             echo(line, indent=2)
     if all_steps:
         echo(best_line(found), indent=2)
