@@ -28,8 +28,7 @@ from dreambooth.interfaces import Context
 from dreambooth_plugins.formats.lora.contents import read_all
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.freezing.adapter.modules import tuner_layers
-from dreambooth_plugins.model import StableDiffusion
-from dreambooth_plugins.model import parts_of
+from dreambooth_plugins.model import StableDiffusion, parts_of
 from dreambooth_plugins.model.tiny import CONFIGS, build_tiny
 
 PAIR = (".lora_down.weight", ".lora_up.weight")

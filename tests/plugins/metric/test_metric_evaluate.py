@@ -11,7 +11,7 @@ import pytest
 
 from dreambooth.engine.loop import run
 from dreambooth.interfaces import Evaluation, Score
-from dreambooth_plugins.metric.evaluate.showing import best_step
+from dreambooth_plugins.evaluate.showing import best_step
 
 JUDGE = ("--encoder", "emoji-64-clip")
 
@@ -95,7 +95,7 @@ def test_all_steps_measures_the_samples_and_names_the_best(copy, dbt, tmp_path):
 
 def test_dreambenchs_prompts_come_along():
     from dreambooth.jobs.samplers import read_prompts
-    from dreambooth_plugins.metric.evaluate.command import SETS, _prompts
+    from dreambooth_plugins.evaluate.command import SETS, _prompts
 
     for name in SETS:
         entries = read_prompts(_prompts(name))
@@ -177,7 +177,7 @@ def test_the_benchmark_walks_subjects_and_goes_on_where_it_was_cut(
     from PIL import Image
 
     from dreambooth.jobs.loading import dump_job
-    from dreambooth_plugins.metric.evaluate import benchmark
+    from dreambooth_plugins.evaluate import benchmark
 
     bench = tmp_path / "bench"
     for name, colour in (("dog6", "red"), ("fancy_boot", "blue")):
@@ -237,7 +237,7 @@ def test_the_benchmark_walks_subjects_and_goes_on_where_it_was_cut(
 def test_a_benchmark_of_nothing_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     from dreambooth.errors import JobError
-    from dreambooth_plugins.metric.evaluate.benchmark import cases
+    from dreambooth_plugins.evaluate.benchmark import cases
 
     with pytest.raises(JobError, match="no folder with pictures"):
         cases(tmp_path / "empty")

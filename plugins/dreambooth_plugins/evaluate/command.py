@@ -89,8 +89,8 @@ def evaluate(
     from dreambooth.api import evaluate as measure
     from dreambooth.api import terminal
     from dreambooth.runs.finding import run_of
-    from dreambooth_plugins.metric.evaluate.metrics import default_metrics
-    from dreambooth_plugins.metric.evaluate.showing import csv_text, json_text
+    from dreambooth_plugins.evaluate.metrics import default_metrics
+    from dreambooth_plugins.evaluate.showing import csv_text, json_text
 
     if as_json and as_csv:
         raise JobError("--json and --csv exclude each other", "leave one of them out")
@@ -130,7 +130,7 @@ def _show(folder: RunFolder, name: str, found: Sequence[Evaluation], all_steps: 
     """Print the numbers, the best of several steps, and what they say."""
     from dreambooth.console import echo
     from dreambooth.runs.findings import finding_lines, read_findings
-    from dreambooth_plugins.metric.evaluate.showing import best_line, lines
+    from dreambooth_plugins.evaluate.showing import best_line, lines
 
     for evaluation in found:
         for line in lines(name, evaluation):
@@ -156,7 +156,7 @@ def _benchmark(
 
     from dreambooth.api import load, terminal
     from dreambooth.console import echo
-    from dreambooth_plugins.metric.evaluate.benchmark import lines, rows, walk
+    from dreambooth_plugins.evaluate.benchmark import lines, rows, walk
 
     reporter = terminal(quiet_stdout=as_json or as_csv)
     weights = lpips.absolute() if lpips else None

@@ -109,7 +109,7 @@ def walk(
     and pictures that were drawn are taken as they are.
     """
     from dreambooth.api import evaluate, run
-    from dreambooth_plugins.metric.evaluate.metrics import default_metrics
+    from dreambooth_plugins.evaluate.metrics import default_metrics
 
     todo = cases(root)
     jobs = [job_for(recipe, case) for case in todo]
