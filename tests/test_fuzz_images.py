@@ -298,7 +298,7 @@ def test_a_spoilt_metadata_file_is_read_or_refused_in_words(
 
 def refused_in_words(error: JobError) -> None:
     """Check that an error names the line and can be written down."""
-    assert "metadata.jsonl:" in error.message
+    assert "metadata.jsonl" in error.message
     assert error.message.encode()
     assert error.hint
 

@@ -107,7 +107,15 @@ def test_the_instructions_for_diffusers_work_as_they_stand(small_job, monkeypatc
         assert picture.size == (32, 32)
 
 
-SD1, OTHER = SimpleNamespace(family="stable-diffusion-1"), SimpleNamespace(family="other")
+SD1, OTHER = (
+    SimpleNamespace(
+        family=family,
+        names=names,
+        pipeline="StableDiffusionPipeline",
+        learns_words=("text_encoder",),
+    )
+    for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
+)
 WORD_FILES = ["learned_embeds.safetensors", "embeddings/x.safetensors"]
 
 

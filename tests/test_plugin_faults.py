@@ -447,10 +447,7 @@ def test_who_asked_is_named_where_one_plugin_calls_another(small_job):
         run(job)
     said = caught.value.message
     assert said.startswith('plugin "default-model" (dreambooth-trainer ')
-    assert (
-        'model "stable_diffusion", denoise() (dreambooth_plugins/model/stable_diffusion_loaded.py:'
-        in said
-    )
+    assert 'model "stable_diffusion", denoise() (dreambooth_plugins/model/clip_unet.py:' in said
     assert "; asked by test_plugin_faults.BadClassifierFreeGuidance (in no plugin), samp" in said
 
 

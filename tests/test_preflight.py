@@ -21,6 +21,7 @@ from dreambooth.engine.checkpoints import files
 from dreambooth.engine.cost import plan
 from dreambooth.engine.data.moments import content
 from dreambooth.engine.manifest import describe_base
+from dreambooth.jobs.identifiers import by_model
 from dreambooth.jobs.loading import dump_job
 from dreambooth.process import launcher
 from dreambooth.runs.folder import RunFolder
@@ -46,6 +47,7 @@ class Place:
     def begun(self, *steps: int, result: int = 0, **sections: Any) -> None:
         """Forge a run with checkpoints of these steps, finished after `result` steps."""
         job = self.job.model_copy(update=sections)
+        job = by_model(job)
         self.folder.begin(job, dump_job(job), 1)
         ctx = self.make_ctx(job=job, device="meta")
         images = {item.id: " ".join(content(item)) for item in job.data.scan(ctx).items}

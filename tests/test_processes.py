@@ -217,14 +217,15 @@ def children_of(pid):
 
 
 def test_another_number_of_processes_must_keep_the_rows_of_a_step(small_job):
+    from dreambooth.jobs.identifiers import by_model
     from dreambooth.runs.folder import RunFolder, check_resumable
 
     run(small_job(train={"batch_size": 2}))
     folder = RunFolder(small_job().folder)
     with pytest.raises(JobError, match="processes: 1 -> 2") as caught:
-        check_resumable(folder, small_job(train={"batch_size": 2}), 2)
+        check_resumable(folder, by_model(small_job(train={"batch_size": 2})), 2)
     assert "keep train.batch_size x train.accumulation x processes" in caught.value.hint
-    changed = check_resumable(folder, small_job(), 2)
+    changed = check_resumable(folder, by_model(small_job()), 2)
     assert changed == {"processes": (1, 2), "train.batch_size": (2, 1)}
 
 

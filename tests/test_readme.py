@@ -138,7 +138,10 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
             done = dbt(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
             ran.append(arguments[0])
-    assert ran == ["init", "validate", "identifier", "run", "run", "sample", "report", "export"]
+    assert ran == [
+        "init", "validate", "doctor", "identifier", "run", "run", "sample", "evaluate", "report",
+        "export",
+    ]  # fmt: skip
     left = GUIDES["runs"].split("## What a run leaves")[1].split("```")[1]
     named = set(re.findall(r"^  ([\w.]+)/? ", left, flags=re.MULTILINE))
     made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}

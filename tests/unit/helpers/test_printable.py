@@ -97,7 +97,9 @@ def test_names_of_files_and_prompts_steer_no_terminal(
     assert harmless(done.stdout + done.stderr)
     assert done.stdout
     if command[0] == "run":
-        left_out = [line for line in done.stdout.splitlines() if "left out: " in line]
+        left_out = [
+            line for line in done.stdout.splitlines() if line.strip().startswith("left out: ")
+        ]
         assert [line.split("left out: ")[1][0] for line in left_out] == ["a", "b"]
 
 
