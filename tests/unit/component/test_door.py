@@ -39,7 +39,7 @@ ANSWER_NOTHING = {
     "check",  # a generator: `checks` looks at what it yields
     "prepare", "after_step", "write", "release", "save", "enable_gradient_checkpointing",
     "load_state", "scalars", "images", "text", "flush", "close",
-    "pipeline", "named_parameters", "answer",  # asked by plugins and tests alone
+    "pipeline", "named_parameters", "answer", "draw",  # asked by plugins and tests alone
 }  # fmt: skip
 
 
