@@ -143,7 +143,7 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
         "export",
     ]  # fmt: skip
     left = GUIDES["runs"].split("## What a run leaves")[1].split("```")[1]
-    named = set(re.findall(r"^  ([\w.]+)/? ", left, flags=re.MULTILINE))
+    named = set(re.findall(r"^  ([\w.-]+)/? ", left, flags=re.MULTILINE))
     made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}
     assert made - {"exports", "report.html"} == named
 
