@@ -14,7 +14,7 @@ from dreambooth.plugins.classes import _interface, required_methods
 from dreambooth.plugins.scaffold import Package
 from dreambooth.plugins.slots import SLOTS, SlotInfo
 
-GUIDE = Path(__file__).parents[3] / "plugins" / "guide"
+GUIDE = Path(__file__).parents[3] / "plugins" / "guides" / "slots"
 README = (GUIDE.parent / "README.md").read_text(encoding="utf-8")
 OPENED = {
     "model": ("LoadedModel", "Vocabulary"),
