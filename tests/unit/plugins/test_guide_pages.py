@@ -15,7 +15,7 @@ from dreambooth.plugins.scaffold import Package
 from dreambooth.plugins.slots import SLOTS, SlotInfo
 
 GUIDE = Path(__file__).parents[3] / "plugins" / "guides" / "slots"
-README = (GUIDE.parent / "README.md").read_text(encoding="utf-8")
+README = (GUIDE.parents[1] / "README.md").read_text(encoding="utf-8")
 OPENED = {
     "model": ("LoadedModel", "Vocabulary"),
     "prior": ("PriorSet",),
@@ -55,7 +55,7 @@ def test_every_method_is_on_the_page_with_its_arguments(slot: SlotInfo) -> None:
     listed = re.findall(r"^\| `(\w+)\(", text, flags=re.MULTILINE)
     assert set(listed) == {method.__name__ for method in methods}  # and nothing that is gone
     assert f"`{slot.hook}`" in text
-    assert f"guide/{slot.name}.md" in README
+    assert f"guides/slots/{slot.name}.md" in README
 
 
 @SLOT
