@@ -199,7 +199,7 @@ def test_every_file_and_guide_linked_or_named_is_there():
     ("file", "tests"),
     [
         ("src/dreambooth/jobs/identifiers.py", "tests/unit/jobs/test_identifiers.py"),
-        ("src/dreambooth/cli/display/units.py", "tests/unit/cli"),
+        ("src/dreambooth/cli/display/bars.py", "tests/unit/cli"),
         ("plugins/dreambooth_plugins/loss/dco.py", "tests/plugins/loss"),
         ("tests/test_readme.py", "tests/test_readme.py"),
         ("src/dreambooth/errors.py", ""),

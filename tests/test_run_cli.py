@@ -13,7 +13,7 @@ import time
 import pytest
 from PIL import Image
 
-from dreambooth.cli.display.units import file_size
+from dreambooth.helpers.units import file_size
 from dreambooth.jobs.loading import dump_job
 
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}

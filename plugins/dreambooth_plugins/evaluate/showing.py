@@ -7,10 +7,12 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+from dreambooth_plugins.common.best import best_step, obeying
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dreambooth.interfaces import Evaluation, Score
+    from dreambooth.interfaces import Evaluation
 
 NAMES = {
     "subject_similarity": "likeness",
@@ -55,37 +57,25 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def best_step(evaluations: Sequence[Evaluation]) -> tuple[int, str] | None:
-    """Return the step most like the subject among those that still obey the prompts, and why.
-
-    A step obeys where its prompt alignment is within two standard errors of the difference to the
-    best step's; without prompt alignment all do.
-    """
-    like = {e.step: s for e in evaluations if (s := e.score("subject_similarity"))}
-    free = {e.step: s for e in evaluations if (s := e.score("prompt_alignment"))}
-    if not like:
+def best_of(evaluations: Sequence[Evaluation]) -> tuple[int, str] | None:
+    """Return the best step (see `common.best`), and why it is."""
+    like, free = (_by_step(evaluations, n) for n in ("subject_similarity", "prompt_alignment"))
+    step = best_step(like, free)
+    if step is None:
         return None
-    obeying, why = list(like), ""
-    if free:
-        top = max(free.values(), key=lambda s: s.value)
-        obeying = [
-            step
-            for step in like
-            if step in free and free[step].value >= top.value - 2 * _apart(free[step], top)
-        ]
-        left = len(like) - len(obeying)
-        why = f"; {left} other{'s' if left > 1 else ''} obey prompts less" if left else ""
-    step = max(obeying or like, key=lambda at: like[at].value)
-    return step, f"likeness {like[step].value:.3f}, the highest{why}"
+    left = len(like) - len(set(obeying(free)) & set(like)) if free else 0
+    why = f"; {left} other{'s' if left > 1 else ''} obey prompts less" if left else ""
+    return step, f"likeness {like[step][0]:.3f}, the highest{why}"
 
 
-def _apart(one: Score, other: Score) -> float:
-    return float(((one.stderr or 0.0) ** 2 + (other.stderr or 0.0) ** 2) ** 0.5)
+def _by_step(evaluations: Sequence[Evaluation], name: str) -> dict[int, tuple[float, float]]:
+    found = {e.step: e.score(name) for e in evaluations}
+    return {step: (s.value, s.stderr or 0.0) for step, s in found.items() if s}
 
 
 def best_line(evaluations: Sequence[Evaluation]) -> str:
     """Return `best: step 300, likeness 0.65, the highest`."""
-    best = best_step(evaluations)
+    best = best_of(evaluations)
     if best is None:
         return "no step can be named the best: no sample's prompt names the subject"
     return f"best: step {best[0]} ({best[1]})"
@@ -93,7 +83,7 @@ def best_line(evaluations: Sequence[Evaluation]) -> str:
 
 def json_text(evaluations: Sequence[Evaluation]) -> str:
     """Return all numbers as JSON; with several steps the best one, too."""
-    best = best_step(evaluations) if len(evaluations) > 1 else None
+    best = best_of(evaluations) if len(evaluations) > 1 else None
     data = {
         "version": 1,
         "evaluations": [evaluation.as_dict() for evaluation in evaluations],

@@ -202,10 +202,12 @@ class PromptsIgnored(FindingRule):
         score = last.score("prompt_alignment") if last else None
         if since is None or last is None or score is None or score.baseline is None:
             return []
+        # Of a step that is measured alone nobody knows since when.
+        when = f"From step {since.step} on" if len(record.evaluations) > 1 else "At the end"
         return [
             Finding(
                 "problem",
-                f"From step {since.step} on it listens less to the rest of the prompt.",
+                f"{when} it listens less to the rest of the prompt.",
                 f"words and picture agree by {score.value:.2f}, before {score.baseline:.2f} "
                 f"({score.encoder}), {where(last)}",
                 "Use an earlier step, or lower optimizer.lr or the adapter's rank.",

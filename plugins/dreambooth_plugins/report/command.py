@@ -46,14 +46,14 @@ def report(
     from dreambooth.console import echo, print_warning
     from dreambooth.files import write_text
     from dreambooth.helpers.text import one_line
-    from dreambooth_plugins.report.facts import file_size
+    from dreambooth.helpers.units import file_size, shown_path
     from dreambooth_plugins.report.pictures.originals import write_zip
     from dreambooth_plugins.report.writing import made
 
     dest = place(runs, out)
     html, report_ = made(runs, size * 1_000_000)
     write_text(dest, html)
-    echo(f"report   {one_line(shown(dest))} ({file_size(len(html.encode()))})", indent=9)
+    echo(f"report   {one_line(shown_path(dest))} ({file_size(len(html.encode()))})", indent=9)
     for run in report_.runs:
         echo(f"verdict  {run.name}: {run.verdict}", indent=9)
         for note in run.notes:
@@ -61,9 +61,12 @@ def report(
     if with_originals:
         archive = dest.with_suffix(".zip")
         write_zip(archive, dest, runs, report_)
-        echo(f"zip      {one_line(shown(archive))} ({file_size(archive.stat().st_size)})", indent=9)
+        echo(
+            f"zip      {one_line(shown_path(archive))} ({file_size(archive.stat().st_size)})",
+            indent=9,
+        )
     if open_it and not _opened(dest):
-        print_warning("no browser could be started", f"open {shown(dest)} yourself")
+        print_warning("no browser could be started", f"open {shown_path(dest)} yourself")
 
 
 def place(runs: list[Path], out: Path | None) -> Path:
@@ -81,14 +84,6 @@ def place(runs: list[Path], out: Path | None) -> Path:
             f"{out} does not end in .html", "browsers go by the name: --out report.html"
         )
     return out
-
-
-def shown(path: Path) -> str:
-    """Return a path from the current folder where it lies below it."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _opened(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -99,10 +100,20 @@ class Evaluation:
     encoder: str
     measures: list[Measure]
     pictures: list[PictureMeasure]
+    asked: str = ""
+    """What was drawn: the run's own samples, or other prompts (`dbt evaluate`)."""
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name."""
         return next((m for m in self.measures if m.name == name), None)
+
+
+def comparable(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """Return the evaluations whose numbers compare: one encoder, the last one's, and one set of
+    prompts, that of the most steps."""
+    same = [e for e in evaluations if e.encoder == evaluations[-1].encoder]
+    asked = Counter(e.asked for e in same)
+    return [e for e in same if e.asked == max(asked, key=lambda a: asked[a])]
 
 
 @dataclass(frozen=True)

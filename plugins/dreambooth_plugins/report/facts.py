@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.files import open_regular
+from dreambooth.helpers.units import duration, file_size
 from dreambooth.runs.folder import rows_of_a_step
 from dreambooth_plugins.report.series import lines_of
 
@@ -130,29 +131,8 @@ def _time(line: bytes) -> datetime | None:
         return None
 
 
-def duration(seconds: float) -> str:
-    """Return a length of time in the two largest units that matter."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
-    return f"{rest} s"
-
-
 def files_of(manifest: dict[str, Any], scrub: Scrub) -> list[tuple[str, str]]:
     """Return name and size of the exported files, the largest first."""
     files: dict[str, int] = (manifest.get("result") or {}).get("files") or {}
     largest = sorted(files.items(), key=lambda pair: (-pair[1], pair[0]))[:40]
     return [(scrub.words(name), file_size(size)) for name, size in largest]
-
-
-def file_size(count: int) -> str:
-    """Return a number of bytes in the unit people read it in."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return (
-                f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
-            )
-    return f"{count} B"

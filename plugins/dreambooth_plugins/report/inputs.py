@@ -78,6 +78,8 @@ class _Picture(_Record):
 class _Evaluation(_Record):
     step: int = Field(ge=0)
     encoder: str = "an encoder that is not named"
+    prompts: str | int = ""
+    images_per_prompt: int = 0
     metrics: list[_Metric] = Field(default=[], max_length=64)
     pictures: list[_Picture] = Field(default=[], max_length=4096)
 
@@ -137,7 +139,8 @@ def read_evaluations(
             )
             for p in data.pictures
         ]
-        found.append(Evaluation(data.step, scrub.words(data.encoder), measures, pictures))
+        asked = f"{data.prompts} x {data.images_per_prompt}"
+        found.append(Evaluation(data.step, scrub.words(data.encoder), measures, pictures, asked))
     return sorted(found, key=lambda e: e.step), notes
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from dreambooth_plugins.report.document import comparable
 from dreambooth_plugins.report.series import smoothed, thinned, window_of
 from dreambooth_plugins.report.verdict import FREEDOM, LIKENESS
 
@@ -166,9 +167,9 @@ Point = tuple[int, "Measure", "Measure"]
 
 def _measured(evaluations: list[Evaluation]) -> list[Point]:
     found = []
-    for e in evaluations:
+    for e in comparable(evaluations):
         free, like = e.measure(FREEDOM), e.measure(LIKENESS)
-        if free is not None and like is not None and e.encoder == evaluations[-1].encoder:
+        if free is not None and like is not None:
             found.append((e.step, free, like))
     return found
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dreambooth_plugins.common.best import best_step
+from dreambooth_plugins.report.document import comparable
+
 if TYPE_CHECKING:
     from dreambooth_plugins.report.document import Evaluation, Finding, Measure
 
@@ -17,28 +20,15 @@ def _error(measure: Measure) -> float:
 
 
 def best_of(evaluations: list[Evaluation]) -> Evaluation | None:
-    """Return the step that is most like the subject among those that still obey the prompts.
+    """Return the best step after step 0 (see `common.best`) of those that compare."""
+    same = {e.step: e for e in comparable(evaluations) if e.step > 0}
+    step = best_step(_by_step(same, LIKENESS), _by_step(same, FREEDOM))
+    return None if step is None else same[step]
 
-    A step obeys where its prompt alignment is within two standard errors (of the difference) of
-    the best step's. Steps measured by another encoder than the last one's are not compared.
-    """
-    if not evaluations:
-        return None
-    same = [e for e in evaluations if e.encoder == evaluations[-1].encoder]
-    alike = [(e, m) for e in same if e.step > 0 and (m := e.measure(LIKENESS))]
-    free = [m for e, _ in alike if (m := e.measure(FREEDOM))]
-    if free:
-        top = max(free, key=lambda m: m.value)
 
-        def obeys(evaluation: Evaluation) -> bool:
-            mine = evaluation.measure(FREEDOM)
-            if mine is None:
-                return False
-            slack = 2 * (_error(mine) ** 2 + _error(top) ** 2) ** 0.5
-            return bool(mine.value >= top.value - slack)
-
-        alike = [(e, m) for e, m in alike if obeys(e)]
-    return max(alike, key=lambda pair: pair[1].value)[0] if alike else None
+def _by_step(evaluations: dict[int, Evaluation], name: str) -> dict[int, tuple[float, float]]:
+    found = {step: e.measure(name) for step, e in evaluations.items()}
+    return {step: (m.value, _error(m)) for step, m in found.items() if m}
 
 
 def verdict_of(

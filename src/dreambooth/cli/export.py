@@ -117,7 +117,7 @@ def described(made: Export, source: str) -> dict[str, Any]:
 
 def told(made: Export, source: str) -> list[str]:
     """Return what was written and how far it is from the live model, a line each."""
-    from dreambooth.cli.display.units import file_size, folder_size, shown_path
+    from dreambooth.helpers.units import file_size, folder_size, shown_path
 
     size = file_size(folder_size(made.folder))
     lines = [f"{made.kind:8} {shown_path(made.folder)} ({size}), from {source}"]

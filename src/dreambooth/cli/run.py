@@ -218,9 +218,9 @@ def _show_finished(job: Job, done: dict[str, Any]) -> None:
 
 def show_result(console: Console, job: Job, result: RunResult, seconds: float = 0.0) -> None:
     """Say what was made, how long that took, and what to do next."""
-    from dreambooth.cli.display.units import duration, file_size, folder_size, shown_path
     from dreambooth.console import say
     from dreambooth.helpers.text import one_line
+    from dreambooth.helpers.units import duration, file_size, folder_size, shown_path
     from dreambooth.runs.findings import finding_lines, read_findings
     from dreambooth.runs.folder import RunFolder
 

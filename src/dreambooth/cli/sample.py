@@ -48,10 +48,10 @@ def sample(
     """
     from dreambooth.cli.display.halfblocks import halfblocks
     from dreambooth.cli.display.progress import reporter_for
-    from dreambooth.cli.display.units import shown_path
     from dreambooth.console import say, stdout
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line
+    from dreambooth.helpers.units import shown_path
     from dreambooth.jobs.samplers import with_sampler_options
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import open_run

@@ -109,6 +109,8 @@ def test_prompts_ignored_names_the_first_step_from_which_it_stays_so():
     [finding] = PromptsIgnored().judge(record(*[[s] for s in at]))
     assert "From step 300 on" in finding.sentence
     assert marks(PromptsIgnored(), [at[0]], [at[1]]) == []
+    [alone] = PromptsIgnored().judge(record([at[0]]))  # since when, nobody measured
+    assert "From step" not in alone.sentence
     slight = [score("prompt_alignment", 0.23, baseline=0.28)]
     assert marks(PromptsIgnored(), slight) == []
 

@@ -11,7 +11,7 @@ import pytest
 
 from dreambooth.engine.loop import run
 from dreambooth.interfaces import Evaluation, Score
-from dreambooth_plugins.evaluate.showing import best_step
+from dreambooth_plugins.evaluate.showing import best_of
 
 JUDGE = ("--encoder", "emoji-64-clip")
 
@@ -165,7 +165,7 @@ def test_the_best_step_is_the_likest_that_still_obeys(tmp_path):
         ]
         return Evaluation(step, scores, [], tmp_path / "x")
 
-    found = best_step([at(100, 0.5, 0.30), at(200, 0.6, 0.295), at(300, 0.8, 0.2)])
+    found = best_of([at(100, 0.5, 0.30), at(200, 0.6, 0.295), at(300, 0.8, 0.2)])
     assert found is not None
     assert found[0] == 200
     assert "1 other" in found[1]

@@ -21,6 +21,7 @@ from dreambooth_plugins.report.document import (
     PictureMeasure,
     Run,
     Samples,
+    comparable,
 )
 from dreambooth_plugins.report.poster import MAX_POLYLINE, Line, freedom_map, poster, ticks
 from dreambooth_plugins.report.series import curves_of, smoothed, thinned
@@ -172,6 +173,17 @@ def test_the_best_step_is_the_most_alike_that_still_obeys() -> None:
     assert sentence.startswith("Good likeness at step 200")
     low, _ = verdict_of([measured(100, 0.31, 0.3)], [], 100, True)
     assert low.startswith("It has not learned your subject yet")
+
+
+def test_a_step_measured_on_other_prompts_is_not_compared() -> None:
+    """`dbt evaluate --prompts FILE` measures one step anew; the others keep the run's samples."""
+    samples = [measured(step, like, 0.3) for step, like in ((100, 0.5), (200, 0.6), (300, 0.7))]
+    other = replace(measured(400, 0.9, 0.3), asked="7 x 4")
+    best = best_of([*samples, other])
+    assert best is not None
+    assert best.step == 300
+    assert [e.step for e in comparable([*samples, other])] == [100, 200, 300]
+    assert comparable([]) == []
 
 
 def test_ticks_are_round_and_inside() -> None:

@@ -12,10 +12,10 @@ from rich.console import Console
 from dreambooth.cli.display.bars import SPARKS, Bars, Note, sparkline
 from dreambooth.cli.display.halfblocks import halfblocks
 from dreambooth.cli.display.progress import LiveReporter, reporter_for
-from dreambooth.cli.display.units import duration, file_size
 from dreambooth.cli.sample import parse_size
 from dreambooth.console import wrapped
 from dreambooth.errors import JobError
+from dreambooth.helpers.units import duration, file_size
 from dreambooth.jobs.samplers import with_sampler_options
 from dreambooth.plugins.kinds import component
 

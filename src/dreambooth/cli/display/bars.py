@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dreambooth.cli.display.units import duration
+from dreambooth.helpers.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

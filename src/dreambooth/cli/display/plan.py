@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreambooth.cli.display.units import shown_path
 from dreambooth.console import say
+from dreambooth.helpers.units import shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from dreambooth.cli.display.bars import SPARKS_SHOWN, Bars, Note
 from dreambooth.cli.display.halfblocks import halfblocks
 from dreambooth.cli.display.timeleft import Pause, TimeLeft
-from dreambooth.cli.display.units import duration, shown_path
 from dreambooth.console import say
 from dreambooth.helpers.text import printable, redacted
+from dreambooth.helpers.units import duration, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -44,13 +44,13 @@ def doctor(
     """
     from dreambooth import console
     from dreambooth.cli.display.progress import reporter_for
-    from dreambooth.cli.display.units import shown_path
     from dreambooth.cli.doctor.looking import look, source_of
     from dreambooth.cli.doctor.mending import ASIDE, set_aside
     from dreambooth.cli.doctor.pictures import crops_sheet
     from dreambooth.console import say
     from dreambooth.helpers.pictures import save_picture
     from dreambooth.helpers.text import json_text, one_line
+    from dreambooth.helpers.units import shown_path
     from dreambooth.jobs.loading import load_job
 
     job = None if what.is_dir() else load_job(what)
