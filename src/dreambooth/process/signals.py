@@ -47,6 +47,8 @@ class Signals:
     def __init__(self) -> None:
         self.stop = 0
         """The first signal that asked for the end; 0 while none did."""
+        self.raised = 0
+        """The last one for which `Stopped` was raised; 0 while none was."""
         self._at = 0.0
         self._save = self._finishing = False
         self._tell: SimpleQueue[int] | None = None
@@ -62,21 +64,25 @@ class Signals:
         elif self.stop:
             again = time.monotonic() - self._at >= SAME_REQUEST
             if again and (number == signal.SIGINT or not self._finishing):
-                raise Stopped(number)
+                raise self._stopped(number)
             return
         else:
             self.stop, self._at = number, time.monotonic()
             if not self._finishing:
-                raise Stopped(number)
+                raise self._stopped(number)
         if self._tell is not None:
             self._tell.put(number)  # which may be called from a handler
+
+    def _stopped(self, number: int) -> Stopped:
+        self.raised = number
+        return Stopped(number)
 
     def again(self, number: int) -> None:
         """Send a signal once more, a moment later.
 
         What a handler raises while something is deleted Python writes to stderr and drops.
         """
-        self.stop = 0
+        self.stop = self.raised = 0
         later = threading.Timer(0.01, signal.raise_signal, (number,))
         later.daemon = True
         later.start()
@@ -166,6 +172,12 @@ def noted_signals() -> Iterator[Signals]:
             signal.signal(number, found)
         hold(False)
         yield found
+    except Exception as error:
+        # What a handler raises in the middle of C code, that code may replace by an error of its
+        # own ("could not determine the shape of ..."), and whoever reads a file takes it for damage.
+        if found.raised:
+            raise Stopped(found.raised) from error
+        raise
     finally:
         _noting.remove(found)
         sys.unraisablehook = hook

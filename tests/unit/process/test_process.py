@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -192,6 +192,29 @@ def test_what_was_ignored_at_the_start_stays_ignored_and_others_handlers_stay(de
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGUSR1)
         assert (noted.stop, noted.take_save(), mine) == (0, False, [signal.SIGUSR1])
+
+
+def test_a_stop_that_c_code_replaced_by_an_error_of_its_own_is_a_stop(defaults):
+    """torch asks for a length, the handler raises there, and torch tells of a shape."""
+
+    class Sized:
+        def __len__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def told_as_c_code_does():
+        try:
+            return len(Sized())
+        except BaseException:
+            raise ValueError("could not determine the shape") from None
+
+    with pytest.raises(process.Stopped) as caught, process.noted_signals():
+        told_as_c_code_does()
+    assert caught.value.number == signal.SIGTERM
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(ValueError, match="mine"), process.noted_signals() as noted:
+        with suppress(process.Stopped), noted.finishing():
+            signal.raise_signal(signal.SIGTERM)  # noted, and seen to
+        raise ValueError("mine")
 
 
 def test_a_stop_that_comes_while_something_is_deleted_is_raised_after_it(defaults, capfd):
