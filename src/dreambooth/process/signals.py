@@ -173,8 +173,8 @@ def noted_signals() -> Iterator[Signals]:
         hold(False)
         yield found
     except Exception as error:
-        # What a handler raises in the middle of C code, that code may replace by an error of its
-        # own ("could not determine the shape of ..."), and whoever reads a file takes it for damage.
+        # What a handler raises in the middle of C code, that may replace by an error of its own
+        # ("could not determine the shape of ..."), which a reader of files takes for damage.
         if found.raised:
             raise Stopped(found.raised) from error
         raise

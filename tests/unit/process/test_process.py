@@ -200,6 +200,7 @@ def test_a_stop_that_c_code_replaced_by_an_error_of_its_own_is_a_stop(defaults):
     class Sized:
         def __len__(self):
             signal.raise_signal(signal.SIGTERM)
+            return 0
 
     def told_as_c_code_does():
         try:
@@ -211,10 +212,17 @@ def test_a_stop_that_c_code_replaced_by_an_error_of_its_own_is_a_stop(defaults):
         told_as_c_code_does()
     assert caught.value.number == signal.SIGTERM
     assert isinstance(caught.value.__cause__, ValueError)
-    with pytest.raises(ValueError, match="mine"), process.noted_signals() as noted:
-        with suppress(process.Stopped), noted.finishing():
-            signal.raise_signal(signal.SIGTERM)  # noted, and seen to
-        raise ValueError("mine")
+
+
+def test_an_error_after_a_stop_that_was_seen_to_is_an_error(defaults):
+    def failing():
+        with process.noted_signals() as noted:
+            with suppress(process.Stopped), noted.finishing():
+                signal.raise_signal(signal.SIGTERM)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        failing()
 
 
 def test_a_stop_that_comes_while_something_is_deleted_is_raised_after_it(defaults, capfd):
