@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from dreambooth.engine.cost import plan
 from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.reporting import Quiet
 
@@ -97,3 +99,17 @@ def test_prices(small_job):
     assert plan.epochs == pytest.approx(5 / 3)
     assert plan.rows == 2
     assert plan_of(small_job(prior="none")).class_pictures == 0
+
+
+def test_a_card_keeps_room_for_its_libraries_in_every_phase(small_job, monkeypatch):
+    from dreambooth.engine.cost.memory import CUBLAS
+    from dreambooth.engine.devices.precision import Precision
+
+    on_cpu = make_plan(small_job(prior="none"), Quiet())
+    card = torch.device("cuda")
+    monkeypatch.setattr(plan, "pick_device", lambda name: card)
+    monkeypatch.setattr(plan, "precision_of", lambda *_: Precision("fp32", card))
+    there = make_plan(small_job(prior="none"), Quiet())
+    for one, other in zip(on_cpu.phases, there.phases, strict=True):
+        assert (one.libraries, other.libraries) == (0, CUBLAS)
+        assert other.total - other.working - other.weights >= CUBLAS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from dreambooth.errors import RunError
 from dreambooth.helpers.random import generator
 from emoji_recipe import loop, optim
 from emoji_recipe.clip import contrastive_loss
@@ -93,6 +94,35 @@ def test_orthogonalised_update_keeps_the_singular_vectors(shape: tuple[int, int]
     assert torch.allclose(inner, torch.diag(values), atol=1e-6)
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+def test_momentum_update_is_the_formula_and_parameters_of_one_shape_do_not_mix() -> None:
+    shapes = [(4, 3, 2, 2), (4, 3, 2, 2), (6, 5)]
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator(1, "p"))) for s in shapes]
+    wanted = [p.detach().clone() for p in params]
+    buffers = [torch.zeros_like(p) for p in wanted]
+    muon = optim.Muon(params, lr=0.1)
+    for step in range(3):
+        for i, param in enumerate(params):
+            param.grad = torch.randn(param.shape, generator=generator(1, "g", step, i))
+            buffers[i] = 0.95 * buffers[i] + param.grad
+            look = (param.grad + 0.95 * buffers[i]).flatten(1)
+            move = optim.orthogonalise(look) * 0.2 * max(look.shape) ** 0.5
+            wanted[i] -= 0.1 * move.view_as(wanted[i])
+        muon.step()
+    for param, other in zip(params, wanted, strict=True):
+        assert torch.allclose(param, other, atol=1e-5)
+
+
+def test_weights_without_numbers_are_not_saved(tmp_path: Path) -> None:
+    stage, settings = make_stage(), RecipeSettings(work=tmp_path)
+    rows = stage.rows
+    stage.rows = lambda step, progress: {
+        "x": rows(step, progress)["x"] * (float("nan") if step == 5 else 1.0)
+    }
+    with pytest.raises(RunError, match="is no finite number at step 8"):
+        loop.fit(stage, settings)
+    assert not (tmp_path / "toy" / loop.STATE).exists()
 
 
 def test_average_swaps_in_and_out_to_the_bit() -> None:

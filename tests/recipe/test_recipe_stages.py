@@ -158,6 +158,8 @@ def test_shipped_base_goes_on_elsewhere_from_its_average(
     average = {n: v for n, v in state(trained.work, "denoiser").items() if n.startswith("ema.")}
     for name, param in loop.named_parameters(stage.modules):
         assert torch.equal(param, average[f"ema.{name}"].half().float())
+        assert stage.ema is not None
+        assert torch.equal(stage.ema.shadow[name], param)
     assert denoiser.train(here)
     wider = longer.model_copy(update={"widths": (16, 16, 32)})
     other = here.model_copy(update={"work": tmp_path / "other", "denoiser": wider})
@@ -172,6 +174,17 @@ def test_a_flow_is_not_exported_as_stable_diffusion(trained: RecipeSettings) -> 
     flow = trained.denoiser.model_copy(update={"objective": "flow"})
     with pytest.raises(JobError, match="unet that predicts flow"):
         export.run(trained.model_copy(update={"denoiser": flow}))
+
+
+def test_pictures_drawn_beforehand_are_what_clip_learns_from(
+    trained: RecipeSettings, tmp_path: Path
+) -> None:
+    kept = trained.clip.model_copy(update={"pictures": 5})
+    settings = borrow(trained, tmp_path / "work", "clip").model_copy(update={"clip": kept})
+    pixels, _ = autoencoder.compositions(settings, 0, 5)
+    seen = torch.cat([clip.stage(settings).rows(step, 0.0)["pixels"] for step in (3, 4)])
+    assert all(any(torch.equal(one, other) for other in pixels) for one in seen)
+    assert len({one.sum().item() for one in seen}) > 1
 
 
 @pytest.mark.slow
