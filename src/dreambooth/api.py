@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.results.card import Export
     from dreambooth.engine.results.draw import Drawn
-    from dreambooth.interfaces import Evaluation, Metric
+    from dreambooth.interfaces import Evaluation, Metric, SafetyChecker
 
 AnyRun = RunResult | Path | str
 """A run: what `run` returned, or its folder (or job file)."""
@@ -91,15 +91,19 @@ def sample(
     guidance: float | None = None,
     negative: str | None = None,
     size: int | tuple[int, int] | None = None,
+    safety: SafetyChecker | str | None = None,
     out: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Drawn:
     """Draw `count` pictures a prompt with a trained run; `{identifier}` and `{class_noun}` fill in.
 
     `size` is the side, or (height, width), in pixels; `out` a new or empty folder, by default
-    `samples/drawn-N` of the run. Files of the pictures are in the answer's `files`.
+    `samples/drawn-N` of the run. Files of the pictures are in the answer's `files`. `safety` is
+    what looks at them before they are written, by default the job's own: a checker, its kind, or
+    another action of the job's (`off`, `flag`, `blur`, `refuse`).
     """
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+    from dreambooth.jobs.named import named_checker
     from dreambooth.jobs.samplers import with_sampler_options
 
     folder, job = open_run(_folder(run))
@@ -111,6 +115,7 @@ def sample(
         negative=negative,
         size=(size, size) if isinstance(size, int) else size,
         sampler=sampler,
+        safety=named_checker(safety, job) if isinstance(safety, str) else safety,
         out=Path(out).absolute() if out is not None else None,
     )
     return draw_from_run(folder.path, request, reporter or _reporter())

@@ -22,6 +22,7 @@ from dreambooth.interfaces import (
     Model,
     Optimizer,
     Prior,
+    SafetyChecker,
     Sampler,
     Scheduler,
     Subject,
@@ -188,6 +189,9 @@ class Job(Section):
     """How long, how much at once, how exactly."""
     samples: Samples = Samples()
     """Pictures drawn before training and while it goes on."""
+    safety: Annotated[SafetyChecker, Slot("safety")] | None = None
+    """What looks at previews, and at what `dbt sample` draws, before they are written (`open_nsfw`,
+    `compvis`); null: nothing. Pictures of the embedded base are never looked at."""
     validation: Validation = Validation()
     """The loss on one fixed batch."""
     early_stop: Annotated[Callback, Slot("callback")] | None = None

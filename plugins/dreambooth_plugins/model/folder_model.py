@@ -6,6 +6,7 @@ A family says what its parts are and reads its JSON files; where they lie is the
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -104,7 +105,7 @@ class FolderModel(Model):
         from dreambooth_plugins.model.folder.vocabulary import check_ids, vocabulary_of
 
         source = self._locate(opening=False, fetch=False)
-        info = self.info(source)
+        info = self._described(source)
         if not self.source.startswith(builtin.PREFIX):
             check_ids(vocabulary_of(source), source)
         return info
@@ -123,12 +124,16 @@ class FolderModel(Model):
     def open(self, ctx: Context) -> LoadedModel:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""
         source = self._locate(opening=True, fetch=ctx.device.type != "meta")
-        return self.loaded(self.info(source), source, ctx)
+        return self.loaded(self._described(source), source, ctx)
 
     def at(self, folder: Path) -> Self:
         """Return this model with everything taken from the diffusers folder `folder`."""
         named = {"kind": self.kind, "source": escape_variables(str(Path(folder).absolute()))}
         return type(self).model_validate(named)
+
+    def _described(self, source: Source) -> ModelInfo:
+        embedded = self.source.startswith(builtin.PREFIX)
+        return replace(self.info(source), embedded=embedded)
 
     def _locate(self, *, opening: bool, fetch: bool) -> Source:
         """Find the model's files; `opening` builds a built-in's weights, `fetch` downloads."""

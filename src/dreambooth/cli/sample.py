@@ -19,6 +19,15 @@ Step = Annotated[
     ),
 ]
 
+Safety = Annotated[
+    str | None,
+    typer.Option(
+        "--safety",
+        metavar="ACTION|KIND",
+        help="off, flag, blur or refuse, by the job's own checker; or another one: open_nsfw.",
+    ),
+]
+
 
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/my-dog.")],
@@ -37,6 +46,7 @@ def sample(
     size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
     ] = None,
+    safety: Safety = None,
     step: Step = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; samples/drawn-N of the run by default.")
@@ -52,6 +62,7 @@ def sample(
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
     from dreambooth.helpers.text import one_line
     from dreambooth.helpers.units import shown_path
+    from dreambooth.jobs.named import named_checker
     from dreambooth.jobs.samplers import with_sampler_options
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import open_run
@@ -67,6 +78,7 @@ def sample(
         negative=negative,
         size=parse_size(size),
         sampler=with_sampler_options(job.sampler, steps=steps, guidance_scale=guidance),
+        safety=named_checker(safety, job) if safety else None,
         out=out.absolute() if out else None,
         training_steps=parse_steps(step),
     )

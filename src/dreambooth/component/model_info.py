@@ -69,6 +69,9 @@ class ModelInfo:
     """The guidance scale that is usual for the family."""
     distilled: bool = False
     """Whether the model draws in few steps and loses that when it is trained plainly."""
+    embedded: bool = False
+    """Whether the model comes with the trainer: it draws harmless things alone, and no safety
+    checker looks at its pictures."""
 
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""

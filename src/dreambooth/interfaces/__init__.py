@@ -2,7 +2,6 @@
 
 from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
-from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
 from dreambooth.interfaces.data import (
@@ -45,8 +44,10 @@ from dreambooth.interfaces.model import (
 )
 from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
+from dreambooth.interfaces.safety import Action, SafetyChecker
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
+from dreambooth.interfaces.sidecars import Captioner, Masker
 from dreambooth.interfaces.tracker import Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
@@ -54,9 +55,11 @@ __all__ = [
     "AUTO",
     "LARGE",
     "NEW_ROWS",
+    "Action",
     "Artifact",
     "ArtifactKind",
     "Callback",
+    "Captioner",
     "Check",
     "Chunks",
     "Conditioning",
@@ -77,6 +80,7 @@ __all__ = [
     "Latents",
     "LoadedModel",
     "Loss",
+    "Masker",
     "Metric",
     "Model",
     "ModelInfo",
@@ -96,6 +100,7 @@ __all__ = [
     "RowGeometry",
     "RunRecord",
     "RunView",
+    "SafetyChecker",
     "Sample",
     "Sampler",
     "Save",

@@ -43,6 +43,8 @@ def homes(root: Model, key: str) -> list[str]:
     for slot in SLOTS.values():
         kinds = registry().kinds(slot.name)
         taken = " or ".join(f'"{field}"' for field in slot.fields)
+        if not slot.fields:
+            continue
         having = [kind for kind, cls in kinds.items() if key in cls.model_fields and key != "kind"]
         if having and len(having) == len(kinds):
             found.append(taken)

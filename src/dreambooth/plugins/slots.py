@@ -22,15 +22,23 @@ class SlotInfo:
     base: type[Component]
     hook: str
     field: str
-    """Where in a job the slot is filled."""
+    """Where in a job the slot is filled; empty where a command takes its kinds, and no job."""
     also: tuple[str, ...] = ()
     """Further fields that take the same kinds."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Every field of a job that takes the slot's kinds."""
-        return (self.field, *self.also)
+        return (self.field, *self.also) if self.field else ()
 
+    @property
+    def named_in(self) -> str:
+        """Where a person names a kind: a key of a job, or an option of a command."""
+        return self.field or COMMANDS[self.name]
+
+
+COMMANDS = {"captioner": "dbt doctor --captions", "masker": "dbt doctor --masks"}
+"""Options that take the kinds of slots which no job fills."""
 
 SLOTS: Mapping[str, SlotInfo] = {
     name: SlotInfo(name, base, hook, field, tuple(also))
@@ -49,6 +57,9 @@ SLOTS: Mapping[str, SlotInfo] = {
         ("finding", interfaces.FindingRule, "register_findings", "findings"),
         ("exporter", interfaces.Exporter, "register_exporters", "exports"),
         ("callback", interfaces.Callback, "register_callbacks", "callbacks", "early_stop"),
+        ("safety", interfaces.SafetyChecker, "register_safety", "safety"),
+        ("captioner", interfaces.Captioner, "register_captioners", ""),
+        ("masker", interfaces.Masker, "register_maskers", ""),
     )
 }
 

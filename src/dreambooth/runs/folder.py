@@ -30,6 +30,7 @@ HARMLESS = (
     "trackers",
     "metrics",
     "findings",
+    "safety",
     "callbacks",
     "early_stop",
     "exports",

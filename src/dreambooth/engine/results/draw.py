@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.results.samples import Picture
-    from dreambooth.interfaces import Sampler
+    from dreambooth.interfaces import SafetyChecker, Sampler
     from dreambooth.runs.folder import RunFolder
 
 
@@ -40,6 +40,8 @@ class DrawRequest:
     sampler: Sampler | None = None
     out: Path | None = None
     batch_size: int | None = None
+    safety: SafetyChecker | None = None
+    """What looks at the pictures before they are written; one whose action is `off` looks away."""
     training_steps: Sequence[int] = ()
     """Steps whose checkpoints are drawn from; none takes the run's result."""
 
@@ -119,6 +121,7 @@ def _draw(
         solver_config=schedule.solver_config(size, sampler.sampling_steps()),
         batch_size=request.batch_size or job.samples.batch_size,
         negative=request.negative,
+        safety=request.safety or job.safety,
         label="Drawing" if step is None else f"Drawing, step {step}",
     )
     facts = {

@@ -15,6 +15,7 @@ from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.conclusion import write_findings
 from dreambooth.engine.results.draw import step_of
+from dreambooth.engine.results.safety import active
 from dreambooth.engine.results.samples import (
     Picture,
     draw_entries,
@@ -157,9 +158,12 @@ def _kept(
         for k in range(per_prompt)
     ]
     facts = {"step": step, "sampler": job.sampler.key(), "size": list(job.data.size)}
+    if checker := active(job.safety, job):
+        facts["checker"] = checker.key()
     where = folder.path / "evaluations" / "pictures" / f"step-{step:06d}"
     found = read_pictures(where)
-    if [(p.prompt, p.seed) for p in found] == wanted and were_drawn(where, facts):
+    told = {"checker": None, **facts}
+    if [(p.prompt, p.seed) for p in found] == wanted and were_drawn(where, told):
         return found
     model = open_model()
     schedule = job.scheduler.open(model.info)

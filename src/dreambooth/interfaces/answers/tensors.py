@@ -6,7 +6,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.interfaces.answering import Answer, is_tensor, of, shown, wants
+from dreambooth.interfaces.answers.words import Answer, is_tensor, of, shown, wants
 from dreambooth.interfaces.loss import Loss
 from dreambooth.interfaces.model import Conditioning, Latents, LoadedModel
 from dreambooth.interfaces.optimizer import Optimizer

@@ -1,0 +1,43 @@
+"""What a family of one's own is made of, where its models are diffusers folders. Public.
+
+The halves without torch are here at once; `LoadedFolder` and `ClipUNet`, which a family's opened
+model subclasses, load on first use. How they go together: plugins/guides/slots/model.md.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dreambooth_plugins.model.clip_unet_info import described, holds, read_index, unet_info
+from dreambooth_plugins.model.folder.part import Part
+from dreambooth_plugins.model.folder.source import Source, read_json
+from dreambooth_plugins.model.folder_model import FolderModel
+
+if TYPE_CHECKING:
+    from dreambooth_plugins.model.clip_unet import ClipUNet
+    from dreambooth_plugins.model.folder.loaded import LoadedFolder
+
+_WITH_TORCH = {
+    "ClipUNet": "dreambooth_plugins.model.clip_unet",
+    "LoadedFolder": "dreambooth_plugins.model.folder.loaded",
+}
+
+__all__ = [
+    "ClipUNet",
+    "FolderModel",
+    "LoadedFolder",
+    "Part",
+    "Source",
+    "described",
+    "holds",
+    "read_index",
+    "read_json",
+    "unet_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(_WITH_TORCH[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

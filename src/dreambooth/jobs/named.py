@@ -1,0 +1,88 @@
+"""Components that an option of a command names: `blip`, or `{kind: blip, model: folder}`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from pydantic import ValidationError
+
+from dreambooth.component import Section, escape_variables
+from dreambooth.errors import JobError
+from dreambooth.interfaces import Action, Captioner, Masker, SafetyChecker
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.document import Document
+from dreambooth.jobs.overrides import overridden
+from dreambooth.jobs.wording import explain
+from dreambooth.plugins import Slot, registry
+
+if TYPE_CHECKING:
+    from dreambooth.component import Component
+    from dreambooth.job import Job
+
+
+class Named(Section):
+    """What options of commands name; they are called as these fields are."""
+
+    captions: Annotated[Captioner, Slot("captioner")] | None = None
+    masks: Annotated[Masker, Slot("masker")] | None = None
+    safety: Annotated[SafetyChecker, Slot("safety")] | None = None
+
+
+def named(option: str, text: str, model: Path | None = None, job: Job | None = None) -> Any:
+    """Return the component that an option names; `JobErrors` in the words of a job's faults.
+
+    `model` fills the option of that name; relative paths start at the working folder. Its `check`
+    is asked about `job`, which is None for pictures without one.
+    """
+    given = [f"{option}={text}"]
+    if model is not None:
+        given.append(f"{option}.model={escape_variables(str(model.absolute()))}")
+    try:
+        document = overridden(Document("", {}), given, Named)
+        made = Named.model_validate_json(
+            json.dumps(document.data), strict=True, context={"base": Path.cwd()}
+        )
+    except ValidationError as error:
+        raise _as_options(option, explain(error, document, Named)) from None
+    except JobErrors as errors:
+        raise _as_options(option, errors.diagnostics) from None
+    component: Component | None = getattr(made, option)
+    if component is None:
+        raise JobError(f"--{option} names nothing", _known(option))
+    for problem in component.check(job, None):
+        raise JobError(f"--{option} {component.kind}: {problem.message}", problem.hint)
+    return component
+
+
+def named_checker(text: str, job: Job) -> SafetyChecker | None:
+    """Return the checker that `--safety` means: another action of the job's own, or another one."""
+    if text not in get_args(Action):
+        checker: SafetyChecker = named("safety", text, job=job)
+        return checker
+    if job.safety is None and text != "off":
+        raise JobError(f"--safety {text}: the run's job names no checker", _known("safety"))
+    return job.safety and job.safety.model_copy(update={"action": text})
+
+
+def _known(option: str) -> str:
+    slot = {"captions": "captioner", "masks": "masker"}.get(option, option)
+    kinds = ", ".join(registry().kinds(slot))
+    return f'name one of: {kinds}; with options: "{{kind: ..., ...}}"'
+
+
+def _as_options(option: str, found: Any) -> JobErrors:
+    """Say `--masks u2net` where a job's fault would say `-o masks=u2net`."""
+    return JobErrors(
+        replace(
+            d,
+            file=d.file.replace(f"-o {option}.model=", "--model ").replace(
+                f"-o {option}=", f"--{option} "
+            ),
+            message=d.message.replace(f'"{option}" needs', "needs").replace(f"{option}.", ""),
+            hint=d.hint.replace(f"{option}.", ""),
+        )
+        for d in found
+    )
