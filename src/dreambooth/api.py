@@ -137,7 +137,7 @@ def export(
     live model: `RunError` where they differ.
     """
     from dreambooth.engine.results.exports import export_run
-    from dreambooth.jobs.exporters import named_exporter
+    from dreambooth.jobs.named import named_exporter
 
     folder, job = run_of(_folder(run))
     given = [f"{name}={json.dumps(value)}" for name, value in (options or {}).items()]

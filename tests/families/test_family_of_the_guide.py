@@ -12,7 +12,7 @@ import pytest
 
 from dreambooth.plugins.classes import check_options
 from dreambooth.testing import FamilyConformance, Trainer
-from dreambooth.testing.family import tests_of
+from dreambooth.testing import family as suites
 from dreambooth_plugins.model import family
 from dreambooth_plugins.model.folder_model import FolderModel
 
@@ -36,7 +36,7 @@ def guide(tmp_path_factory):
         yield importlib.import_module("my_family.plugin")
 
 
-@pytest.mark.parametrize("name", [name for name, _ in tests_of(FamilyConformance())])
+@pytest.mark.parametrize("name", [name for name, _ in suites.tests_of(FamilyConformance())])
 def test_the_guides_family_passes_its_suite(guide, name, tmp_path):
     made = guide.MyFamily(source="builtin:tiny")
     test = getattr(FamilyConformance, f"test_{name}")

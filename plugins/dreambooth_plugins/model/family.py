@@ -1,7 +1,8 @@
 """What a family of one's own is made of, where its models are diffusers folders. Public.
 
 The halves without torch are here at once; `LoadedFolder` and `ClipUNet`, which a family's opened
-model subclasses, load on first use. How they go together: plugins/guides/slots/model.md.
+model subclasses, and `skeleton` load on first use. How they go
+together: plugins/guides/slots/model.md.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from dreambooth_plugins.model.folder_model import FolderModel
 if TYPE_CHECKING:
     from dreambooth_plugins.model.clip_unet import ClipUNet
     from dreambooth_plugins.model.folder.loaded import LoadedFolder
+    from dreambooth_plugins.model.folder.loading import skeleton
 
 _WITH_TORCH = {
     "ClipUNet": "dreambooth_plugins.model.clip_unet",
     "LoadedFolder": "dreambooth_plugins.model.folder.loaded",
+    "skeleton": "dreambooth_plugins.model.folder.loading",
 }
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "holds",
     "read_index",
     "read_json",
+    "skeleton",
     "unet_info",
 ]
 

@@ -71,7 +71,7 @@ def export(
     from dreambooth.cli.display.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
     from dreambooth.helpers.text import json_text, one_line
-    from dreambooth.jobs.exporters import named_exporter
+    from dreambooth.jobs.named import named_exporter
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import run_of
 

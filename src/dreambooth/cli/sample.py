@@ -19,6 +19,9 @@ Step = Annotated[
     ),
 ]
 
+Size = Annotated[
+    str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
+]
 Safety = Annotated[
     str | None,
     typer.Option(
@@ -43,9 +46,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be seen.")] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Side, or height x width, in pixels.")
-    ] = None,
+    size: Size = None,
     safety: Safety = None,
     step: Step = None,
     out: Annotated[

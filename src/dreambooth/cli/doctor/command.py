@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
 
 SHEET = "doctor-crops.png"
+Masks = Annotated[
+    str | None,
+    typer.Option("--masks", metavar="KIND", help="Write subject masks beside pictures: u2net."),
+]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        "--captions", metavar="KIND", help="Write captions beside pictures: blip, florence2."
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="PATH", help="Weights of what makes masks or captions."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Make masks and captions anew that are there already.")
+]
 
 
 def doctor(
@@ -39,21 +56,10 @@ def doctor(
     resolution: Annotated[
         int, typer.Option("--resolution", min=8, max=8192, help="Training size, without a job.")
     ] = 512,
-    masks: Annotated[
-        str | None,
-        typer.Option("--masks", metavar="KIND", help="Write subject masks beside pictures: u2net."),
-    ] = None,
-    captions: Annotated[
-        str | None,
-        typer.Option("--captions", metavar="KIND", help="Write captions: blip, florence2."),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", metavar="PATH", help="Weights of what makes masks or captions."),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Make masks and captions anew that are there already.")
-    ] = False,
+    masks: Masks = None,
+    captions: Captions = None,
+    model: Model = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Look at pictures, captions and the job around them, before anything is trained.
@@ -68,7 +74,6 @@ def doctor(
     from dreambooth.cli.doctor.looking import add_sidecars, look, source_of
     from dreambooth.cli.doctor.mending import set_aside
     from dreambooth.cli.doctor.pictures import crops_sheet
-    from dreambooth.cli.doctor.sidecars import Made
     from dreambooth.helpers.pictures import save_picture
     from dreambooth.helpers.text import json_text
     from dreambooth.jobs.loading import load_job
@@ -77,9 +82,7 @@ def doctor(
     source = source_of(what.absolute(), resolution) if job is None else job.data
     out = console.stderr() if as_json else console.stdout()
     bar = reporter_for(out).progress
-    made = Made()
-    if masks is not None or captions is not None or model is not None:
-        made = add_sidecars(source, job, bar, *makers(masks, captions, model, job), force)
+    made = add_sidecars(source, job, bar, *makers(masks, captions, model, job), force)
     report = look(source, job, bar)
     report.remarks += made.remarks
     moved = set_aside(report) if fix else []

@@ -116,9 +116,11 @@ def add_sidecars(
     force: bool = False,
 ) -> Made:
     """Write masks and captions beside a source's pictures; those that are there stay."""
+    made = Made()
+    if masker is None and captioner is None:
+        return made
     room: Any = _Room(job or _NoJob(), bar)
     scan, _ = scan_of(source, room, mask=None)
-    made = Made()
     if masker is not None:
         made += make_masks(masker, scan, upright, room.progress, force=force)
     if captioner is not None:
