@@ -213,6 +213,7 @@ follow_imports = "skip"
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
+filterwarnings = ["ignore::DeprecationWarning:diffusers.*"]
 """
 _README = """\
 # {name}

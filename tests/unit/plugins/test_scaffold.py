@@ -86,6 +86,7 @@ def test_the_component_satisfies_its_slot(slot, packages, monkeypatch):
 @pytest.fixture(scope="module")
 def tested(packages):
     """Return what all packages' own tests say, run in one process: torch is imported once."""
+    (packages / "pytest.ini").write_text("[pytest]\n")  # names are then relative to this folder
     sources = os.pathsep.join(str(packages / name(slot) / "src") for slot in KINDS)
     return run(
         sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--import-mode=importlib",
