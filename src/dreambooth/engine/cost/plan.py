@@ -104,6 +104,8 @@ class Plan:
     folder: Path
     resumes_at: int
     """Step at which the run goes on; 0 for a fresh run."""
+    trains: tuple[str, ...] = ()
+    """Qualified names of the parameters that train."""
 
     @property
     def largest(self) -> PhaseMemory:
@@ -149,6 +151,7 @@ def make_plan(
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
         notes=tuple(notes(ctx, model, list(trainable))),
+        trains=tuple(trainable),
         memory=while_steps(phases, parts),
         phases=phases,
         device=str(device),
