@@ -35,19 +35,19 @@ def tensor(name: str, shape: tuple[int, ...]) -> bytes:
 
 
 def write_mean_of_channels(path: Path, side: int = 320, *, keep_channels: bool = False) -> Path:
-    """Write a network [1, 3, side, side] -> [1, 1, side, side]: the mean over channels.
+    """Write a network [1, 3, side, side] -> [1, 1, side, side]: the square of the mean over
+    channels, so that the scale of what it is given shows.
 
-    With `keep_channels` it answers with what it was given, as no masker does.
+    With `keep_channels` it answers with the square of what it was given, as no masker does.
     """
-    node = inside(1, "x") + inside(2, "y")
-    if keep_channels:
-        node += inside(4, "Identity")
-    else:
-        axes = inside(1, "axes") + whole(8, 1) + whole(20, INTS)
-        keep = inside(1, "keepdims") + whole(3, 1) + whole(20, INT)
-        node += inside(4, "ReduceMean") + inside(5, axes) + inside(5, keep)
+    axes = inside(1, "axes") + whole(8, 1) + whole(20, INTS)
+    keep = inside(1, "keepdims") + whole(3, 1) + whole(20, INT)
+    mean = inside(4, "ReduceMean") + inside(5, axes) + inside(5, keep)
+    first = inside(1, "x") + inside(2, "m") + (inside(4, "Identity") if keep_channels else mean)
+    second = inside(1, "m") + inside(1, "m") + inside(2, "y") + inside(4, "Mul")
     channels = 3 if keep_channels else 1
-    graph = inside(1, node) + inside(2, "mean") + inside(11, tensor("x", (1, 3, side, side)))
+    graph = inside(1, first) + inside(1, second) + inside(2, "mean")
+    graph += inside(11, tensor("x", (1, 3, side, side)))
     graph += inside(12, tensor("y", (1, channels, side, side)))
     path.write_bytes(whole(1, 8) + inside(7, graph) + inside(8, whole(2, 13)))
     return path
