@@ -53,8 +53,6 @@ def test_masks_follow_the_formula_at_each_pictures_size(network):
     for image, mask in zip(images, masks, strict=True):
         assert mask.shape == (image.height, image.width)
         assert np.abs(mask - by_hand(image)).max() < 1e-5
-        assert mask.min() < 0.05
-        assert mask.max() > 0.9
 
 
 def test_a_picture_of_one_colour_has_no_subject(network):
