@@ -48,7 +48,7 @@ def by_hand(image):
 
 
 def test_masks_follow_the_formula_at_each_pictures_size(network):
-    images = [painted((64, 48)), painted((400, 700), (120, 250, 255))]
+    images = [painted((64, 48), (140, 110, 60)), painted((400, 700), (60, 120, 130))]
     masks = U2Net(model=network).masks(images, "cpu")
     for image, mask in zip(images, masks, strict=True):
         assert mask.shape == (image.height, image.width)
