@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth import JobError, SafetyChecker, hookimpl, run, sample
+from dreambooth import JobError, SafetyChecker, evaluate, hookimpl, run, sample
 from dreambooth.component.door import WrongAnswer
 from dreambooth.engine.results.safety import BLURRED, EMPTY, Verdict, as_shown, highest
 from dreambooth.helpers.scalars import logged_at, never_logged
-from dreambooth.plugins import registry_with
+from dreambooth.jobs.loading import dump_job
+from dreambooth.plugins import component, registry_with
 
 SEEN: list[int] = []
 
@@ -121,6 +122,24 @@ def test_another_checker_may_be_switched_on_for_a_run_that_is_there(job):
     assert "reddish" in caught.value.hint
     sample(made, "x", count=1, safety="reddish")
     assert SEEN == [1]
+
+
+@pytest.mark.slow
+def test_what_an_evaluation_draws_is_looked_at_and_drawn_anew_for_another_checker(job):
+    made = run(job(safety="reddish"))
+    SEEN.clear()
+    measure = [component("metric", "diversity")]
+    evaluate(made, measure, prompts=["a photo of a {class_noun}"], images_per_prompt=1)
+    seen = list(SEEN)
+    assert seen
+    where = made.folder / "evaluations" / "pictures" / "step-000002"
+    assert all(row["checker"]["kind"] == "reddish" for row in record(where))
+    assert all(row["safety"]["unsafe"] for row in record(where))
+    evaluate(made, measure, prompts=["a photo of a {class_noun}"], images_per_prompt=1)
+    assert seen == SEEN  # kept
+    (made.folder / "job.yaml").write_text(dump_job(job()))  # the same run without a checker
+    evaluate(made, measure, prompts=["a photo of a {class_noun}"], images_per_prompt=1)
+    assert not any("checker" in row or "safety" in row for row in record(where))
 
 
 def test_the_command_takes_an_action_or_a_kind(job, dbt, tmp_path):

@@ -36,7 +36,16 @@ def guide(tmp_path_factory):
         yield importlib.import_module("my_family.plugin")
 
 
-@pytest.mark.parametrize("name", [name for name, _ in suites.tests_of(FamilyConformance())])
+LONG = {"a_run_with_it_resumes_exactly", "adapters_come_back_in_every_layout"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name, _ in suites.tests_of(FamilyConformance())
+    ],
+)
 def test_the_guides_family_passes_its_suite(guide, name, tmp_path):
     made = guide.MyFamily(source="builtin:tiny")
     test = getattr(FamilyConformance, f"test_{name}")

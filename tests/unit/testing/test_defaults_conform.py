@@ -23,6 +23,7 @@ class TestToken(testing.FreezingPolicyConformance):
     sections: ClassVar = {"prior": "none"}
 
 
+@pytest.mark.slow
 class TestPivotal(testing.FreezingPolicyConformance):
     component = component("freezing", "pivotal")
     sections: ClassVar = {"prior": "none"}
@@ -36,6 +37,7 @@ class TestAdamW(testing.OptimizerConformance):
     component = component("optimizer", "adamw")
 
 
+@pytest.mark.slow
 class TestAdamW8bit(testing.OptimizerConformance):
     def make(self, pictures):
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra 8bit)")
@@ -97,6 +99,7 @@ class TestJsonl(testing.TrackerConformance):
     component = component("tracker", "jsonl")
 
 
+@pytest.mark.slow
 class TestWandb(testing.TrackerConformance):
     def make(self, pictures):
         pytest.importorskip("wandb", reason="wandb is not installed (extra wandb)")
