@@ -33,7 +33,7 @@ Step = Annotated[
         "--step",
         min=1,
         metavar="N",
-        help="A training step whose checkpoint is kept; into exports/FORMAT-step-N.",
+        help="A training step that is kept; into exports/FORMAT-step-N.",
     ),
 ]
 

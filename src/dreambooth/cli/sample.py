@@ -15,7 +15,7 @@ Step = Annotated[
     typer.Option(
         "--step",
         metavar="N[,N...]",
-        help="Training steps whose checkpoints are kept: one row of the grid for each.",
+        help="Training steps that are kept (checkpoints.keep_every, exports.every): a row each.",
     ),
 ]
 
@@ -31,7 +31,10 @@ def sample(
     ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures a prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Sampling steps; several, N,N, are training steps: --step."),
+    ] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be seen.")] = None,
     size: Annotated[
@@ -60,15 +63,16 @@ def sample(
     console = stdout()
     reporter = reporter_for(console)
     _, job = open_run(run)
+    sampling, training = both_steps(steps, step)
     request = DrawRequest(
         prompts=prompts,
         count=count,
         seed=seed,
         negative=negative,
         size=parse_size(size),
-        sampler=with_sampler_options(job.sampler, steps=steps, guidance_scale=guidance),
+        sampler=with_sampler_options(job.sampler, steps=sampling, guidance_scale=guidance),
         out=out.absolute() if out else None,
-        training_steps=parse_steps(step),
+        training_steps=training,
     )
     drawn = draw_from_run(run, request, reporter)
     if console.is_terminal:
@@ -81,11 +85,24 @@ def sample(
     say(console, one_line(f"{pictures} from {source} {where}"), indent=2)
 
 
-def parse_steps(text: str | None) -> tuple[int, ...]:
+def both_steps(steps: str | None, step: str | None) -> tuple[int | None, tuple[int, ...]]:
+    """Return the sampling steps, and the training steps that are drawn from.
+
+    `--steps` takes one number for sampling; a list of them can only mean training steps.
+    """
+    given = parse_steps(steps, "--steps")
+    if steps is not None and "," in steps:
+        if step is not None:
+            raise JobError("--steps and --step both name training steps", "give one of them")
+        return None, given
+    return (given[0] if given else None), parse_steps(step)
+
+
+def parse_steps(text: str | None, option: str = "--step") -> tuple[int, ...]:
     """Read `400` or `100,200,400`, in order and each once; `JobError` for anything else."""
     given = text.split(",") if text is not None else []
     if not all(re.fullmatch(r"\s*[1-9][0-9]{0,8}\s*", part, re.ASCII) for part in given):
-        raise JobError(f'--step "{text}" names no steps', "write 400, or 100,200,400")
+        raise JobError(f'{option} "{text}" names no steps', "write 400, or 100,200,400")
     return tuple(sorted({int(part) for part in given}))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import JobError
 from dreambooth.helpers.text import did_you_mean, known_words
 from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.identifiers import chosen_exporters
 from dreambooth.jobs.loading import load_job
 from dreambooth.plugins import registry
 
@@ -53,8 +54,8 @@ def _with_options(file: Path, kind: str, options: Sequence[str]) -> Exporter:
             )
             for d in errors.diagnostics
         ) from None
-    assert not isinstance(job.exports, str)
-    return job.exports[0]
+    [exporter] = chosen_exporters(job)
+    return exporter
 
 
 def _check_fit(job: Job, exporter: Exporter, kinds: Mapping[str, type[Component]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.console import say
-from dreambooth.helpers.units import shown_path
+from dreambooth.helpers.units import file_size, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +68,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     if plan.evaluations:
         line("validation", validation_text(job, plan))
     line("checkpoints", checkpoints_text(job, plan))
+    if plan.exported_steps:
+        line("exports", exports_text(job, plan))
     columns = ("component", "parameters", "trainable", "share", "memory")
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -146,3 +148,11 @@ def checkpoints_text(job: Job, plan: Plan) -> str:
     size = gigabytes(plan.checkpoint_bytes)
     often = "by the clock" if options.every == "auto" else f"every {options.every} steps"
     return f"{often}{also}, {size} each, {listed} are kept"
+
+
+def exports_text(job: Job, plan: Plan) -> str:
+    """Say at which steps the result is exported on the way, what one takes, and which stay."""
+    last = job.exporting.keep_last
+    kept = f"the newest {last} are kept" if last else "all are kept"
+    size = file_size(plan.export_bytes)
+    return f"every {job.exporting.every} steps, {plan.exported_steps} of them, {size} each, {kept}"
