@@ -11,6 +11,7 @@ from dreambooth.helpers.naming import base_name, hub_id
 from dreambooth.helpers.text import flat
 from dreambooth_plugins.formats.embedding import A1111_FOLDER, EMBEDDING_FILE, loading_code
 from dreambooth_plugins.formats.lora.diffusers import LORA_FILE
+from dreambooth_plugins.formats.lora.peft import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +47,15 @@ def lycoris_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str)
     if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
     return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
+
+
+def peft_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+    """Return how PEFT's folders are opened."""
+    parts = [file.removesuffix(f"/{CONFIG}") for file in files if file.endswith(f"/{CONFIG}")]
+    opened = [f"PeftModel.from_pretrained(pipe.{part}, {part!r})" for part in parts]
+    lines = [*_base(job, info), *opened, *_word(job, info, files)]
+    text = _diffusers(job, info, ["from peft import PeftModel", *lines])
+    return f"{text}\nPrograms that know no PEFT open what is exported as `merged`.\n"
 
 
 def _lora_steps(job: Job, files: Sequence[str], weights: str) -> str:

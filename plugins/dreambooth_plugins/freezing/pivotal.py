@@ -81,5 +81,5 @@ class Pivotal(LearnsWord, Adapter):
 
     def at(self, folder: Path) -> Pivotal | None:  # type: ignore[override]
         """Return this policy beginning with what was written into `folder`; None without a word."""
-        found = self.with_file(folder)
-        return self.model_copy(update={**found, "init": folder}) if found else None
+        found, adapter = self.with_file(folder), super().at(folder)
+        return self.model_copy(update={**found, "init": folder}) if found and adapter else None
