@@ -40,7 +40,8 @@ def _schedule(job: Job, info: ModelInfo) -> str:
         lines += [
             "- diffusers: a scheduler with `rescale_betas_zero_snr=True` and "
             "`timestep_spacing='trailing'`, drawn with `guidance_rescale=0.7`.",
-            "- AUTOMATIC1111, Forge: the setting *Noise schedule for sampling*, `Zero Terminal SNR`.",
+            "- AUTOMATIC1111, Forge: the setting *Noise schedule for sampling*, `Zero Terminal "
+            "SNR`.",
             f"- ComfyUI: a {node} and `zsnr` on.",
         ]
     else:
@@ -97,17 +98,18 @@ def _lora_steps(job: Job, files: Sequence[str], weights: str) -> str:
 
 def single_file_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
     """Return how a file in the original layout is opened."""
-    [name] = [file for file in files if file.endswith(".safetensors") and "/" not in file]
+    own = [file for file in files if file.endswith(".safetensors") and "/" not in file]
+    [name] = [file for file in own if file != EMBEDDING_FILE]
     opening = [f"pipe = {info.pipeline}.from_single_file({name!r}, config='config')"]
-    text = _diffusers(job, info, opening) + _schedule(job, info)
+    text = _diffusers(job, info, [*opening, *_word(job, info, files)]) + _schedule(job, info)
     if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES}\n"
     steps = [
         f"AUTOMATIC1111, Forge: put `{name}` into `models/Stable-diffusion`.",
         f"ComfyUI: put `{name}` into `models/checkpoints`, and open it with *Load Checkpoint*.",
-        f"The prompt says `{_trigger(job, ())}`.",
+        f"The prompt says `{_trigger(job, files)}`.",
     ]
-    return f"{text}\n{_list(steps)}"
+    return f"{text}{_word_steps(files)}\n{_list(steps)}"
 
 
 def embedding_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
