@@ -44,7 +44,8 @@ class Opened:
 class Written:
     """How what a run has exported is read back: the policy that begins with it, on this model."""
 
-    policy: FreezingPolicy
+    policy: FreezingPolicy | None
+    """None: the files are a whole model, with what was trained in it."""
     model: Model
     source: str
     """The folder, relative to the run's."""
@@ -65,6 +66,11 @@ def open_trained(
     newest = max(checkpoints_of(folder), default=0)
     if step is None and has_whole_model(folder) and ended >= newest:
         return job.model.at(folder.final).open(ctx), "final"
+    if step is not None and step not in checkpoints_of(folder):
+        require_steps(folder, job, [step])
+        written = exports_of(folder, job)[step]
+        if written.policy is None:
+            return written.model.open(ctx), written.source
     opened = open_weights(ctx, folder, step)
     return opened.model, opened.source
 
@@ -91,6 +97,12 @@ def open_weights(ctx: EngineContext, folder: RunFolder, step: int | None = None)
         found = best_of(newest, job, ctx)
     else:
         written = result_of(folder, job)
+    if written.policy is None:
+        raise JobError(
+            f"{folder.path / written.source} is a whole model: it can be drawn from alone",
+            f"checkpoints.keep_every keeps steps that can be exported; kept are "
+            f"{', '.join(map(str, checkpoints_of(folder))) or 'none'}",
+        )
     model = written.model.open(ctx)
     written.policy.prepare(model, ctx)
     parameters = trainable(model, written.policy)
@@ -104,12 +116,17 @@ def result_of(folder: RunFolder, job: Job) -> Written:
     """Return how the files in `final/` are opened; `RunError` where they cannot be."""
     if folder.result_is_whole() and (readable := job.freezing.at(folder.final)) is not None:
         return Written(readable, job.model, "final")
-    if has_whole_model(folder) and job.freezing.artifacts == {"weights"}:
+    if has_whole_model(folder) and begins_with_whole(job.freezing):
         return Written(job.freezing, job.model.at(folder.final), "final")
     raise RunError(
         f"{folder.path} has neither a result nor a checkpoint yet",
         "run the job first, at least up to its first checkpoint",
     )
+
+
+def begins_with_whole(policy: FreezingPolicy) -> bool:
+    """Say whether a policy goes on with a whole model: not where that knows its word already."""
+    return policy.artifacts == {"weights"} and not policy.learns_word()
 
 
 def exports_of(folder: RunFolder, job: Job) -> dict[int, Written]:
@@ -124,8 +141,9 @@ def exports_of(folder: RunFolder, job: Job) -> dict[int, Written]:
         if not cls.reads_whole_model:
             if (readable := job.freezing.at(path)) is not None:
                 found[step] = Written(readable, job.model, source)
-        elif job.freezing.artifacts == {"weights"} and (path / "model_index.json").is_file():
-            found[step] = Written(job.freezing, job.model.at(path), source)
+        elif (path / "model_index.json").is_file():
+            policy = job.freezing if begins_with_whole(job.freezing) else None
+            found[step] = Written(policy, job.model.at(path), source)
     return found
 
 
