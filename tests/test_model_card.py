@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors import safe_open
 
 from dreambooth.engine.loop import run
 from dreambooth.helpers.naming import base_name, hub_id, last_part
@@ -180,13 +182,13 @@ def test_a_text_that_is_no_path_stays():
 
 def test_captions_are_told_where_they_were_trained(small_job):
     job = small_job(freezing="adapter", exports=["kohya"])
-    text = card_of(run(job).final)
+    text = card_of(run(job).final)[1]
     assert "| captions | 3 different ones: `picture 0 of ohwx dog`, `picture 1 of" in text
     plain = small_job(
         name="plain", freezing="adapter", data={"captions": "none"}, exports=["kohya"]
     )
     result = run(plain)
-    assert "| prompt | `a photo of ohwx dog` |" in card_of(result.final)
+    assert "| prompt | `a photo of ohwx dog` |" in card_of(result.final)[1]
     with safe_open(result.final / "plain.safetensors", "pt") as file:
         tags = json.loads(file.metadata()["ss_tag_frequency"])
     assert tags == {"1_ohwx dog": {"a photo of ohwx dog": 3}}
@@ -203,7 +205,7 @@ def test_zero_terminal_snr_is_told_to_other_programs(small_job, format_):
         scheduler={"kind": "ddpm", "zero_terminal_snr": True}, train={"steps": 1},
     )  # fmt: skip
     result = run(job)
-    text = card_of(result.final)
+    text = card_of(result.final)[1]
     assert "zero terminal SNR" in text
     assert "guidance_rescale=0.7" in text
     if format_ != "merged":
@@ -211,4 +213,4 @@ def test_zero_terminal_snr_is_told_to_other_programs(small_job, format_):
         assert "Zero Terminal SNR" in text
     plain = small_job(name="plain", model=model, freezing="adapter", exports=[format_],
                       prior="none", train={"steps": 1})  # fmt: skip
-    assert "zero terminal SNR" not in card_of(run(plain).final)
+    assert "zero terminal SNR" not in card_of(run(plain).final)[1]

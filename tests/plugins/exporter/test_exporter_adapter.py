@@ -325,7 +325,7 @@ def by_lycoris(found, at, shape):
 
 
 def test_the_names_we_read_are_those_that_are_written():
-    """Every factor of LyCORIS, but for the core of a first factor, which none of its modules has."""
+    """Every factor of LyCORIS, but for the core of a first one, which none of its modules has."""
     ours = re.compile(f"({low_rank.FACTORS})")
     named = {n for names in LYCORIS.values() for n in names} - {"alpha", "dora_scale", "lokr_t1"}
     assert all(ours.fullmatch(name) for name in named)
