@@ -129,7 +129,8 @@ def shipped_config(path: Path, header: Header, told: str | None = None) -> str:
             return "sd21" if prediction == "v_prediction" else "sd20-base"
         raise JobError(
             f"{path} is Stable Diffusion 2.x, but the file does not say what it predicts",
-            "set model.prediction to epsilon (512 px) or v_prediction (768 px)",
+            "set model.config to builtin:sd20-base (512 px, epsilon) or builtin:sd21 "
+            "(768 px, v-prediction), or model.prediction to epsilon or v_prediction",
         )
     raise JobError(
         f"{path}: no shipped configuration fits (cross-attention width {width}"
