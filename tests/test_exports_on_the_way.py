@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from dreambooth import api
+from dreambooth import Job, api
 from dreambooth.engine.events import Events
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
@@ -26,7 +26,7 @@ from test_run import cut
 
 ADAPTER = {"kind": "adapter", "train": ["unet", "text_encoder"]}
 RUN = {
-    "freezing": ADAPTER, "prior": "none", "optimizer": {"lr": 1e-2},
+    "freezing": ADAPTER, "prior": "none", "optimizer": {"kind": "adamw", "lr": 1e-2},
     "train": {"steps": 6, "ema": {"decay": 0.9}}, "checkpoints": {"every": 4, "keep_last": 1},
 }  # fmt: skip
 EVERY = {"formats": ["lora", "kohya"], "every": 2}
@@ -45,20 +45,44 @@ def steps(folder):
     return sorted({path.name for path in (folder / "exports").glob("*-step-*")})
 
 
-@pytest.fixture
-def straight(small_job):
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Make a job whose runs all tests here share: `make("cut", exports=EVERY)`."""
+    pictures = tmp_path_factory.mktemp("pictures")
+    for number, color in enumerate(["red", "green", "blue"]):
+        Image.new("RGB", (32, 32), color).save(pictures / f"{number}.png")
+    output = tmp_path_factory.mktemp("runs")
+
+    def job(name, **sections):
+        return Job(
+            **{
+                "name": "small", "output": output / name,
+                "model": {"kind": "stable_diffusion", "source": "builtin:tiny"},
+                "subject": {"identifier": "ohwx", "class_noun": "dog"},
+                "data": {"kind": "folder", "path": pictures, "resolution": 32},
+                "sampler": {"kind": "cfg", "steps": 2}, "samples": {"every": 0},
+                "log": {"every": 1}, "trackers": ["jsonl"], **RUN, **sections,
+            }
+        )  # fmt: skip
+
+    return job
+
+
+@pytest.fixture(scope="module")
+def straight(make):
     """Train six steps with exports every two."""
-    return run(small_job(**RUN, exports=EVERY)).folder
+    return run(make("straight", exports=EVERY)).folder
 
 
-def test_they_change_no_number_and_are_what_a_checkpoint_would_give(small_job, tmp_path, straight):
-    plain = run(
-        small_job(
-            **{**RUN, "checkpoints": {"every": 2, "keep_last": 9}},
-            output=tmp_path / "plain",
-            exports=["lora", "kohya"],
-        )
+@pytest.fixture(scope="module")
+def plain(make):
+    """Train the same without them, every second checkpoint kept."""
+    return run(
+        make("plain", exports=["lora", "kohya"], checkpoints={"every": 2, "keep_last": 9})
     ).folder
+
+
+def test_they_change_no_number_and_are_what_a_checkpoint_would_give(straight, plain):
     for name in ("metrics.jsonl", "final/pytorch_lora_weights.safetensors",
                  "exports/kohya/small.safetensors"):  # fmt: skip
         assert (straight / name).read_bytes() == (plain / name).read_bytes(), name
@@ -81,16 +105,21 @@ def test_they_change_no_number_and_are_what_a_checkpoint_would_give(small_job, t
     assert "small-step-000004.safetensors" in (file.parent / "README.md").read_text()
 
 
-@pytest.mark.parametrize("at", [3, 5])
-def test_a_run_that_was_cut_exports_the_same(small_job, tmp_path, monkeypatch, straight, at):
-    job = small_job(**RUN, output=tmp_path / "cut", exports=EVERY)
-    cut(job, at, monkeypatch)
+def test_a_run_that_was_cut_exports_the_same_and_the_newest_stay(make, monkeypatch, straight):
+    job = make("cut", exports={**EVERY, "keep_last": 2})
+    cut(job, 5, monkeypatch)
+    assert steps(job.folder) == [f"{k}-step-{n:06d}" for k in ("kohya", "lora") for n in (2, 4)]
     run(job)
-    assert exported(job.folder) == exported(straight)
+    kept = {name: data for name, data in exported(straight).items() if "step-000002" not in name}
+    assert exported(job.folder) == kept
+    assert steps(job.folder) == [f"{k}-step-{n:06d}" for k in ("kohya", "lora") for n in (4, 6)]
+    # By hand at step 3, and of a life the run went back from: neither is touched.
+    options = make("x", exports={**EVERY, "keep_last": 1}).exporting
+    assert on_the_way.superseded(options, [2, 3, 4, 4, 8], 4) == [2]
 
 
-def test_a_run_that_died_while_exporting_exports_anew(small_job, tmp_path, monkeypatch, straight):
-    job = small_job(**RUN, output=tmp_path / "cut", exports=EVERY)
+def test_a_run_that_died_while_exporting_exports_anew(make, monkeypatch, straight):
+    job = make("died", exports=EVERY)
 
     def dying(session, folder):
         if session.state.step == 4:
@@ -106,10 +135,8 @@ def test_a_run_that_died_while_exporting_exports_anew(small_job, tmp_path, monke
     assert exported(job.folder) == exported(straight)
 
 
-def test_asked_to_stop_it_leaves_the_export_for_the_next_life(
-    small_job, tmp_path, monkeypatch, straight
-):
-    job = small_job(**RUN, output=tmp_path / "cut", exports=EVERY)
+def test_asked_to_stop_it_leaves_the_export_for_the_next_life(make, monkeypatch, straight):
+    job = make("left", exports=EVERY)
 
     class Gone(Exception):
         pass
@@ -136,21 +163,11 @@ def test_asked_to_stop_it_leaves_the_export_for_the_next_life(
     assert exported(job.folder) == left
 
 
-def test_the_newest_stay(small_job):
-    folder = run(small_job(**RUN, exports={**EVERY, "keep_last": 2})).folder
-    assert steps(folder) == [
-        f"{kind}-step-{step:06d}" for kind in ("kohya", "lora") for step in (4, 6)
-    ]
-    options = small_job(exports={**EVERY, "keep_last": 1}).exporting
-    # By hand at step 3, and of a life the run went back from: neither is touched.
-    assert on_the_way.superseded(options, [2, 3, 4, 4, 8], 4) == [2]
-
-
 def pixels(paths):
     return [np.asarray(Image.open(path)).tolist() for path in paths]
 
 
-def test_the_grid_is_drawn_from_them(small_job, tmp_path, straight, dbt):
+def test_the_grid_is_drawn_from_them(tmp_path, straight, plain, dbt):
     assert [p.name for p in (straight / "checkpoints").glob("step-*")] == ["step-000006"]
     result = dbt(
         "sample", straight, "a dog", "-n", 2, "--steps", "2,4,6", "--out", tmp_path / "out",
@@ -165,9 +182,6 @@ def test_the_grid_is_drawn_from_them(small_job, tmp_path, straight, dbt):
         (2, "exports/kohya-step-000002")
     }
     # The same as from a checkpoint of that step.
-    plain = run(
-        small_job(**{**RUN, "checkpoints": {"every": 2, "keep_last": 9}}, output=tmp_path / "plain")
-    ).folder
     ours, theirs = (
         api.sample(folder, "a dog", count=2, step=(2, 4), reporter=Quiet())
         for folder in (straight, plain)
@@ -177,14 +191,14 @@ def test_the_grid_is_drawn_from_them(small_job, tmp_path, straight, dbt):
     assert pixels(ours.files[:2]) != pixels(ours.files[2:])
 
 
-def test_whole_models_on_the_way_are_drawn_from(small_job, tmp_path):
+def test_whole_models_on_the_way_are_drawn_from(make):
     """A word that is in a whole model cannot be learned on, but drawn."""
     freezing = {"kind": "components_and_token", "train": ["unet"], "lr": {"token": 1e-2}}
-    given = {
-        **RUN, "freezing": freezing, "optimizer": {"lr": 1e-3}, "train": {"steps": 4},
-        "subject": {"identifier": "<x>", "class_noun": "dog"},
-    }  # fmt: skip
-    folder = run(small_job(**given, exports={"every": 2})).folder
+    job = make(
+        "whole", freezing=freezing, optimizer={"kind": "adamw", "lr": 1e-3}, train={"steps": 4},
+        subject={"identifier": "<x>", "class_noun": "dog"}, exports={"every": 2},
+    )  # fmt: skip
+    folder = run(job).folder
     assert steps(folder) == ["diffusers-step-000002", "diffusers-step-000004"]
     drawn = draw_from_run(
         folder, DrawRequest(["a {identifier} dog"], count=1, training_steps=[2]), Quiet()
@@ -269,13 +283,13 @@ def test_a_typo_is_told(small_job, tmp_path, text, said):
     assert said in str(caught.value)
 
 
-def test_the_plan_counts_them(small_job, tmp_path, dbt):
-    job = small_job(freezing=ADAPTER, prior="none", exports={"every": 2, "keep_last": 1})
+def test_the_plan_counts_them(make, tmp_path, straight, dbt):
+    job = make("plan", exports={"formats": ["lora"], "every": 2, "keep_last": 1})
     (tmp_path / "job.yaml").write_text(dump_job(job))
     said = dbt("run", "--dry-run", tmp_path / "job.yaml", cwd=tmp_path).stdout
-    [line] = [line for line in said.splitlines() if "exports" in line]
-    assert "every 2 steps, 2 of them" in line
+    [line] = [line for line in said.splitlines() if line.startswith("exports")]
+    assert "every 2 steps, 3 of them" in line
     assert "the newest 1 are kept" in line
-    size = run(job).final / "pytorch_lora_weights.safetensors"
     told = float(line.split(" kB")[0].rsplit(" ", 1)[1])
-    assert told == pytest.approx(size.stat().st_size / 1000, rel=0.3)
+    size = (straight / "final/pytorch_lora_weights.safetensors").stat().st_size
+    assert told == pytest.approx(size / 1000, rel=0.3)

@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from dreambooth.files.headers import read_header
 from dreambooth_plugins.exporter import Diffusers, Embedding, Kohya, Lora, Merged, SingleFile
-from dreambooth_plugins.freezing import Adapter, BlockPreset, Components, Pivotal, Token
 from dreambooth_plugins.formats.original import families
+from dreambooth_plugins.freezing import Adapter, BlockPreset, Components, Pivotal, Token
 from dreambooth_plugins.model import SDXL
 from learning import shake
 

@@ -37,6 +37,8 @@ def check_folders(
     predictions and drawn latents must agree. A learned word is loaded from its files.
     """
     parts = artifact.metadata["adapters"]
+    # Copies: a constrained OFT projects its weights in place in each forward pass.
+    wanted = {name: tensor.detach().clone() for name, tensor in _adapters(artifact).items()}
     with (
         in_float32(model, "held"),
         quiet(),
@@ -55,11 +57,11 @@ def check_folders(
                 said = (str(error) or type(error).__name__).splitlines()[0]
                 return Check(False, f"PEFT cannot open {part}: {said}")
             found |= {f"{part}.{n}": t for n, t in _inside(read).items()}
-        wrong = [n for n, t in _adapters(artifact).items() if not _equal(t, found.get(n), dtype)]
+        wrong = [n for n, t in wanted.items() if not _equal(t, found.get(n), dtype)]
         word = "" if wrong else load_word(pipe, artifact, dest, dtype, model.info)
         pipe.to(torch.float32)  # adapters of a half-precision file; the base is float32 already
         there = None if wrong or word else file_outputs(pipe, model, ctx)
-    count = len(_adapters(artifact))
+    count = len(wanted)
     if word:
         return Check(False, word)
     if there is None:

@@ -82,6 +82,11 @@ def peft_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
     opened = [f"PeftModel.from_pretrained(pipe.{part}, {part!r})" for part in parts]
     lines = [*_base(job, info), *opened, *_word(job, info, files)]
     text = _diffusers(job, info, ["from peft import PeftModel", *lines]) + _schedule(job, info)
+    if {*parts} & {*info.part_names("text_encoders")}:
+        text += (
+            "\nWith transformers before 5.6 a text encoder's folder is opened with "
+            "`key_mapping={'^': 'text_model.'}`.\n"
+        )
     return f"{text}\nPrograms that know no PEFT open what is exported as `merged`.\n"
 
 

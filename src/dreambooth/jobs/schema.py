@@ -31,7 +31,7 @@ def job_schema() -> dict[str, Any]:
     members: dict[str, Any] = {}
     _name_slots(schema, Job, members)
     for _, section in sections(Job):
-        _name_slots(schema["$defs"][section.__name__], section, members)
+        _name_slots(schema["$defs"].get(section.__name__, {}), section, members)
     definitions = {**schema.pop("$defs", {}), **members}
     return {"$schema": DIALECT, **schema, "title": "DreamBooth job", "$defs": definitions}
 

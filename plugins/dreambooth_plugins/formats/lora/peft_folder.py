@@ -41,8 +41,8 @@ def write(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -> Non
 def part_tensors(artifact: Artifact, model: LoadedModel, part: str) -> dict[str, Tensor]:
     """Return a part's tensors by the names that PEFT gives them in files.
 
-    Modules of text encoders have the `text_model.` of all versions of transformers but the newest,
-    which read it too.
+    Modules go by their names in memory, as PEFT takes them: of a text encoder without the
+    `text_model.` that transformers had before 5.6.
     """
     from dreambooth_plugins.common.libraries import peft
 
@@ -55,13 +55,7 @@ def part_tensors(artifact: Artifact, model: LoadedModel, part: str) -> dict[str,
     stored = peft.get_peft_model_state_dict(
         model.parts[part], state_dict=adapters, adapter_name=ADAPTER, save_embedding_layers=False
     )
-    names = model.adapter_keys("diffusers")
-    out: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        module = _module(name, artifact, part)
-        there = names[f"{part}.{module}"].removeprefix(f"{part}.")
-        out[f"{PREFIX}{there}{name.removeprefix(module)}"] = tensor
-    return out
+    return {f"{PREFIX}{name}": tensor for name, tensor in stored.items()}
 
 
 def _module(name: str, artifact: Artifact, part: str) -> str:
@@ -73,10 +67,7 @@ def _module(name: str, artifact: Artifact, part: str) -> str:
 
 
 def configuration(artifact: Artifact, model: LoadedModel, part: str) -> dict[str, Any]:
-    """Return what PEFT builds a part's layers by, as plain data.
-
-    Names of modules are without `text_model.`: PEFT takes them for ends of names.
-    """
+    """Return what PEFT builds a part's layers by, as plain data."""
     live: Any = model.parts[part]
     options: dict[str, Any] = live.peft_config[ADAPTER].to_dict()
     modules = sorted(artifact.metadata["adapters"][part]["modules"])
