@@ -18,6 +18,10 @@ Step = Annotated[
         help="Training steps that are kept (checkpoints.keep_every, exports.every): a row each.",
     ),
 ]
+SamplingSteps = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Sampling steps; several, N,N, are training steps: --step."),
+]
 
 
 def sample(
@@ -31,10 +35,7 @@ def sample(
     ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures a prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds draw other pictures.")] = 0,
-    steps: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Sampling steps; several, N,N, are training steps: --step."),
-    ] = None,
+    steps: SamplingSteps = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be seen.")] = None,
     size: Annotated[

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from dreambooth.interfaces import Artifact
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.reader]
-SIDE, STEPS, SEED = 128, 2, 7
+SIDE, STEPS, SEED = 64, 2, 7
 PROMPT = "a photo of ohwx dog"
 SIZES = {"sd15": "SD 1.x", "sd21": "SD 2.x"}
 """Shipped configurations, and what the reader calls them."""
@@ -95,17 +96,43 @@ def made(reader, tmp_path_factory, request):
 def draw(reader, file, loras=()) -> tuple[np.ndarray, str]:
     """Draw with Euler's method and no guidance; return the pixels, and all that was said."""
     said: list[str] = []
-    reader.set_log_callback(lambda level, text: said.append(text))
+    reader.set_log_callback(lambda level, text: said.append(str(text)))
     options = reader.SDContextParams(model_path=str(file), n_threads=1)
-    options.vae_decode_only = True
-    with reader.SDContext(options) as context:
-        wanted = reader.SDImageGenParams(
-            prompt=PROMPT, width=SIDE, height=SIDE, seed=SEED, sample_steps=STEPS, cfg_scale=1.0
-        )
-        if loras:
-            wanted.set_loras([{"path": str(path), "multiplier": by} for path, by in loras])
-        [image] = context.generate_with_params(wanted)
-    return image.to_numpy().astype(np.int16), "".join(said)
+    # Noise as torch's generator on a CPU draws it.
+    options.rng_type = options.sampler_rng_type = reader.RngType.CPU
+    try:
+        with reader.SDContext(options) as context:
+            wanted = reader.SDImageGenParams(
+                prompt=PROMPT, width=SIDE, height=SIDE, seed=SEED, sample_steps=STEPS,
+                cfg_scale=1.0, sample_method=reader.SampleMethod.EULER,
+                scheduler=reader.Scheduler.DISCRETE,
+            )  # fmt: skip
+            if loras:
+                wanted.set_loras([{"path": str(path), "multiplier": by} for path, by in loras])
+            [image] = context.generate_with_params(wanted)
+            return image.to_numpy().astype(np.int16), "".join(said)
+    finally:
+        reader.set_log_callback(None)
+
+
+@torch.no_grad()
+def by_diffusers(file, config, lora=None) -> np.ndarray:
+    """Draw the same with diffusers, in float32."""
+    pipe = StableDiffusionPipeline.from_single_file(
+        str(file), config=str(config), local_files_only=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="linspace"
+    )
+    if lora is not None:
+        pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    noise = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))
+    [image] = pipe(
+        PROMPT, latents=noise, num_inference_steps=STEPS, guidance_scale=1.0,
+        height=SIDE, width=SIDE,
+    ).images  # fmt: skip
+    return np.asarray(image).astype(np.int16)
 
 
 @pytest.mark.parametrize("made", SIZES, indirect=True)
@@ -122,6 +149,12 @@ def test_it_opens_our_single_file_and_our_lora_and_draws(reader, made, emit) -> 
     on, said = draw(reader, file, [(lora, 1.0)])
     emit(f"{name}: the adapter moves pixels by", float(np.abs(on - plain).mean()))
     assert np.abs(on - plain).mean() > 1
+    theirs = by_diffusers(file, work / "single/config")
+    emit(f"{name}: pixels apart from diffusers' by", float(np.abs(plain - theirs).mean()))
+    emit(
+        f"{name}: diffusers' adapter",
+        float(np.abs(by_diffusers(file, work / "single/config", lora) - on).mean()),
+    )
     modules = len([n for n in load_file(lora) if n.endswith(".alpha")])
     assert f"({3 * modules} / {3 * modules}) LoRA tensors have been applied" in said
 

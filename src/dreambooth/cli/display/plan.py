@@ -63,13 +63,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
         f"{train.steps} of {effective} instance rows ({plan.rows} rows a forward), "
         f"{plan.epochs:.1f} epochs",
     )
-    line("class images", class_text(plan))
-    line("samples", samples_text(job, plan))
-    if plan.evaluations:
-        line("validation", validation_text(job, plan))
-    line("checkpoints", checkpoints_text(job, plan))
-    if plan.exported_steps:
-        line("exports", exports_text(job, plan))
+    for label, text in between_steps(job, plan).items():
+        line(label, text)
     columns = ("component", "parameters", "trainable", "share", "memory")
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -97,6 +92,17 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     line("", f"at most {gigabytes(most.total)}: {PHASES[most.phase]}")
     others = (p for p in plan.phases if p.phase not in ("training", most.phase))
     line("", ", ".join(f"{PHASES[p.phase]} {gigabytes(p.total)}" for p in others))
+
+
+def between_steps(job: Job, plan: Plan) -> dict[str, str]:
+    """Return what is done before and between steps, by its label."""
+    texts = {"class images": class_text(plan), "samples": samples_text(job, plan)}
+    if plan.evaluations:
+        texts["validation"] = validation_text(job, plan)
+    texts["checkpoints"] = checkpoints_text(job, plan)
+    if plan.exported_steps:
+        texts["exports"] = exports_text(job, plan)
+    return texts
 
 
 def images_text(plan: Plan) -> str:
