@@ -65,7 +65,7 @@ def make_base(dest: Path, name: str) -> Path:
             if shape.dtype.is_floating_point:
                 state[part.file_key(tensor_name)] = value.half()
         save_weights(dest / part.name, part, state)
-    save_tokenizer(make_tokenizer(config, *clip_vocabulary()), dest / "tokenizer")
+    save_tokenizer(make_tokenizer(config / "tokenizer", *clip_vocabulary()), dest / "tokenizer")
     return dest
 
 
