@@ -114,6 +114,7 @@ SD1, OTHER = (
         family=family,
         names=names,
         pipeline="StableDiffusionPipeline",
+        prediction="epsilon",
         learns_words=("text_encoder",),
     )
     for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
