@@ -85,6 +85,7 @@ FORMATS = {
     "single_file": "components",
     "lora": {"kind": "pivotal", "train": ["unet"]},
     "kohya": {"kind": "pivotal", "train": ["unet"]},
+    "peft": {"kind": "pivotal", "method": {"kind": "oft", "block_size": 8}},
     "merged": {"kind": "adapter"},
     "embedding": {"kind": "token"},
 }
@@ -115,6 +116,7 @@ SD1, OTHER = (
         names=names,
         pipeline="StableDiffusionPipeline",
         prediction="epsilon",
+        schedule={},
         learns_words=("text_encoder",),
     )
     for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
