@@ -51,6 +51,17 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Sync nothing: a run does so fifty times, and only a loss of power could tell the difference.
+
+    What is synced, and in which order, is held by `unit/files`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(_own_cache) -> Path:
     """Diffusers folder of `builtin:tiny`; do not write into it."""
