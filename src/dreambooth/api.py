@@ -92,15 +92,18 @@ def sample(
     negative: str | None = None,
     size: int | tuple[int, int] | None = None,
     safety: SafetyChecker | str | None = None,
+    step: int | Sequence[int] | None = None,
     out: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Drawn:
     """Draw `count` pictures a prompt with a trained run; `{identifier}` and `{class_noun}` fill in.
 
-    `size` is the side, or (height, width), in pixels; `out` a new or empty folder, by default
-    `samples/drawn-N` of the run. Files of the pictures are in the answer's `files`. `safety` is
-    what looks at them before they are written, by default the job's own: a checker, its kind, or
-    another action of the job's (`off`, `flag`, `blur`, `refuse`).
+    `steps` are sampling steps. `step` is a training step that the run keeps a checkpoint or an
+    export of; of several each has a row of the grid. `size` is the side, or (height, width), in
+    pixels; `out` a new or empty folder, by default `samples/drawn-N` of the run. Files of the
+    pictures are in the answer's `files`. `safety` is what looks at them before they are written,
+    by default the job's own: a checker, its kind, or another action of the job's (`off`, `flag`,
+    `blur`, `refuse`).
     """
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
     from dreambooth.jobs.named import named_checker
@@ -117,6 +120,7 @@ def sample(
         sampler=sampler,
         safety=named_checker(safety, job) if isinstance(safety, str) else safety,
         out=Path(out).absolute() if out is not None else None,
+        training_steps=[step] if isinstance(step, int) else sorted({*(step or ())}),
     )
     return draw_from_run(folder.path, request, reporter or _reporter())
 
@@ -127,13 +131,15 @@ def export(
     *,
     options: Mapping[str, Any] | None = None,
     dest: Path | str | None = None,
+    step: int | None = None,
     check: bool = True,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a trained run in another file format (`lora`, `kohya`, `diffusers`, a plugin's).
 
     `options` are the format's own (`{"dtype": "fp16"}`); `dest` is a new or empty folder, by
-    default `exports/FORMAT` of the run. With `check` the files are read back and compared with the
+    default `exports/FORMAT` of the run. `step` is a training step that the run keeps, into
+    `exports/FORMAT-step-N`. With `check` the files are read back and compared with the
     live model: `RunError` where they differ.
     """
     from dreambooth.engine.results.exports import export_run
@@ -143,7 +149,9 @@ def export(
     given = [f"{name}={json.dumps(value)}" for name, value in (options or {}).items()]
     exporter = named_exporter(folder.job, job, format, given)
     where = Path(dest).absolute() if dest is not None else None
-    made, _ = export_run(folder, job, exporter, reporter or _reporter(), dest=where, check=check)
+    made, _ = export_run(
+        folder, job, exporter, reporter or _reporter(), dest=where, check=check, step=step
+    )
     return made
 
 

@@ -10,7 +10,9 @@ from dreambooth.interfaces import Check
 from dreambooth_plugins.common.tensors import write_tensors
 from dreambooth_plugins.exporter.comparison import live_outputs, tolerance_for
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
+from dreambooth_plugins.exporter.embedding_check import load_word
 from dreambooth_plugins.exporter.merging import trained_weights
+from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.model_spec import file_name, model_spec
 from dreambooth_plugins.formats.original.names import LAYOUT
 
@@ -71,7 +73,7 @@ def check_single_file(
     after the cast in half precision); text embeddings, predictions and drawn latents must agree.
     """
     here = live_outputs(model, artifact.tensors, ctx, base="source")
-    [file] = dest.glob("*.safetensors")
+    [file] = (path for path in dest.glob("*.safetensors") if path.name != EMBEDDING_FILE)
     try:
         pipe = model.pipeline(dest / CONFIG, file)
     except (
@@ -93,6 +95,7 @@ def check_single_file(
         dtype,
         tolerance=tolerance_for(artifact),
         what="opened with from_single_file",
+        load=lambda: load_word(pipe, artifact, dest, dtype, model.info),
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.checkpoints.rotation import Pace
+from dreambooth.engine.results import on_the_way
 from dreambooth.engine.results.contact import write_contact_sheet
 from dreambooth.engine.results.samples import (
     draw_samples,
@@ -25,6 +24,7 @@ from dreambooth.engine.results.samples import (
 from dreambooth.engine.watching import nonfinite, validation
 from dreambooth.engine.watching.observers import Observers
 from dreambooth.engine.watching.stopping import LeftOut
+from dreambooth.engine.watching.timings import Timings
 from dreambooth.engine.watching.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.interfaces import RunView, Stop
@@ -57,12 +57,14 @@ class Events:
         """Whether it was ended for good, so that the same command does not go on with it."""
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
-        self._saved_at = self._sampled_at = self._validated_at = -1
+        self._saved_at = -1
+        self._done = {"validated": -1, "sampled": -1, "exported": -1}
+        """The step at which each was done last."""
         self._place = folder.identity() if self._ctx.is_main else None
         trained = sum(p.numel() for p in session.state.parameters.values())
         assert self._ctx.devices is not None  # steps are taken on devices
         self._pace = Pace(self._job, self._ctx.devices, trained)
-        self._clock = (time.monotonic(), session.state.step)
+        self._timings = Timings(folder, session.state.step)
 
     @contextmanager
     def opened(self, found: Checkpoint | None) -> Iterator[Events]:
@@ -78,10 +80,10 @@ class Events:
                 kept = found.numbers.get("best")
                 self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
                 # An older version's were done before the checkpoint of their step, always.
-                looked = found.numbers.get("looked", {"validated": step, "sampled": step})
-                self._validated_at = int(looked["validated"])
-                self._sampled_at = int(looked["sampled"])
-        self._cut_timings(step)
+                done = found.numbers.get("looked", {})
+                self._done = {name: int(done.get(name, step)) for name in self._done}
+        if self._ctx.is_main:
+            self._timings.begin()
         self._trackers = Trackers(self._ctx, step)
         try:
             if not found:
@@ -111,17 +113,20 @@ class Events:
         self._observers.raise_failure()
 
     def _look(self, step: int, *, ended: bool = False) -> None:
-        """Validate and draw what is due at a step and not done; once asked to stop, leave it.
+        """Validate, draw and export what is due at a step and not done; asked to stop, leave it.
 
         The checkpoint then says so, and the run's next life begins with it.
         """
         try:
-            if validation.is_due(self._job, step) and self._validated_at != step:
+            if validation.is_due(self._job, step) and self._done["validated"] != step:
                 self._stop.before_leisure()
                 self.validate()
-            if self._sample_due(step, ended) and self._sampled_at != step:
+            if self._sample_due(step, ended) and self._done["sampled"] != step:
                 self._stop.before_leisure()
                 self.sample()
+            if on_the_way.is_due(self._job, step) and self._done["exported"] != step:
+                self._stop.before_leisure()
+                self.export()
         except LeftOut:
             self._stop.settle()
 
@@ -162,7 +167,7 @@ class Events:
             "callbacks": self._observers.states(),
             "best": self.best.state(),
             "scalars": self.scalars,
-            "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
+            "looked": dict(self._done),
         }
         options, best = self._job.checkpoints, self.best.step
         files.save(
@@ -192,7 +197,7 @@ class Events:
         """Measure the loss on the fixed batch; training is not touched by it."""
         with self._session.during("validation"):
             losses = validation.losses(self._session, self._stop.look)
-        self._validated_at = self._session.state.step
+        self._done["validated"] = self._session.state.step
         self._publish(losses)
         self._tell("validate")
 
@@ -206,10 +211,18 @@ class Events:
         values = self._ctx.share(values)
         if values is None:
             raise LeftOut
-        self._sampled_at = self._session.state.step
+        self._done["sampled"] = self._session.state.step
         if values:
             self._publish(values)
         self._tell("sample")
+
+    def export(self) -> None:
+        """Write the result as it is at this step; training is not touched by it."""
+        if self._ctx.is_main:
+            self._require_folder()
+            on_the_way.export_step(self._session, self._folder)
+        self._ctx.share(None)  # nobody trains on while the weights are being read
+        self._done["exported"] = self._session.state.step
 
     def _draw(self) -> dict[str, float]:
         self._require_folder()
@@ -252,7 +265,9 @@ class Events:
         self._ctx.logged.clear()
         self._meter.reset()
         self._publish(values)
-        self._time(step)
+        if self._ctx.is_main:
+            self._require_folder()
+            self._timings.write(step)
         self._tell("log")
 
     def _publish(self, values: Mapping[str, float]) -> None:
@@ -269,19 +284,6 @@ class Events:
         self._saved_at = -1  # a checkpoint of this step would not know of them
         if self.best.see(step, values):
             self._save_asked = True
-
-    def _time(self, step: int) -> None:
-        now, (then, before) = time.monotonic(), self._clock
-        self._clock = (now, step)
-        if self._ctx.is_main:
-            self._require_folder()
-            line = {"step": step, "seconds": round(now - then, 4), "steps": step - before}
-            with self._folder.timings.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def _cut_timings(self, step: int) -> None:
-        if step == 0 and self._ctx.is_main:
-            self._folder.timings.unlink(missing_ok=True)
 
     def _tell(self, event: Event) -> None:
         job, state = self._job, self._session.state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,9 @@ from dreambooth.engine.manifest import (
     describe_run,
 )
 from dreambooth.engine.reporting import Logged, Quiet
-from dreambooth.engine.results.card import Facts, write_card
+from dreambooth.engine.results.card import write_card
 from dreambooth.engine.results.conclusion import conclude
-from dreambooth.engine.results.exports import export_all
+from dreambooth.engine.results.exports import export_all, facts_now
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, settle_compiling, train_step
 from dreambooth.engine.watching.failures import explained
@@ -269,10 +270,8 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
 
 def write_cards(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> None:
     """Put a model card beside every export."""
-    facts = Facts(
-        steps=session.state.step,
-        images=len(session.scan.items),
-        precision=session.ctx.precision.name,
+    facts = replace(
+        facts_now(session),
         scalars=dict(events.scalars),
         kept=events.best.why(),
         stopped=events.stopped,

@@ -15,6 +15,7 @@ from dreambooth.helpers.text import did_you_mean, known_words
 from dreambooth.interfaces import Action, Captioner, Masker, SafetyChecker
 from dreambooth.jobs.diagnostics import JobErrors
 from dreambooth.jobs.document import Document
+from dreambooth.jobs.identifiers import chosen_exporters
 from dreambooth.jobs.loading import load_job
 from dreambooth.jobs.overrides import overridden
 from dreambooth.jobs.wording import explain
@@ -126,8 +127,8 @@ def _with_options(file: Path, kind: str, options: Sequence[str]) -> Exporter:
             )
             for d in errors.diagnostics
         ) from None
-    assert not isinstance(job.exports, str)
-    return job.exports[0]
+    [exporter] = chosen_exporters(job)
+    return exporter
 
 
 def _check_fit(job: Job, exporter: Exporter, kinds: Mapping[str, type[Component]]) -> None:

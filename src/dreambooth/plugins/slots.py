@@ -65,10 +65,30 @@ SLOTS: Mapping[str, SlotInfo] = {
 
 
 def components(job: AnyJob) -> Iterator[tuple[tuple[str | int, ...], Component]]:
-    """Yield every component of a job with its location."""
+    """Yield every component of a job with its location, those inside of others after them."""
     for field in (name for slot in SLOTS.values() for name in slot.fields):
-        value: Any = getattr(job, field)
-        if isinstance(value, list):
-            yield from (((field, i), item) for i, item in enumerate(value))
-        elif isinstance(value, Component):  # `exports: auto` is none
-            yield (field,), value
+        at, value = _filling(job, field)
+        filled = (
+            [((*at, i), item) for i, item in enumerate(value)]
+            if isinstance(value, list)
+            else [(at, value)]
+        )
+        for place, component in filled:
+            if isinstance(component, Component):  # `exports: auto` is none
+                yield place, component
+                yield from _inside(place, component)
+
+
+def _inside(at: tuple[str | int, ...], component: Component) -> Iterator[Any]:
+    for name in type(component).model_fields:
+        if isinstance(inner := getattr(component, name), Component):
+            yield (*at, name), inner
+            yield from _inside((*at, name), inner)
+
+
+def _filling(job: AnyJob, field: str) -> tuple[tuple[str | int, ...], Any]:
+    """Return where a slot is filled and with what; the long form of a section is looked into."""
+    value: Any = getattr(job, field)
+    if short := getattr(value, "short_for", ""):
+        return (field, short), getattr(value, short)
+    return (field,), value

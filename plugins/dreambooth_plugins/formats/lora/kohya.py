@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.helpers.naming import base_name
 from dreambooth_plugins.formats.lora import lycoris
 from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
-from dreambooth_plugins.formats.model_spec import model_spec
+from dreambooth_plugins.formats.model_spec import has_zero_terminal_snr, model_spec
 from dreambooth_plugins.formats.original.names import unet_names
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, d
         at = names[f"{product.part}.{product.module}"]
         factors, alpha = lycoris.as_read(product)
         tensors |= {f"{at}.{name}": factor for name, factor in factors.items()}
-        if alpha is not None:
-            tensors[f"{at}.alpha"] = torch.tensor(alpha)
+        tensors[f"{at}.alpha"] = torch.tensor(alpha)
     write_tensors(path, tensors, metadata(artifact, adapters, model.info, job), dtype)
 
 
@@ -151,7 +150,7 @@ def metadata(
     kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
     algorithms = sorted(kinds & {*lycoris.METHODS})
     version = info.names.get(LAYOUT, info.family)
-    # kohya's scripts mark v in the names of SD 1.x and 2.x alone.
+    # Kohya's scripts mark v in the names of SD 1.x and 2.x alone.
     v_model = info.prediction == "v_prediction" and version.startswith("sd_v")
     out: dict[str, Any] = {
         "ss_network_module": "lycoris.kohya" if algorithms else "networks.lora",
@@ -164,15 +163,17 @@ def metadata(
         **model_spec(info, job, "/lora"),
     }
     if job is not None:
-        out |= _job_metadata(job, artifact)
+        out |= _job_metadata(job, artifact, info)
     return {name: text for name, text in out.items() if text}
 
 
-def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
+def _job_metadata(job: Job, artifact: Artifact, info: ModelInfo) -> dict[str, Any]:
     words = f"{job.subject.identifier} {job.subject.class_noun}"
     height, width = job.data.size
     rates = getattr(job.freezing, "lr", {})
     count = artifact.metadata.get("images", 0)
+    captions = artifact.metadata.get("captions") or ({words: count} if count else {})
+    folder = f"1_{words}"
     return {
         "ss_output_name": job.name,
         "ss_sd_model_name": base_name(job),
@@ -183,7 +184,24 @@ def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
         "ss_seed": str(job.train.seed),
         "ss_resolution": f"({width}, {height})",
         "ss_num_train_images": str(count) if count else "",
-        "ss_tag_frequency": json.dumps({words: {words: count}}) if count else "",
+        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": count}})
+        if count
+        else "",
+        "ss_tag_frequency": json.dumps({folder: tag_frequency(captions)}) if captions else "",
+        "ss_zero_terminal_snr": str(has_zero_terminal_snr(job, info)),
         "ss_instance_token": job.subject.identifier,
         "ss_class_noun": job.subject.class_noun,
     }
+
+
+def tag_frequency(captions: Mapping[str, int]) -> dict[str, int]:
+    """Return how many pictures have each tag, by the rule of kohya's scripts.
+
+    A caption is split at commas; tags are in lower case. `captions` is caption -> pictures.
+    """
+    found: dict[str, int] = {}
+    for caption, count in captions.items():
+        for tag in (part.strip().lower() for part in caption.split(",")):
+            if tag:
+                found[tag] = found.get(tag, 0) + count
+    return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.context import EngineContext
     from dreambooth.engine.cost.residency import Phase, Residency
-    from dreambooth.interfaces import Conditioning, LoadedModel
+    from dreambooth.interfaces import Conditioning, LoadedModel, Sampler
     from dreambooth.job import Job
 
 CHECK_ROWS = 3
@@ -47,9 +47,9 @@ class Counter:
         """Count a chunk of images on its way through the VAE."""
         return self._peak(lambda: encode(self._model, self._pixels(MOMENTS_CHUNK)))
 
-    def drawing(self, pictures: int, trained: int = 0) -> int:
+    def drawing(self, pictures: int, trained: int = 0, by: Sampler | None = None) -> int:
         """Count one sampling step of `pictures` pictures, both halves of guidance in one."""
-        sampler = self._job.sampler
+        sampler = by or self._job.sampler
         halves = math.ceil(sampler.forwards() / max(1, sampler.sampling_steps()))
         return self.forward(pictures * max(1, halves), trained)
 
@@ -152,9 +152,9 @@ def before_training(job: Job, counter: Counter, residency: Residency) -> dict[Ph
     if "encoding" in residency.parts:
         working["encoding"] = counter.encoding()
     if "class images" in residency.parts:
-        drawn = job.prior.cost(job).at_once
-        working["class images"] = counter.drawing(drawn)
-        working["class pictures"] = counter.decoding(drawn)
+        price = job.prior.cost(job)
+        working["class images"] = counter.drawing(price.at_once, by=price.sampler)
+        working["class pictures"] = counter.decoding(price.at_once)
     return working
 
 
@@ -173,7 +173,8 @@ def while_training(
         working["training"] = max(working["training"], counter.encoding())
     price = job.prior.cost(job)
     if price.keeps_base and price.pictures:  # class images are drawn between steps
-        working["training"] = max(working["training"], counter.drawing(price.at_once))
+        drawing = counter.drawing(price.at_once, by=price.sampler)
+        working["training"] = max(working["training"], drawing)
     trained = sum(p.numel() for p in trainable.values())
     if job.validation.every:
         rows = min(job.validation.batch_size, job.validation.rows * share)

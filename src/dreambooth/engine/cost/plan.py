@@ -18,6 +18,7 @@ from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.watching.validation import evaluations
+from dreambooth.jobs.identifiers import chosen_exporters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -101,6 +102,10 @@ class Plan:
     evaluation_steps: float
     """What all evaluations cost, in training steps."""
     checkpoint_bytes: int
+    exported_steps: int
+    """At how many steps on the way the result is exported."""
+    export_bytes: int
+    """What the files of one of them take."""
     folder: Path
     resumes_at: int
     """Step at which the run goes on; 0 for a fresh run."""
@@ -169,6 +174,8 @@ def make_plan(
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
         checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
+        exported_steps=job.train.steps // job.exporting.every if job.exporting.every else 0,
+        export_bytes=export_bytes(job, parts),
         folder=job.folder,
         resumes_at=resumes_at,
     )
@@ -191,6 +198,12 @@ def count_model(
     working |= counting.while_training(job, counter, residency, trainable)
     parts = count_parts(job, ctx, model, trainable, residency)
     return trainable, parts, memory_by_phase(job, ctx, residency, parts, working)
+
+
+def export_bytes(job: Job, parts: Sequence[PartPlan]) -> int:
+    """Return what the files of a result take, in all the job's formats together."""
+    trained, whole = sum(p.trainable for p in parts), sum(p.parameters for p in parts)
+    return sum(exporter.stored_bytes(trained, whole) for exporter in chosen_exporters(job))
 
 
 def sample_count(job: Job) -> int:

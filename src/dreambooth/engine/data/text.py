@@ -41,8 +41,11 @@ def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
     if job.samples.every:
         prompts += [job.subject.fill(e.prompt) for e in job.samples.entries]
         prompts += [e.negative for e in job.samples.entries if e.negative is not None]
-    if job.samples.every or job.prior.cost(job).keeps_base:  # both draw while training
+    price = job.prior.cost(job)
+    if job.samples.every:
         prompts += job.sampler.extra_prompts()
+    if price.keeps_base:  # it draws while training
+        prompts += (price.sampler or job.sampler).extra_prompts()
     return sorted(set(prompts))
 
 

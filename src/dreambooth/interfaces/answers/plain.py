@@ -78,7 +78,7 @@ listed(str, "texts", Sampler.extra_prompts, Vocabulary.split)
 listed(Stage, "Stages", FreezingPolicy.stages)
 
 
-@of(Prior.cached, Sampler.sampling_steps)
+@of(Prior.cached, Sampler.sampling_steps, Exporter.stored_bytes)
 def _count(answer: Answer, *_: Any, **__: Any) -> str:
     good = isinstance(answer, int) and answer >= 0
     return "" if good else wants(answer, "a count")
