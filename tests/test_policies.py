@@ -78,7 +78,7 @@ def drawn_elsewhere(folder, session, prompt):
     return pipe(
         prompt,
         num_inference_steps=job.sampler.sampling_steps(),
-        guidance_scale=job.sampler.guidance_scale,
+        guidance_scale=job.sampler.scale(),
         height=height,
         width=width,
         latents=start,

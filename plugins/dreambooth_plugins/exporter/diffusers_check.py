@@ -14,6 +14,7 @@ from dreambooth_plugins.exporter.comparison import (
     Outputs,
     Tolerance,
     file_outputs,
+    in_float32,
     live_outputs,
     tolerance_for,
     verdict,
@@ -38,19 +39,21 @@ def check_folder(
     (after the cast, in half precision), the rows of a learned word at the end of their table; text
     embeddings, predictions at three timesteps and drawn latents must agree with the live model.
     """
-    weights = trained_weights(artifact, model)
-    here = live_outputs(model, artifact.tensors, ctx, base="source")
-    return compare_pipeline(
-        model.pipeline(dest),
-        weights.items(),
-        here,
-        model,
-        ctx,
-        dtype,
-        tolerance=tolerance_for(artifact),
-        what="opened with diffusers",
-        rows=learned_rows(artifact),
-    )
+    # Within it, so that what the file has of the base is in memory once.
+    with in_float32(model, "source"):
+        weights = trained_weights(artifact, model)
+        here = live_outputs(model, artifact.tensors, ctx, base="source")
+        return compare_pipeline(
+            model.pipeline(dest),
+            weights.items(),
+            here,
+            model,
+            ctx,
+            dtype,
+            tolerance=tolerance_for(artifact),
+            what="opened with diffusers",
+            rows=learned_rows(artifact),
+        )
 
 
 def compare_pipeline(

@@ -1,6 +1,7 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
-from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role
+from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role, Usual
+from dreambooth.component.tensors import AdapterTensors, Conditioning, Latents, RowGeometry
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
@@ -34,14 +35,7 @@ from dreambooth.interfaces.metric import (
     RunRecord,
     Score,
 )
-from dreambooth.interfaces.model import (
-    NEW_ROWS,
-    Conditioning,
-    Latents,
-    LoadedModel,
-    Model,
-    RowGeometry,
-)
+from dreambooth.interfaces.model import NEW_ROWS, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.safety import Action, SafetyChecker
@@ -56,6 +50,7 @@ __all__ = [
     "LARGE",
     "NEW_ROWS",
     "Action",
+    "AdapterTensors",
     "Artifact",
     "ArtifactKind",
     "Callback",
@@ -113,6 +108,7 @@ __all__ = [
     "Subject",
     "Tracker",
     "TrackerWriter",
+    "Usual",
     "Vocabulary",
     "unknown_placeholders",
     "without_identifier",
