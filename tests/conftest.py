@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tools import Tools
+
 pytest_plugins = ["dreambooth.testing.fixtures"]
 
 # One thread: tiny networks gain nothing from more, and lose much where the machine is busy.
@@ -23,6 +25,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--tools`: see `tools`."""
+    parser.addoption("--tools", action="store_true", help="fail where a tool is missing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look for the programs that some tests drive."""
+    config.pluginmanager.register(Tools(config), "tools-of-tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

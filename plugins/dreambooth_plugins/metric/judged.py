@@ -10,7 +10,7 @@ from dreambooth import Metric, Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Evidence
-from dreambooth_plugins.metric.judge.names import AUTO, find
+from dreambooth_plugins.metric.judge.names import AUTO, ENET, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,10 @@ class Judged(Metric):
     """A metric that needs an encoder; subclasses give a formula."""
 
     encoder: str = Field(default=AUTO, min_length=1)
-    """`auto`: the embedded base's own CLIP where that base trains, else `enet-i`; or
-    `emoji-64-clip`, `emoji-128-clip`, `enet-i` (EfficientNet-lite0, the extra `judge`), or the
-    folder of a CLIP, DINO or DINOv2 model in the form of transformers."""
+    """`auto`: for an embedded base and pictures that are drawings, as its own are, the CLIP that
+    was trained beside it; for photographs, and for other models, `enet-i`. Or `emoji-64-clip`,
+    `emoji-128-clip`, `enet-i` (EfficientNet-lite0, the extra `judge`), or the folder of a CLIP,
+    DINO or DINOv2 model in the form of transformers."""
 
     def reads_text(self) -> bool:
         """Say whether the encoder must compare pictures with words."""
@@ -72,7 +73,18 @@ class Judged(Metric):
         """Return the score, beside the untrained base's and the photographs'."""
         from dreambooth_plugins.metric.judge.encoders import open_encoder
 
-        return self.formula(evidence, open_encoder(self.chosen(ctx), str(ctx.device)))
+        chosen = self.chosen(ctx)
+        if self.encoder == AUTO and chosen.family == "clip" and not self.reads_text():
+            from dreambooth_plugins.metric.judge.drawn import are_drawings
+
+            if not are_drawings(evidence.instances):
+                # What draws and judges drawings finds any two photographs alike.
+                try:
+                    chosen = find(ENET)
+                except JobError as error:
+                    ctx.warn(f"not measured: {chosen.label} knows drawings alone; {error.hint}")
+                    return []
+        return self.formula(evidence, open_encoder(chosen, str(ctx.device)))
 
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
         """Return the score of the evidence through an encoder."""

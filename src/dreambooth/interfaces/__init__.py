@@ -47,7 +47,7 @@ from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
-from dreambooth.interfaces.tracker import Tracker, TrackerWriter
+from dreambooth.interfaces.tracker import Histogram, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "Finding",
     "FindingRule",
     "FreezingPolicy",
+    "Histogram",
     "Item",
     "LRSchedule",
     "LatentSpec",

@@ -18,6 +18,7 @@ from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.watching.validation import evaluations
+from dreambooth.jobs.samplers import drawn_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.cost.memory import PhaseMemory
     from dreambooth.engine.cost.residency import Phase, Residency
     from dreambooth.engine.reporting import Reporter
-    from dreambooth.interfaces import LoadedModel, Scan
+    from dreambooth.interfaces import LoadedModel, NoiseSchedule, Scan
     from dreambooth.job import Job
 
 FORWARDS_A_STEP = 3
@@ -143,7 +144,6 @@ def make_plan(
     price = job.prior.cost(job)
     missing = 1 - cached / price.pictures if price.pictures else 0.0
     pictures = sample_count(job)
-    solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
@@ -160,7 +160,7 @@ def make_plan(
         class_note=price.note,
         class_steps=price.forwards * missing / step_forwards,
         sample_pictures=pictures,
-        sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
+        sample_steps=sample_sets(job) * drawing_rows(job, schedule) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
@@ -190,12 +190,23 @@ def count_model(
     return trainable, parts, memory_by_phase(job, ctx, residency, parts, working)
 
 
+def sample_sets(job: Job) -> int:
+    """Return how often a whole run draws its previews: first before training."""
+    return 1 + -(-job.train.steps // job.samples.every) if job.samples.every else 0
+
+
 def sample_count(job: Job) -> int:
     """Return how many preview pictures a whole run draws."""
-    if not job.samples.every:
-        return 0
-    sets = 1 + -(-job.train.steps // job.samples.every)  # the first before training
-    return sets * len(job.samples.prompts) * job.samples.per_prompt
+    return sample_sets(job) * len(job.samples.prompts) * job.samples.per_prompt
+
+
+def drawing_rows(job: Job, schedule: NoiseSchedule) -> float:
+    """Return what one set of previews costs, in denoiser rows of training size."""
+    rows = 0.0
+    for some in drawn_together(job, job.samples.entries):
+        solver = schedule.solver_config(some.size, some.sampler.sampling_steps())
+        rows += len(some.numbers) * some.area(job) * some.sampler.forwards(solver)
+    return rows * job.samples.per_prompt
 
 
 def memory_by_phase(
