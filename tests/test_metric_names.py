@@ -14,8 +14,8 @@ from dreambooth.engine.loop import run
 
 GUIDE = Path(__file__).parents[1] / "plugins/guides/runs.md"
 RICH = {
-    "samples": {"every": 2, "per_prompt": 2, "prompts": ["a {identifier} {class_noun}",
-                                                         "a {class_noun}", "a house"]},
+    "samples": {"every": 2, "per_prompt": 2, "prompts": [
+        "a {identifier} {class_noun}", "blue {identifier}", "a {class_noun}", "a house"]},
     "metrics": ["diversity", "subject_similarity", "prompt_alignment", "prior_preservation",
                 "perceptual_diversity", "drift", "copying"],
     "validation": {"every": 2},

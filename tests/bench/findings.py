@@ -3,7 +3,8 @@
 `make findings WORK=folder [DREAMBENCH=folder]`: trains the embedded base on six drawn subjects (and
 two photographed ones) in every way below, keeps what was measured in `WORK/cells`, and prints which
 rule spoke where. The same command goes on where it was cut; rules are asked anew each time, so that
-another threshold needs no other run.
+another threshold needs no other run; without `WORK/cells` the pictures that lie there are measured
+anew.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 DRAWN = Path(__file__).parents[1] / "data" / "subjects"
 EXAMPLES = Path(dreambooth.__file__).parent / "cli" / "examples"
-SIDE = 128
 SUBJECT = "a photo of a {identifier} {class_noun}"
 PROMPTS = [f"{SUBJECT} on a teal background", f"{SUBJECT} on a purple background"]
 CLASS = "a photo of a {class_noun}"
@@ -55,8 +55,8 @@ class Way:
     """How a run is made."""
 
     name: str
-    says: str
-    """The finding that has to speak; empty where none of the bad ones may."""
+    says: tuple[str, ...]
+    """The findings that have to speak; empty where none of the bad ones may."""
     changes: dict[str, Any] = field(default_factory=dict)
     prompts: tuple[str, ...] = (*PROMPTS, CLASS)
     captions: bool = True
@@ -69,16 +69,29 @@ class Way:
     """Names of the subjects it is tried on; all where empty."""
 
 
-HOT = {"optimizer": {"kind": "adamw", "lr": 1e-3}, "prior": "none"}
 WAYS = (
-    Way("good", ""),
-    Way("class-lost", "class_changed", {"prior": "none"}),
-    Way("copying", "copying", HOT, prompts=(SUBJECT, CLASS), captions=False, pictures=3),
-    Way("deaf", "prompts_ignored", HOT, captions=False),
-    Way("unlearned", "learned", {"optimizer": {"kind": "adamw", "lr": 1e-6}, "steps": 10}),
-    Way("alike", "alike_photographs", {"steps": 10}, pictures=3, twice=True, per_prompt=1),
-    Way("few", "too_few", {"steps": 10}, pictures=2, per_prompt=1),
-    Way("good-again", "", {"seed": 1}, subjects=("octopus", "car")),
+    Way("good", ()),
+    Way("class-lost", ("class_changed",), {"prior": "none"}),
+    # Far too hot, of three pictures with one caption: it repeats them whatever it is asked for.
+    Way(
+        "overcooked",
+        ("copying", "prompts_ignored"),
+        {"optimizer": {"kind": "adamw", "lr": 1e-3}, "prior": "none"},
+        captions=False,
+        pictures=3,
+    ),
+    # Hardly trained, of two pictures and nearly the same again, with few samples to judge by.
+    Way(
+        "starved",
+        ("learned", "alike_photographs", "too_few"),
+        {"optimizer": {"kind": "adamw", "lr": 1e-6}, "steps": 5},
+        pictures=2,
+        twice=True,
+        per_prompt=2,
+    ),
+    # A base that cannot draw photographs at all.
+    Way("small-base", ("learned",), {"base": "builtin:emoji-64"}, subjects=("dog-photographs",)),
+    Way("good-again", (), {"seed": 1}, subjects=("octopus", "car")),
 )
 
 
@@ -113,21 +126,23 @@ def lay_out(subject: Subject, way: Way, folder: Path) -> None:
 def job_of(subject: Subject, way: Way, work: Path) -> Job:
     """Return the starting job of `dbt init`, for the larger base, with what spoils it."""
     changes = dict(way.changes)
-    steps, seed = changes.pop("steps", 150), changes.pop("seed", 0)
+    plenty = 400 if subject.group == "photographed" else 100
+    steps, seed = changes.pop("steps", plenty), changes.pop("seed", 0)
+    base = changes.pop("base", "builtin:emoji-128")
     data: dict[str, Any] = {
         "name": f"{subject.name}-{way.name}",
         "output": work / "runs",
-        "model": {"kind": "stable_diffusion", "source": "builtin:emoji-128"},
+        "model": {"kind": "stable_diffusion", "source": base},
         "subject": {"identifier": "ohwx", "class_noun": subject.noun},
         "data": {
             "kind": "folder",
             "path": work / "pictures" / f"{subject.name}-{way.name}",
             "prompt": SUBJECT,
-            "resolution": SIDE,
+            "resolution": int(base[-3:].strip("-")),
         },
         "prior": {"kind": "generated", "prompt": CLASS, "count": 24, "batch_size": 24},
         "sampler": {"kind": "cfg", "guidance_scale": 4.0, "steps": 10},
-        "optimizer": {"kind": "adamw", "lr": 3e-4},
+        "optimizer": {"kind": "adamw", "lr": 5e-4},
         "lr_schedule": {"kind": "cosine"},
         "train": {"steps": steps, "batch_size": 2, "seed": seed, "threads": 1},
         "samples": {"every": steps, "per_prompt": way.per_prompt, "prompts": list(way.prompts)},
@@ -141,6 +156,7 @@ def job_of(subject: Subject, way: Way, work: Path) -> Job:
 def make(subject: Subject, way: Way, work: Path) -> None:
     """Train and measure one cell, unless it lies there."""
     from dreambooth.api import evaluate, run
+    from dreambooth.runs.folder import RunFolder
     from dreambooth_plugins.evaluate.metrics import default_metrics
 
     name = f"{subject.name}-{way.name}"
@@ -150,11 +166,13 @@ def make(subject: Subject, way: Way, work: Path) -> None:
     typer.echo(f"{name} ...")
     lay_out(subject, way, work / "pictures" / name)
     job = job_of(subject, way, work)
-    result = run(job)
-    found = evaluate(result.folder, default_metrics(job, "auto"), all_steps=True)
+    folder = RunFolder(job.folder)
+    if not folder.read_manifest().get("result"):
+        run(job)
+        for heavy in (folder.checkpoints, folder.final):
+            shutil.rmtree(heavy, ignore_errors=True)
+    found = evaluate(folder.path, default_metrics(job, "auto"), all_steps=True)
     write_json(cell, {"evaluations": [e.as_dict() for e in found]})
-    for heavy in ("checkpoints", "final"):
-        shutil.rmtree(result.folder / heavy, ignore_errors=True)
 
 
 def read(subject: Subject, way: Way, work: Path) -> RunRecord | None:
@@ -169,7 +187,7 @@ def read(subject: Subject, way: Way, work: Path) -> RunRecord | None:
     made = [Evaluation(row["step"], scores(row), [], cell) for row in data]
     folder = work / "pictures" / f"{subject.name}-{way.name}"
     names = sorted(p for p in folder.iterdir() if p.suffix in {".png", ".jpg"})
-    crops = [(p.name, ImageOps.fit(Image.open(p).convert("RGB"), (SIDE, SIDE))) for p in names]
+    crops = [(p.name, ImageOps.fit(Image.open(p).convert("RGB"), job.data.size)) for p in names]
     return RunRecord(job, made, crops)
 
 
@@ -210,11 +228,13 @@ def numbers(evaluation: Evaluation) -> str:
 
 
 def cells(dreambench: Path | None) -> Iterator[tuple[Subject, Way]]:
-    """Yield all cells, good runs first."""
-    for way in WAYS:
-        for subject in subjects(dreambench):
-            if not way.subjects or subject.name in way.subjects:
-                yield subject, way
+    """Yield all cells, way by way; photographed subjects, which take longest, last."""
+    found = subjects(dreambench)
+    for group in ({"set", "drawn"}, {"photographed"}):
+        for way in WAYS:
+            for subject in found:
+                if subject.group in group and (not way.subjects or subject.name in way.subjects):
+                    yield subject, way
 
 
 def table(work: Path, todo: Sequence[tuple[Subject, Way]]) -> None:
@@ -224,7 +244,7 @@ def table(work: Path, todo: Sequence[tuple[Subject, Way]]) -> None:
             continue
         marks = said(record)
         bad = {name for name, mark in marks.items() if mark != "good"}
-        right = way.says in bad if way.says else not bad
+        right = set(way.says) <= bad if way.says else not bad
         typer.echo(
             f"{'ok   ' if right else 'WRONG'} {subject.group:<12} {subject.name:<18} {way.name:<11}"
             f" {', '.join(f'{name}: {mark}' for name, mark in marks.items())}"

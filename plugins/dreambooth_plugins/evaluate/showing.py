@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES = {
     "subject_similarity": "likeness",
     "prompt_alignment": "does as told",
+    "prompt_contrast": "prompts apart",
     "prior_preservation": "class like yours",
     "diversity": "variety",
     "drift": "drift",

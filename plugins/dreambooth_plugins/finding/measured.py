@@ -181,13 +181,18 @@ class ClassChanged(FindingRule):
 class PromptsIgnored(FindingRule):
     """From which step on prompts are obeyed less than by the untrained base.
 
-    A tenth was too little: likeness costs that much in runs of the example fox that look right. A
-    quarter was taken then, and not tried on other subjects.
+    By what a picture's own prompt has over the others that name the subject (`prompt_contrast`).
+    THRESHOLDS
+    With one such prompt alone there is no contrast, and prompt alignment is taken, from the lower
+    one of the untrained base's and the photographs' own: a subject that looks unlike its class
+    noun fits words less when it is drawn well.
     """
 
     kind: Literal["prompts_ignored"] = "prompts_ignored"
-    fall: float = Field(default=0.25, gt=0.0, lt=1.0)
-    """Share of the untrained base's prompt alignment that must be lost."""
+    fall: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """Share of the untrained base's contrast that must be lost."""
+    fall_of_one: float = Field(default=0.25, gt=0.0, lt=1.0)
+    """Share of the alignment that must be lost, where one prompt alone names the subject."""
     errors: float = Field(default=2.0, ge=0.0)
     """By how many standard errors it must have fallen."""
 
@@ -199,27 +204,36 @@ class PromptsIgnored(FindingRule):
                 break
             since = evaluation
         last = record.last
-        score = last.score("prompt_alignment") if last else None
+        score = self._score(last) if last else None
         if since is None or last is None or score is None or score.baseline is None:
             return []
         # Of a step that is measured alone nobody knows since when.
         when = f"From step {since.step} on" if len(record.evaluations) > 1 else "At the end"
+        apart = score.name == "prompt_contrast"
+        what = "a picture fits its own prompt better than the others" if apart else "words fit"
         return [
             Finding(
                 "problem",
                 f"{when} it listens less to the rest of the prompt.",
-                f"words and picture agree by {score.value:.2f}, before {score.baseline:.2f} "
+                f"{what} by {score.value:.2f}, before {score.baseline:.2f} "
                 f"({score.encoder}), {where(last)}",
                 "Use an earlier step, or lower optimizer.lr or the adapter's rank.",
             )
         ]
 
+    def _score(self, evaluation: Evaluation) -> Score | None:
+        return evaluation.score("prompt_contrast") or evaluation.score("prompt_alignment")
+
     def _ignores(self, evaluation: Evaluation) -> bool:
-        score = evaluation.score("prompt_alignment")
+        score = self._score(evaluation)
         if score is None or score.baseline is None:
             return False
-        changed, error = score.change or (score.value - score.baseline, 0.0)
-        return -changed > max(self.errors * error, self.fall * abs(score.baseline))
+        error = score.change[1] if score.change else 0.0
+        fall, start = self.fall, score.baseline
+        if score.name == "prompt_alignment":
+            fall = self.fall_of_one
+            start = min(start, start if score.real is None else score.real)
+        return start - score.value > max(self.errors * error, fall * abs(start))
 
 
 class TooFew(FindingRule):

@@ -111,7 +111,9 @@ class SubjectSimilarity(Judged):
 class PromptAlignment(Judged):
     """How well pictures do what the prompt says: cosine with its words, the identifier left out.
 
-    CLIP-T of the papers. Needs an encoder that reads text, a CLIP. Higher is better.
+    CLIP-T of the papers, and beside it `prompt_contrast`: how much better a picture fits its own
+    prompt than the others that name the subject. Needs an encoder that reads text, a CLIP. Higher
+    is better.
     """
 
     kind: Literal["prompt_alignment"] = "prompt_alignment"
@@ -121,10 +123,10 @@ class PromptAlignment(Judged):
         return True
 
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
-        """Return the score; see `judge.measures`."""
-        from dreambooth_plugins.metric.judge.measures import prompt_alignment
+        """Return both scores; see `judge.measures`."""
+        from dreambooth_plugins.metric.judge.measures import prompt_alignment, prompt_contrast
 
-        return prompt_alignment(evidence, encoder)
+        return [*prompt_alignment(evidence, encoder), *prompt_contrast(evidence, encoder)]
 
 
 class PriorPreservation(Judged):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MEASURES = {
     "subject_similarity": "Likeness to your photographs",
     "prompt_alignment": "Doing what the prompt says",
+    "prompt_contrast": "Telling one prompt from another",
     "prior_preservation": "Others of its class drawn like yours",
     "diversity": "Variety of the pictures",
     "drift": "Change in unrelated pictures",

@@ -105,14 +105,29 @@ def test_class_changed_says_what_helps_by_the_jobs_prior():
 
 
 def test_prompts_ignored_names_the_first_step_from_which_it_stays_so():
-    at = [score("prompt_alignment", v, baseline=0.28) for v in (0.15, 0.28, 0.2, 0.19)]
+    at = [score("prompt_contrast", v, baseline=0.36) for v in (0.1, 0.36, 0.17, 0.02)]
     [finding] = PromptsIgnored().judge(record(*[[s] for s in at]))
     assert "From step 300 on" in finding.sentence
     assert marks(PromptsIgnored(), [at[0]], [at[1]]) == []
     [alone] = PromptsIgnored().judge(record([at[0]]))  # since when, nobody measured
     assert "From step" not in alone.sentence
-    slight = [score("prompt_alignment", 0.23, baseline=0.28)]
+    slight = [score("prompt_contrast", 0.19, baseline=0.36)]
     assert marks(PromptsIgnored(), slight) == []
+    noisy = [score("prompt_contrast", 0.1, baseline=0.36, error=0.14)]
+    assert marks(PromptsIgnored(), noisy) == []
+
+
+def test_a_subject_that_looks_unlike_its_class_noun_is_no_deaf_model():
+    """The judge calls the photographs themselves an octopus by 0.22 only."""
+    unlike = score("prompt_alignment", 0.36, baseline=0.62, real=0.22)
+    assert marks(PromptsIgnored(), [unlike]) == []
+    assert marks(PromptsIgnored(), [unlike, score("prompt_contrast", 0.33, baseline=0.36)]) == []
+    assert marks(PromptsIgnored(), [unlike, score("prompt_contrast", 0.1, baseline=0.36)]) == [
+        "problem"
+    ]
+    # With one prompt there is nothing else to go by.
+    assert marks(PromptsIgnored(), [score("prompt_alignment", 0.19, baseline=0.28)]) == ["problem"]
+    assert marks(PromptsIgnored(), [score("prompt_alignment", 0.23, baseline=0.28)]) == []
 
 
 def test_too_few_pictures_or_photographs():

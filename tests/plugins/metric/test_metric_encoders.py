@@ -238,7 +238,7 @@ def test_auto_passes_photographs_on_to_an_encoder_that_knows_them(
     )
     [likeness] = SubjectSimilarity().measure(shown, ctx)
     assert likeness.encoder == label
-    [words] = PromptAlignment().measure(shown, ctx)
+    [words, *_] = PromptAlignment().measure(shown, ctx)
     assert words.encoder == "emoji-64-clip"  # the only one here that reads
     [asked] = SubjectSimilarity(encoder="emoji-64-clip").measure(shown, ctx)
     assert asked.encoder == "emoji-64-clip"

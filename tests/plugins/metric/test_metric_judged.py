@@ -128,6 +128,24 @@ def test_prompt_alignment_leaves_the_identifier_out(encoder):
     assert score.value == pytest.approx(mean_over_prompts(values, chosen)[0], abs=1e-5)
 
 
+def test_prompt_contrast_is_what_a_prompt_has_over_the_others_that_name_the_subject(encoder):
+    e = evidence()
+    [score] = measures.prompt_contrast(e, encoder)
+    texts = ["a photo of dog", "an dog on the moon", "dog asleep"]
+    words = Colours().texts(texts).tolist()
+    chosen = named(e.drawings, e.is_subject)
+    values = []
+    for drawing in chosen:
+        own = PROMPTS.index(drawing.prompt)
+        cosines = [cosine(vector(drawing.image), w) for w in words]
+        others = [c for i, c in enumerate(cosines) if i != own]
+        values.append(cosines[own] - statistics.fmean(others))
+    assert score.value == pytest.approx(mean_over_prompts(values, chosen)[0], abs=1e-5)
+    assert score.baseline is not None
+    one = Evidence([d for d in e.drawings if d.prompt == PROMPTS[0]], e.instances, SUBJECT)
+    assert measures.prompt_contrast(one, encoder) == []
+
+
 def test_prior_preservation_is_of_the_class_alone_and_lower_is_better(encoder):
     e = evidence()
     [score] = measures.prior_preservation(e, encoder)
