@@ -44,7 +44,8 @@ def of_csv(folder):
 def events_of(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder / "tensorboard"))
+    everything = {"images": 0, "histograms": 0, "scalars": 0}
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance=everything)
     found.Reload()
     return found
 

@@ -72,11 +72,20 @@ class Way:
 WAYS = (
     Way("good", ()),
     Way("class-lost", ("class_changed",), {"prior": "none"}),
-    # Far too hot, of three pictures with one caption: it repeats them whatever it is asked for.
+    # Far too hot, of three pictures with one caption: it draws them whatever it is asked for.
     Way(
         "overcooked",
-        ("copying", "prompts_ignored"),
+        ("prompts_ignored",),
         {"optimizer": {"kind": "adamw", "lr": 1e-3}, "prior": "none"},
+        captions=False,
+        pictures=3,
+    ),
+    # Far too long on three pictures with one caption, which is what it is asked for.
+    Way(
+        "too-long",
+        ("copying",),
+        {"prior": "none", "steps": 400},
+        prompts=(SUBJECT, CLASS),
         captions=False,
         pictures=3,
     ),

@@ -61,7 +61,6 @@ def test_it_draws_before_and_after_once_and_writes_the_file(copy, dbt, tmp_path)
     assert names == [
         "subject_similarity",
         "prompt_alignment",
-        "prompt_contrast",
         "prior_preservation",
         "diversity",
         "drift",
