@@ -84,7 +84,7 @@ WAYS = (
     Way(
         "too-long",
         ("copying",),
-        {"prior": "none", "steps": 400},
+        {"prior": "none", "steps": 250},
         prompts=(SUBJECT, CLASS),
         captions=False,
         pictures=3,
