@@ -38,8 +38,9 @@ imports: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto
 
+# What takes minutes, or a part of it: make test-slow SHARD=1/4
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(if $(SHARD),--shard $(SHARD))
 
 # Tests that drive a browser, Node or PostgreSQL. Installs none of them, and fails where one is missing.
 test-tools: $(STAMP)
