@@ -76,7 +76,7 @@ WAYS = (
     Way(
         "overcooked",
         ("prompts_ignored",),
-        {"optimizer": {"kind": "adamw", "lr": 1e-3}, "prior": "none"},
+        {"optimizer": {"kind": "adamw", "lr": 1e-3}, "prior": "none", "steps": 100},
         captions=False,
         pictures=3,
     ),
@@ -99,7 +99,12 @@ WAYS = (
         per_prompt=2,
     ),
     # A base that cannot draw photographs at all.
-    Way("small-base", ("learned",), {"base": "builtin:emoji-64"}, subjects=("dog-photographs",)),
+    Way(
+        "small-base",
+        ("learned",),
+        {"base": "builtin:emoji-64", "steps": 200},
+        subjects=("dog-photographs",),
+    ),
     Way("good-again", (), {"seed": 1}, subjects=("octopus", "car")),
 )
 

@@ -22,6 +22,7 @@ NAMES = {
     "diversity": "variety",
     "drift": "drift",
     "copying": "nearest photo",
+    "photo_distance": "pixels apart",
 }
 COLUMNS = ("step", "name", "encoder", "value", "stderr", "n", "baseline", "real", "better")
 

@@ -89,47 +89,51 @@ class Copies(FindingRule):
     """Whether pictures repeat single photographs instead of showing the subject anew.
 
     A picture counts as a copy where its nearest photograph (mirrored or not) is nearer than
-    photographs are to their own nearest, by `part` of what is left up to 1. Set on three drawn
-    subjects (`make findings`): pictures of good runs go 0.33 of that way at most, those of runs
-    that repeat one of three pictures 0.96.
+    photographs are to their own nearest, by `part` of what is left up to 1; or where its pixels at
+    16 x 16 are within `distance` of a photograph's. Set on three drawn subjects (`make findings`):
+    pictures of good runs go 0.33 of the way at most and stay 0.13 apart; of runs that repeat one
+    of three pictures, most go 0.96 of it and come within 0.06. `pictures` lies between.
     """
 
     kind: Literal["copying"] = "copying"
     part: float = Field(default=0.8, ge=0.0, le=1.0)
     """Part of the way from the photographs' own nearness to 1."""
-    pictures: float = Field(default=0.25, gt=0.0, le=1.0)
+    distance: float = Field(default=0.07, ge=0.0, le=1.0)
+    """RMS distance of pixels (0..1), at most."""
+    pictures: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of the pictures that must be copies."""
 
     def judge(self, record: RunRecord) -> Sequence[Finding]:
         """Name the step, the share and the nearest example."""
         last = record.last
         score = last.score("copying") if last else None
-        if last is None or score is None or score.real is None or not score.pictures:
+        if last is None or score is None or not (copies := self._copies(last)):
             return []
-        limit = score.real + self.part * (1 - score.real)
-        copies = [i for i, value in score.pictures.items() if value > limit]
-        if len(copies) < self.pictures * len(score.pictures):
-            return []
-        worst = max(copies, key=lambda i: score.pictures[i])
-        first = next((e.step for e in record.evaluations if self._copies(e)), last.step)
+        worst = max(copies, key=lambda i: score.pictures.get(i, 0.0))
+        first = next(e.step for e in record.evaluations if self._copies(e))
+        real = "" if score.real is None else f", photographs among themselves {score.real:.2f}"
         return [
             Finding(
                 "problem",
                 f"It copies: {len(copies)} of {len(score.pictures)} pictures nearly repeat one of "
                 "your photographs.",
-                f"nearest {score.pictures[worst]:.2f}, photographs among themselves "
-                f"{score.real:.2f} ({score.encoder}), {where(last)}, picture {worst}",
+                f"nearest {score.pictures.get(worst, 0.0):.2f}{real} "
+                f"({score.encoder}), {where(last)}, picture {worst}",
                 f"Use an earlier step than {first}, fewer steps, or more varied photographs.",
             )
         ]
 
-    def _copies(self, evaluation: Evaluation) -> bool:
-        score = evaluation.score("copying")
-        if score is None or score.real is None or not score.pictures:
-            return False
-        limit = score.real + self.part * (1 - score.real)
-        copies = sum(value > limit for value in score.pictures.values())
-        return copies >= self.pictures * len(score.pictures)
+    def _copies(self, evaluation: Evaluation) -> list[int]:
+        """Return the places of copies; nothing where they are too few to matter."""
+        near, apart = evaluation.score("copying"), evaluation.score("photo_distance")
+        found: set[int] = set()
+        if near is not None and near.real is not None:
+            limit = near.real + self.part * (1 - near.real)
+            found |= {i for i, value in near.pictures.items() if value > limit}
+        if apart is not None:
+            found |= {i for i, value in apart.pictures.items() if value <= self.distance}
+        count = max(len(s.pictures) for s in (near, apart) if s) if near or apart else 0
+        return sorted(found) if found and len(found) >= self.pictures * count else []
 
 
 class ClassChanged(FindingRule):

@@ -164,6 +164,7 @@ class Copying(Judged):
     """How near a picture is to its nearest photograph, mirrored or not: a warning, no goal.
 
     Over pictures whose prompt names the subject. Lower is better, below the photographs' own.
+    Beside it `photo_distance`: the same by pixels at 16 x 16, where higher is better.
     """
 
     kind: Literal["copying"] = "copying"
@@ -171,8 +172,9 @@ class Copying(Judged):
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
         """Return the score; see `judge.measures`."""
         from dreambooth_plugins.metric.judge.measures import copying
+        from dreambooth_plugins.metric.judge.nearness import photo_distance
 
-        return copying(evidence, encoder)
+        return [*copying(evidence, encoder), *photo_distance(evidence)]
 
 
 class PerceptualDiversity(Judged):

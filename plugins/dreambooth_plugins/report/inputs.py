@@ -38,6 +38,7 @@ MEASURES = {
     "diversity": "Variety of the pictures",
     "drift": "Change in unrelated pictures",
     "copying": "Nearness to a single photograph",
+    "photo_distance": "Distance to the nearest photograph, by pixels",
 }
 _STEP = re.compile(r"step-(\d{1,12})")
 

@@ -76,14 +76,27 @@ def test_a_base_as_near_as_photographs_are_goes_by_the_rise():
 
 def test_copies_need_a_share_of_the_pictures():
     # The limit is 0.6 + 0.8 * 0.4 = 0.92.
-    few = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.8, 3: 0.8, 4: 0.8})]
-    many = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.95, 3: 0.8, 4: 0.8})]
+    few = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.93, 3: 0.8, 4: 0.8})]
+    many = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.95, 3: 0.93, 4: 0.8})]
     assert marks(Copies(), few) == []
     [finding] = Copies().judge(record(few, many))
     assert finding.mark == "problem"
-    assert "2 of 5 pictures" in finding.sentence
+    assert "3 of 5 pictures" in finding.sentence
     assert "picture 2" in finding.evidence
     assert "earlier step than 200" in finding.next
+
+
+def test_a_soft_copy_is_told_by_its_pixels():
+    """An encoder finds it far from the photograph that it repeats place for place."""
+    far = score("copying", 0.6, real=0.82, pictures=dict.fromkeys(range(4), 0.6))
+    near = score("photo_distance", 0.05, real=0.2, pictures={0: 0.05, 1: 0.06, 2: 0.08, 3: 0.2})
+    [finding] = Copies().judge(record([far, near]))
+    assert "2 of 4 pictures" in finding.sentence
+    apart = score("photo_distance", 0.1, real=0.2, pictures={0: 0.05, 1: 0.08, 2: 0.08, 3: 0.2})
+    assert marks(Copies(), [far, apart]) == []
+    # One photograph has no other one to be near to: pixels tell.
+    alone = score("copying", 0.9, pictures=dict.fromkeys(range(4), 0.9))
+    assert marks(Copies(), [alone, near]) == ["problem"]
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.57, []), (0.60, ["problem"]), (0.39, [])])

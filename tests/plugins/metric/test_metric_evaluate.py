@@ -65,6 +65,7 @@ def test_it_draws_before_and_after_once_and_writes_the_file(copy, dbt, tmp_path)
         "diversity",
         "drift",
         "copying",
+        "photo_distance",
     ]
     likeness = data["metrics"][0]
     assert likeness.keys() >= {"value", "stderr", "n", "baseline", "real", "better"}
@@ -119,7 +120,7 @@ def test_all_steps_measures_the_samples_and_names_the_best(copy, dbt, tmp_path):
     assert shown.returncode == 0, shown.stderr
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert {row["step"] for row in rows} == {"2", "4"}
-    assert {row["encoder"] for row in rows} == {"emoji-64-clip"}
+    assert {row["encoder"] for row in rows} == {"emoji-64-clip", "pixels"}
     data = json.loads(dbt("evaluate", copy, *JUDGE, "--all-steps", "--json", cwd=tmp_path).stdout)
     likeness = {e["step"]: e["metrics"][0]["value"] for e in data["evaluations"]}
     assert data["best"]["step"] in likeness
