@@ -165,11 +165,12 @@ def evaluate(
     all_steps: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Evaluation]:
-    """Measure a trained run, and write `evaluations/step-N.json` into its folder.
+    """Measure a trained run, and write the numbers into `evaluations/` of its folder.
 
     `prompts` is a YAML file of prompts or the prompts themselves, by default those of the job's
     samples; one of the class and some unrelated ones are added. `step` is one whose weights the
-    run keeps. With `all_steps` the samples drawn while training are measured instead.
+    run keeps. With `all_steps` the samples drawn while training are measured instead. Numbers of
+    other prompts or another encoder lie beside each other (`Evaluation.file`).
     """
     from dreambooth.component.previews import entry_of
     from dreambooth.engine.results.evaluation import evaluate_run

@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
 from dreambooth.engine.checkpoints.restoring import taking_back
@@ -89,14 +87,18 @@ class Events:
             if not found:
                 self._trackers.text("job", dump_job(self._job))
             self._tell("start")
-            self._look(step)
-            if found and self._save_asked:
-                self.save()
-            self._observers.raise_failure()
-            self._observers.states()  # what cannot be saved is told before the first step
             yield self
         finally:
             self._trackers.close()
+
+    def at_start(self) -> None:
+        """Do what is due before the first step of this life, and was not done in the last one."""
+        step = self._session.state.step
+        self._look(step)
+        if step and self._save_asked:
+            self.save()
+        self._observers.raise_failure()
+        self._observers.states()  # what cannot be saved is told before the first step
 
     def after_step(self, result: StepResult) -> None:
         """Do what is due after a step."""
@@ -239,13 +241,12 @@ class Events:
                 f"cannot write samples into {folder}: {error.strerror or error}",
                 "make room and run the same command again: it goes on from the last checkpoint",
             ) from error
-        with Image.open(sheet) as image:
-            caption = " | ".join(job.subject.fill(e.prompt) for e in job.samples.entries)
-            self._trackers.images(step, "samples", [image.convert("RGB")], [caption])
+        caption = " | ".join(job.subject.fill(e.prompt) for e in job.samples.entries)
+        self._trackers.sheet(step, "samples", sheet, caption)
         if contact is not None:
-            with Image.open(contact) as image:
-                over_time = f"photographs, then samples up to step {step}"
-                self._trackers.images(step, "contact_sheet", [image.convert("RGB")], [over_time])
+            over_time = f"photographs, then samples up to step {step}"
+            self._trackers.sheet(step, "contact_sheet", contact, over_time)
+        self._trackers.weights(step, session.state.parameters)
         self._ctx.reporter.pictures(step, sheet)
         untrained = pictures
         if step:

@@ -131,10 +131,13 @@ def fit(
         compiled = settle_compiling(session, manifest.get("compiled"))
         with stop_requests(devices) as stop:
             events = stack.enter_context(Events(session, folder, meter, stop).opened(found))
-            if ctx.is_main:
-                ready = round(time.monotonic() - began, 3)
-                folder.update_manifest(first_step_seconds=ready, compiled=compiled)
             with reporter.training(state.step, job.train.steps):
+                events.at_start()
+                if ctx.is_main:
+                    ready = round(time.monotonic() - began, 3)
+                    folder.update_manifest(first_step_seconds=ready, compiled=compiled)
+                if state.step == 0:
+                    reporter.step(0)
                 before = snapshot(session) if state.step == 0 else None
                 while state.step < job.train.steps and not events.stopped:
                     heed(stop.agreed(), events, session)

@@ -42,7 +42,7 @@ from dreambooth.interfaces.safety import Action, SafetyChecker
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
 from dreambooth.interfaces.sidecars import Captioner, Masker
-from dreambooth.interfaces.tracker import Tracker, TrackerWriter
+from dreambooth.interfaces.tracker import Histogram, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "Finding",
     "FindingRule",
     "FreezingPolicy",
+    "Histogram",
     "Item",
     "LRSchedule",
     "LatentSpec",

@@ -92,8 +92,13 @@ class RunFolder:
 
     @property
     def findings(self) -> Path:
-        """How the run went, in words."""
+        """How the run went by its own samples, in words."""
         return self.path / "findings.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of measured numbers, and of what was drawn for them (see `runs.evaluations`)."""
+        return self.path / "evaluations"
 
     @property
     def timings(self) -> Path:

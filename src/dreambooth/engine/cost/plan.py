@@ -9,7 +9,7 @@ import torch
 
 from dreambooth.engine.checkpoints.rotation import checkpoint_bytes
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.cost import counting
+from dreambooth.engine.cost import counting, prices
 from dreambooth.engine.cost import memory as cost
 from dreambooth.engine.cost.residency import LOOPING, residency_of
 from dreambooth.engine.data.fixed import split
@@ -19,7 +19,6 @@ from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
 from dreambooth.engine.stages import notes
 from dreambooth.engine.watching.validation import evaluations
-from dreambooth.jobs.identifiers import chosen_exporters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -149,9 +148,6 @@ def make_plan(
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
     price = job.prior.cost(job)
-    missing = 1 - cached / price.pictures if price.pictures else 0.0
-    pictures = sample_count(job)
-    solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
@@ -167,19 +163,24 @@ def make_plan(
         class_pictures=price.pictures,
         class_cached=cached,
         class_note=price.note,
-        class_steps=price.forwards * missing / step_forwards,
-        sample_pictures=pictures,
-        sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
+        class_steps=prices.class_rows(price, cached) / step_forwards,
+        sample_pictures=prices.sample_count(job),
+        sample_steps=prices.sample_rows(job, schedule) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
         checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
-        exported_steps=job.train.steps // job.exporting.every if job.exporting.every else 0,
-        export_bytes=export_bytes(job, parts),
+        exported_steps=prices.exported_steps(job),
+        export_bytes=prices.export_bytes(job, *totals(parts)),
         folder=job.folder,
         resumes_at=resumes_at,
     )
+
+
+def totals(parts: Sequence[PartPlan]) -> tuple[int, int]:
+    """Return how many parameters train, and how many there are."""
+    return sum(part.trainable for part in parts), sum(part.parameters for part in parts)
 
 
 def count_model(
@@ -206,20 +207,6 @@ def count_model(
     )
     singly = texts_alone and model.encodes_apart()
     return trainable, parts, memory_by_phase(job, ctx, residency, parts, working, singly)
-
-
-def export_bytes(job: Job, parts: Sequence[PartPlan]) -> int:
-    """Return what the files of a result take, in all the job's formats together."""
-    trained, whole = sum(p.trainable for p in parts), sum(p.parameters for p in parts)
-    return sum(exporter.stored_bytes(trained, whole) for exporter in chosen_exporters(job))
-
-
-def sample_count(job: Job) -> int:
-    """Return how many preview pictures a whole run draws."""
-    if not job.samples.every:
-        return 0
-    sets = 1 + -(-job.train.steps // job.samples.every)  # the first before training
-    return sets * len(job.samples.prompts) * job.samples.per_prompt
 
 
 def memory_by_phase(

@@ -14,7 +14,7 @@ from dreambooth.files import MAX_JSON, read_limited, write_json
 from dreambooth.helpers.pictures import decode, grid, save_picture, to_images, to_pixels
 from dreambooth.helpers.random import derive
 from dreambooth.interfaces import Drawing, Evidence
-from dreambooth.jobs.samplers import with_sampler_options
+from dreambooth.jobs.samplers import drawn_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,35 +169,25 @@ def draw_entries(
     label: str = "Drawing samples",
     look: Callable[[], None] = lambda: None,
 ) -> list[Picture]:
-    """Draw prompts with the settings of their own, pictures of one prompt side by side.
-
-    What shares size, negative prompt and sampler is drawn together: a picture does not depend on
-    the batch it is drawn in.
-    """
+    """Draw prompts with the settings of their own, pictures of one prompt side by side."""
     job = ctx.job
-    together: dict[tuple[Any, ...], list[int]] = {}
-    for i, entry in enumerate(entries):
-        alike = (entry.pixels, entry.negative, entry.guidance, entry.steps)
-        together.setdefault(alike, []).append(i)
     drawn: dict[int, list[Picture]] = {}
-    for (pixels, negative, *_), numbers in together.items():
-        sampler = with_sampler_options(job.sampler, **entries[numbers[0]].options())
-        size = pixels or job.data.size
+    for some in drawn_together(job, entries):
         pictures = draw_pictures(
             ctx,
             model,
-            sampler,
-            [job.subject.fill(entries[i].prompt) for i in numbers for _ in range(per_prompt)],
-            [seed_of(job, entries[i], i, k) for i in numbers for k in range(per_prompt)],
-            size=size,
-            solver_config=schedule.solver_config(size, sampler.sampling_steps()),
+            some.sampler,
+            [job.subject.fill(entries[i].prompt) for i in some.numbers for _ in range(per_prompt)],
+            [seed_of(job, entries[i], i, k) for i in some.numbers for k in range(per_prompt)],
+            size=some.size,
+            solver_config=schedule.solver_config(some.size, some.sampler.sampling_steps()),
             batch_size=job.samples.batch_size,
-            negative=negative,
+            negative=some.negative,
             safety=job.safety,
             label=label,
             look=look,
         )
-        for at, i in enumerate(numbers):
+        for at, i in enumerate(some.numbers):
             drawn[i] = pictures[at * per_prompt : (at + 1) * per_prompt]
     return [picture for i in range(len(entries)) for picture in drawn[i]]
 
