@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dreambooth import Sampler, hookimpl
 from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
+from dreambooth_plugins.sampler.flow import FlowSampler
 
 
 @hookimpl
 def register_samplers() -> list[type[Sampler]]:
-    """Bring `cfg`."""
-    return [ClassifierFreeGuidance]
+    """Bring `cfg` and `flow`."""
+    return [ClassifierFreeGuidance, FlowSampler]

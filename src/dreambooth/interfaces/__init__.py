@@ -1,6 +1,6 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
-from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role
+from dreambooth.component.model_info import FlowSpec, LatentSpec, ModelInfo, Prediction, Role
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
 from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
@@ -70,6 +70,7 @@ __all__ = [
     "Exporter",
     "Finding",
     "FindingRule",
+    "FlowSpec",
     "FreezingPolicy",
     "Item",
     "LRSchedule",

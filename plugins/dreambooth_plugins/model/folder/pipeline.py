@@ -11,7 +11,7 @@ from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
 from dreambooth_plugins.common.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch.nn import Module
 
@@ -29,13 +29,16 @@ def base_pipeline(
     tokenizers: Mapping[str, Any],
     schedule: Mapping[str, Any],
     options: Mapping[str, Any],
+    learns_words: Collection[str],
 ) -> Any:
     """Return a pipeline that shares the base's weights: no adapters, no new words.
 
-    It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizers and
-    embedding tables are its own. What else the class has (a safety checker) is left out.
+    It has no VAE: it draws latents. Adapters may be loaded into it, and words into the encoders
+    `learns_words` names; tokenizers and the embedding tables of these are its own. What else the
+    class has (a safety checker) is left out.
     """
-    texts = {name: with_own_table(without_adapters(encoder)) for name, encoder in encoders.items()}
+    texts = {name: without_adapters(encoder) for name, encoder in encoders.items()}
+    texts |= {name: with_own_table(texts[name]) for name in learns_words}
     known = {
         **{name: without_adapters(network) for name, network in networks.items()},
         **texts,
@@ -44,7 +47,11 @@ def base_pipeline(
     }
     wanted, _ = cls._get_signature_keys(cls)
     with quiet():
-        scheduler = diffusers.DDIMScheduler.from_config(dict(schedule))
+        flows = str(schedule.get("_class_name", "")).startswith("FlowMatch")
+        solver: Any = (
+            diffusers.FlowMatchEulerDiscreteScheduler if flows else diffusers.DDIMScheduler
+        )
+        scheduler = solver.from_config(dict(schedule))
         return cls(**{**dict.fromkeys(wanted), "scheduler": scheduler, **known})
 
 
