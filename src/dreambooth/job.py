@@ -176,9 +176,9 @@ class Job(Section):
     """What trains and what stays frozen."""
     loss: Annotated[Loss, Slot("loss")] = kind("prior_preservation")
     """The training loss."""
-    scheduler: Annotated[Scheduler, Slot("scheduler")] = kind("ddpm")
+    scheduler: Annotated[Scheduler, Slot("scheduler")] = kind("auto")
     """The noise scheduler of training."""
-    sampler: Annotated[Sampler, Slot("sampler")] = kind("cfg")
+    sampler: Annotated[Sampler, Slot("sampler")] = kind("auto")
     """Draws class images, previews and final pictures."""
     optimizer: Annotated[Optimizer, Slot("optimizer")] = kind("adamw")
     """The optimizer."""

@@ -77,7 +77,7 @@ def t5_tokenizer():
 
 def clip(width, name, projected=False):
     config = CLIPTextConfig(
-        vocab_size=CLIP_TOKENS, hidden_size=width, intermediate_size=2 * width, projection_dim=width,
+        vocab_size=CLIP_TOKENS, hidden_size=width, intermediate_size=64, projection_dim=width,
         num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=16,
         bos_token_id=CLIP_TOKENS - 2, eos_token_id=CLIP_TOKENS - 1, pad_token_id=CLIP_TOKENS - 1,
     )  # fmt: skip

@@ -148,7 +148,7 @@ class Kohya(AdapterFile):
         from dreambooth_plugins.formats.model_spec import file_name
 
         file = dest / file_name(ctx.job, "adapter")
-        return check_factors(artifact, model, file, model.adapter_keys("kohya"), self.dtype)
+        return check_factors(artifact, model, file, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""

@@ -13,6 +13,7 @@ from dreambooth_plugins.exporter.comparison import (
     Outputs,
     Tolerance,
     file_outputs,
+    in_float32,
     live_outputs,
     tolerance_for,
     verdict,
@@ -37,18 +38,20 @@ def check_folder(
     (after the cast, in half precision); text embeddings, predictions at three timesteps and drawn
     latents must agree with the live model.
     """
-    weights = trained_weights(artifact, model)
-    here = live_outputs(model, artifact.tensors, ctx, base="source")
-    return compare_pipeline(
-        model.pipeline(dest),
-        weights.items(),
-        here,
-        model,
-        ctx,
-        dtype,
-        tolerance=tolerance_for(artifact),
-        what="opened with diffusers",
-    )
+    # Within it, so that what the file has of the base is in memory once.
+    with in_float32(model, "source"):
+        weights = trained_weights(artifact, model)
+        here = live_outputs(model, artifact.tensors, ctx, base="source")
+        return compare_pipeline(
+            model.pipeline(dest),
+            weights.items(),
+            here,
+            model,
+            ctx,
+            dtype,
+            tolerance=tolerance_for(artifact),
+            what="opened with diffusers",
+        )
 
 
 def compare_pipeline(

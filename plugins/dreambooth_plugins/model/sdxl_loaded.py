@@ -33,13 +33,23 @@ class LoadedSDXL(ClipUNet):
         al. 2023, arXiv:2307.01952, section 2.1); `pooled` is the second encoder's projected one.
         Both see every prompt padded to the tokenizers' full length.
         """
-        first, _ = self._hidden(_FIRST, prompts)
-        second, pooled = self._hidden(_SECOND, prompts)
-        embeds = torch.cat([first, second], dim=-1)
-        return [
-            Conditioning({"embeds": row, "pooled": one})
-            for row, one in zip(embeds, pooled, strict=True)
-        ]
+        pieces = {part: self.encode_part(part, prompts) for part in (_FIRST, _SECOND)}
+        rows = zip(*pieces.values(), strict=True)
+        return [self.joined(dict(zip(pieces, row, strict=True))) for row in rows]
+
+    def encode_part(self, part: str, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts with one encoder: `embeds` [tokens, dim], of the second `pooled` too."""
+        embeds, pooled = self._hidden(part, prompts)
+        if part == _FIRST:
+            return [Conditioning({"embeds": row}) for row in embeds]
+        both = zip(embeds, pooled, strict=True)
+        return [Conditioning({"embeds": row, "pooled": one}) for row, one in both]
+
+    def joined(self, pieces: Mapping[str, Conditioning]) -> Conditioning:
+        """Put both encoders' states side by side; `pooled` is the second one's."""
+        first, second = pieces[_FIRST].tensors, pieces[_SECOND].tensors
+        embeds = torch.cat([first["embeds"], second["embeds"]], dim=-1)
+        return Conditioning({"embeds": embeds, "pooled": second["pooled"]})
 
     def _hidden(self, part: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return an encoder's last but one hidden states, and its first output, float32."""

@@ -57,8 +57,9 @@ def init(
         typer.Option(help="For a .safetensors file that does not tell: see model.config."),
     ] = None,
     lora: Annotated[
-        bool, typer.Option("--lora", help="Train a LoRA, a small file, instead of the model.")
-    ] = False,
+        bool | None,
+        typer.Option("--lora/--no-lora", help="Train a LoRA, or the model (as usual for it)."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run; the directory's by default.")
     ] = None,
@@ -82,7 +83,8 @@ def init(
     name = name or run_name(directory, noun)
     _check_words(name, identifier, noun)
     starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
-    starter = replace(starter, name=name, identifier=identifier, lora=lora)
+    adapter = starter.numbers.lora if lora is None else lora
+    starter = replace(starter, name=name, identifier=identifier, lora=adapter)
 
     files[SCHEMA] = schema_text().encode()
     files[JOB] = job_text(starter).encode()  # last: a job that is there is complete
@@ -149,7 +151,7 @@ def _starter(
 
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
-    native, multiple, guidance, notes = _native(model, config)
+    native, multiple, described, notes = _native(model, config)
     resolution = pick_resolution(sides, native, multiple)
     if resolution < native:
         notes.append(f"small pictures: resolution {resolution}, not the model's own {native}")
@@ -157,7 +159,8 @@ def _starter(
     count = EXAMPLE_COUNT if example else len(sides)
     source, config = (_as_seen_from(directory, named) for named in (model, config))
     assert source is not None
-    return Starter("", "", noun, path, count, resolution, source, config, guidance), notes
+    usual = (described.guidance_default, described.usual) if described else ()
+    return Starter("", "", noun, path, count, resolution, source, config, *usual), notes
 
 
 def _as_seen_from(directory: Path, named: str | None) -> str | None:
@@ -191,9 +194,9 @@ def _check_words(name: str, identifier: str, noun: str) -> None:
                 raise JobError(f"--{option}: {fault['msg']}", _WORD_HINT) from None
 
 
-def _native(model: str, config: str | None) -> tuple[int, int, float | None, list[str]]:
-    """Return the model's own side in pixels, what sides are multiples of, the guidance scale that
-    is usual for its family (None: that of its size), and notes.
+def _native(model: str, config: str | None) -> tuple[int, int, ModelInfo | None, list[str]]:
+    """Return the model's own side, what sides are multiples of, what it is (None where its numbers
+    are those of its size), and notes.
 
     `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
     reach for now.
@@ -211,9 +214,9 @@ def _native(model: str, config: str | None) -> tuple[int, int, float | None, lis
             raise JobError(f"--model: {error.message}", hint) from None
         note = f"{error.message}; {preset.resolution} pixels assumed"
         return preset.resolution, preset.multiple, None, [note]
-    usual = None if model.startswith("builtin:") else described.guidance_default
     multiple = max(preset.multiple, described.latent.multiple)
-    return described.resolution, multiple, usual, []
+    known = None if model.startswith("builtin:") else described
+    return described.resolution, multiple, known, []
 
 
 def _is_here(model: str) -> bool:

@@ -35,6 +35,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop: nothing is trained.")
     ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="With --dry-run: does it fit into, say, 12GiB, and what would?"
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an existing run is moved aside.")
     ] = False,
@@ -56,6 +62,7 @@ def run(
     """
     from dreambooth import process
     from dreambooth.console import print_warning
+    from dreambooth.helpers.units import read_bytes
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
@@ -65,6 +72,9 @@ def run(
 
     if fresh and resume_from:
         raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    if memory and not dry_run:
+        raise JobError("--memory is looked at by --dry-run alone", "add --dry-run, or leave it out")
+    limit = read_bytes("--memory", memory) if memory else None
     launcher.require_environment()
     if dry_run and launcher.rank():  # the first process shows the plan
         return
@@ -79,6 +89,8 @@ def run(
                 return
             if processes == 1 or dry_run:
                 _train(loaded, dry_run, fresh, resume_from, processes, outlook)
+                if limit is not None:
+                    show_fit(loaded, limit)
                 return
     except UserError as error:
         raise _of_this_process(error) from error
@@ -190,6 +202,18 @@ def _train(
     result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
     if speaks:
         show_result(console, job, result, time.monotonic() - began)
+
+
+def show_fit(job: Job, limit: int) -> None:
+    """Say whether a job fits into a memory of `limit` bytes, and which options would make it."""
+    from dreambooth.cli.display.fit import fit_lines
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.console import say, stdout
+    from dreambooth.engine.cost.fitting import held_against
+
+    console = stdout()
+    for number, line in enumerate(fit_lines(held_against(job, limit, reporter_for(console)))):
+        say(console, f"{'' if number else 'memory':<13} {line}", indent=14)
 
 
 def show_worst(console: Console, job: Job, count: int = 2) -> None:

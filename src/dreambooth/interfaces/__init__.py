@@ -1,6 +1,14 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
-from dreambooth.component.model_info import FlowSpec, LatentSpec, ModelInfo, Prediction, Role
+from dreambooth.component.model_info import (
+    FlowSpec,
+    LatentSpec,
+    ModelInfo,
+    Prediction,
+    Role,
+    Usual,
+)
+from dreambooth.component.tensors import AdapterTensors, Conditioning, Latents, RowGeometry
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
 from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
@@ -35,14 +43,7 @@ from dreambooth.interfaces.metric import (
     RunRecord,
     Score,
 )
-from dreambooth.interfaces.model import (
-    NEW_ROWS,
-    Conditioning,
-    Latents,
-    LoadedModel,
-    Model,
-    RowGeometry,
-)
+from dreambooth.interfaces.model import NEW_ROWS, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
@@ -54,6 +55,7 @@ __all__ = [
     "AUTO",
     "LARGE",
     "NEW_ROWS",
+    "AdapterTensors",
     "Artifact",
     "ArtifactKind",
     "Callback",
@@ -109,6 +111,7 @@ __all__ = [
     "Subject",
     "Tracker",
     "TrackerWriter",
+    "Usual",
     "Vocabulary",
     "unknown_placeholders",
     "without_identifier",

@@ -12,6 +12,7 @@ from typing import Any
 from dreambooth.component import Component
 from dreambooth.component.door import ADDED
 from dreambooth.component.model_info import ModelInfo
+from dreambooth.component.tensors import AdapterTensors, Conditioning
 from dreambooth.interfaces.answering import (
     Answer,
     is_number,
@@ -28,7 +29,7 @@ from dreambooth.interfaces.exporter import Check, Exporter
 from dreambooth.interfaces.freezing import Artifact, FreezingPolicy, ParameterGroup, Stage
 from dreambooth.interfaces.loss import Loss
 from dreambooth.interfaces.metric import Finding, FindingRule, Metric, Score
-from dreambooth.interfaces.model import Conditioning, LoadedModel, Model
+from dreambooth.interfaces.model import LoadedModel, Model
 from dreambooth.interfaces.optimizer import LRSchedule, Optimizer
 from dreambooth.interfaces.prior import Prior, PriorCost, PriorRow, PriorSet
 from dreambooth.interfaces.sampler import Sampler
@@ -44,7 +45,7 @@ ADDED[LoadedModel.condition] = ("guidance",)
 plain(bool, "True or False", Prior.has_rows, Prior.needs_base, Scheduler.has_snr)
 plain(bool, "True or False", FreezingPolicy.learns_word, FreezingPolicy.keeps_base)
 plain(bool, "True or False", FreezingPolicy.depends_on_end, LRSchedule.depends_on_end)
-plain(bool, "True or False", Vocabulary.has)
+plain(bool, "True or False", Vocabulary.has, LoadedModel.encodes_apart)
 plain(str, "a text", DataSource.item_prompt, DataSource.row_prompt, Loss.reference_prompt)
 plain(str, "a text", FreezingPolicy.base_hint, Exporter.refusal, Exporter.usage)
 plain(str, "a text", LoadedModel.fingerprint)
@@ -53,6 +54,7 @@ plain(tuple, "a tuple of texts", FreezingPolicy.trained_parts, PriorSet.entries)
 plain(tuple, "a tuple of texts", LoadedModel.loaded)
 plain(Mapping, "a mapping", LoadedModel.stored_weights, LoadedModel.adapter_keys)
 plain(Mapping, "a mapping", LoadedModel.convert, LoadedModel.add_tokens, Vocabulary.words)
+plain(Mapping, "a mapping", LoadedModel.adapter_file)
 plain(Model, "a Model", Model.at)
 plain(Component, "a component", Component.settled)
 plain(ModelInfo, "a ModelInfo", Model.describe)
@@ -63,10 +65,11 @@ plain(PriorCost, "a PriorCost", Prior.cost)
 plain(NoiseSchedule, "a NoiseSchedule", Scheduler.open)
 plain(TrackerWriter, "a TrackerWriter", Tracker.open)
 plain(Observer, "an Observer", Callback.open)
-plain((FreezingPolicy, NONE), "a FreezingPolicy or None", FreezingPolicy.at)
+plain((FreezingPolicy, NONE), "a FreezingPolicy or None", FreezingPolicy.at, FreezingPolicy.lighter)
 plain((Optimizer, NONE), "an Optimizer or None", Optimizer.lighter)
 plain(Check, "a Check", Exporter.verify)
 plain(Conditioning, "a Conditioning", LoadedModel.collate, LoadedModel.condition)
+plain(Conditioning, "a Conditioning", LoadedModel.joined)
 plain(
     AbstractContextManager,
     "a context manager",
@@ -76,6 +79,7 @@ plain(
 listed(str, "texts", DataSource.prompts, Prior.prompts, FreezingPolicy.notes)
 listed(str, "texts", Sampler.extra_prompts, Vocabulary.split)
 listed(Stage, "Stages", FreezingPolicy.stages)
+listed(AdapterTensors, "AdapterTensors", LoadedModel.read_adapter)
 
 
 @of(Prior.cached, Sampler.sampling_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import nullcontext
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_second_order_is_nearer_to_the_exact_solution():
 
     def solved(make, steps):
         take, z, table = make(), start, [1 - i / steps for i in range(steps + 1)]
-        for s, r in zip(table, table[1:], strict=False):
+        for s, r in pairwise(table):
             z = take(z, curved(z, s), s, r)
         return z
 

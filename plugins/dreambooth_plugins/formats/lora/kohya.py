@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.helpers.naming import base_name
+from dreambooth.interfaces import AdapterTensors
 from dreambooth_plugins.formats.lora import lycoris
-from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
+from dreambooth_plugins.formats.lora.low_rank import FACTORS, adapters, low_rank
 from dreambooth_plugins.formats.model_spec import model_spec
 from dreambooth_plugins.formats.original.names import unet_names
 
@@ -78,41 +79,46 @@ def module_names(
     return out
 
 
-def modules_by_name(model: LoadedModel) -> dict[str, str]:
-    """Return the qualified name in memory of each name of a module here."""
-    names = {there: here for here, there in model.adapter_keys(LAYOUT).items()}
-    plain = {
-        f"lora_{there}".replace(".", "_"): here
-        for here, there in model.adapter_keys("diffusers").items()
-    }
-    # Names of diffusers' blocks are in use for SDXL as well.
-    return {**plain, **{re.sub("^lora_te_", "lora_te1_", n): h for n, h in names.items()}, **names}
+def read_names(names: Mapping[str, str], plain: Mapping[str, str]) -> dict[str, str]:
+    """Return the qualified name in memory of each name a module may have in a file.
+
+    `names` are kohya's and `plain` diffusers' names of modules, by qualified name: those of
+    diffusers' blocks are in use for SDXL as well, and `lora_te1` for the only encoder.
+    """
+    own = {there: here for here, there in names.items()}
+    dotted = {f"lora_{there}".replace(".", "_"): here for here, there in plain.items()}
+    numbered = {re.sub("^lora_te_", "lora_te1_", n): here for n, here in own.items()}
+    return {**dotted, **numbered, **own}
 
 
 def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
-    """Write each module's factors and its alpha, and what the run was.
-
-    `lora_down` and `lora_up`; of LoHa and LoKr the factors by LyCORIS' names.
-    """
+    """Write each module's factors and its alpha, and what the run was."""
     import torch
 
     from dreambooth_plugins.common.tensors import write_tensors
 
-    names = model.adapter_keys(LAYOUT)
+    pairs = with_one_alpha(low_rank(artifact))
+    items = adapters(pairs, alphas=True)
+    for product in lycoris.factors(artifact):
+        factors, alpha = lycoris.as_read(product)
+        own = {} if alpha is None else {"alpha": torch.tensor(alpha)}
+        items.append(AdapterTensors(product.part, product.module, {**factors, **own}))
+    tensors = model.adapter_file(LAYOUT, items)
+    write_tensors(path, tensors, metadata(artifact, pairs, model.info, job), dtype)
+
+
+def file_tensors(names: Mapping[str, str], adapters: Iterable[AdapterTensors]) -> dict[str, Tensor]:
+    """Return adapters under kohya's names: `lora_down`, `lora_up`, `alpha`; of LoHa and LoKr the
+    factors by LyCORIS' names. `names` maps qualified names of modules to those in files."""
+    called = {role: name for name, role in _ROLES.items()}
     tensors: dict[str, Tensor] = {}
-    adapters = with_one_alpha(low_rank(artifact))
     for adapter in adapters:
         at = names[f"{adapter.part}.{adapter.module}"]
-        tensors[f"{at}.lora_down.weight"] = adapter.down
-        tensors[f"{at}.lora_up.weight"] = adapter.up
-        tensors[f"{at}.alpha"] = torch.tensor(adapter.alpha)
-    for product in lycoris.factors(artifact):
-        at = names[f"{product.part}.{product.module}"]
-        factors, alpha = lycoris.as_read(product)
-        tensors |= {f"{at}.{name}": factor for name, factor in factors.items()}
-        if alpha is not None:
-            tensors[f"{at}.alpha"] = torch.tensor(alpha)
-    write_tensors(path, tensors, metadata(artifact, adapters, model.info, job), dtype)
+        for role, tensor in adapter.tensors.items():
+            name = called.get(role, role)
+            weight = ".weight" if role in ("down", "up", "mid") else ""
+            tensors[f"{at}.{name}{weight}"] = tensor
+    return tensors
 
 
 def with_one_alpha(adapters: list[LowRank]) -> list[LowRank]:

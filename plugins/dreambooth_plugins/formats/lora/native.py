@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import AdapterTensors
 
-QKV = ("to_q", "to_k", "to_v")
-ADDED_QKV = ("add_q_proj", "add_k_proj", "add_v_proj")
+Rules: TypeAlias = "Mapping[str, str | tuple[str, ...]]"
+"""Name in the file -> the module or modules of diffusers it is; `{i}` is a block's number."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,6 @@ class Place:
     """All modules it is made of, by diffusers' names; empty where it is not fused."""
     swapped: bool = False
     """Whether the halves of its rows are the other way round (scale and shift)."""
-
-
-Rules = Mapping[str, "str | tuple[str, ...]"] if TYPE_CHECKING else dict
-"""Name in the file -> the module or modules of diffusers it is; `{i}` is a block's number."""
 
 
 def places(rules: Rules, modules: Iterable[str], swapped: Sequence[str] = ()) -> dict[str, Place]:

@@ -138,5 +138,7 @@ def flow_info(
         adapter_presets={"transformer": presets, **dict.fromkeys(clips, CLIP_PRESETS)},
         flow=flow,
         frozen={part.name: part.frozen for part in texts if part.frozen},
+        scheduler="flow",
+        sampler="flow",
         **facts,
     )

@@ -10,6 +10,7 @@ import torch
 from dreambooth.engine.cost.activations import AsComputed, peak
 from dreambooth.engine.data.geometry import plain_geometry
 from dreambooth.engine.data.moments import MOMENTS_CHUNK
+from dreambooth.engine.data.text import HELD
 from dreambooth.helpers.pictures import decode, encode
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Counter:
     def texts(self) -> int:
         """Count one prompt in the text encoders."""
         return self._peak(self._encoded)
+
+    def kept(self, prompts: int) -> int:
+        """Count the texts that stay in memory while training."""
+        [row] = self._encoded()
+        of_one = sum(t.numel() for t in row.tensors.values()) * self._half.itemsize
+        return min(HELD, prompts * of_one)
 
     def forward(self, rows: int, trained: int = 0) -> int:
         """Count `rows` rows without gradients, and casts of `trained` weights in float32.
@@ -148,7 +155,9 @@ def prepare_shapes(job: Job, model: LoadedModel, trainable: Mapping[str, Paramet
 
 def before_training(job: Job, counter: Counter, residency: Residency) -> dict[Phase, int]:
     """Count what comes and goes in the phases in which nothing trains yet."""
-    working: dict[Phase, int] = {"texts": counter.texts()}
+    working: dict[Phase, int] = {}
+    if "texts" in residency.parts:
+        working["texts"] = counter.texts()
     if "encoding" in residency.parts:
         working["encoding"] = counter.encoding()
     if "class images" in residency.parts:

@@ -11,8 +11,9 @@ from dreambooth.engine.checkpoints.rotation import checkpoint_bytes
 from dreambooth.engine.context import EngineContext
 from dreambooth.engine.cost import counting
 from dreambooth.engine.cost import memory as cost
-from dreambooth.engine.cost.residency import residency_of
+from dreambooth.engine.cost.residency import LOOPING, residency_of
 from dreambooth.engine.data.fixed import split
+from dreambooth.engine.data.text import run_prompts
 from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
@@ -186,8 +187,15 @@ def count_model(
     residency = residency_of(job, model.info, scan.items, counting.parts_of(trainable))
     counting.prepare_shapes(job, model, trainable)
     working |= counting.while_training(job, counter, residency, trainable)
+    if residency.keeps_texts:
+        texts = counter.kept(len(run_prompts(ctx, scan.items)))
+        working |= {phase: size + texts for phase, size in working.items() if phase in LOOPING}
     parts = count_parts(job, ctx, model, trainable, residency)
-    return trainable, parts, memory_by_phase(job, ctx, residency, parts, working)
+    texts_alone = residency.parts.get("texts", frozenset()) <= set(
+        model.info.part_names("text_encoders")
+    )
+    singly = texts_alone and model.encodes_apart()
+    return trainable, parts, memory_by_phase(job, ctx, residency, parts, working, singly)
 
 
 def sample_count(job: Job) -> int:
@@ -204,6 +212,7 @@ def memory_by_phase(
     residency: Residency,
     parts: Sequence[PartPlan],
     working: dict[Phase, int],
+    singly: bool,
 ) -> tuple[PhaseMemory, ...]:
     """Put what is in memory and what comes and goes together, phase by phase."""
     weights = {
@@ -221,6 +230,7 @@ def memory_by_phase(
         optimizer=optimizer,
         average=average,
         working=working,
+        singly=singly,
         libraries=cost.CUBLAS if ctx.precision.device.type == "cuda" else 0,
     )
 
