@@ -111,7 +111,10 @@ def test_latents_are_the_autoencoders(ctx, small_job, name):
         found, posterior = opened.encode_images(pixels), vae.encode(pixels).latent_dist
         scale, shift = vae.config.scaling_factor, vae.config.shift_factor
         torch.testing.assert_close(found.mean, (posterior.mean - shift) * scale)
-        torch.testing.assert_close(found.std, posterior.std * scale)
+        if name == "z_image":
+            assert found.std is None, "diffusers' script takes the mean"
+        else:
+            torch.testing.assert_close(found.std, posterior.std * scale)
         back = vae.decode(found.mean / scale + shift).sample.clamp(-1, 1)
         torch.testing.assert_close(opened.decode(found.mean), back)
 

@@ -212,8 +212,12 @@ def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Itera
 
 
 def apart(here: Tensor, there: Tensor) -> float:
-    """Return the largest absolute difference in standard deviations; infinity if not finite."""
-    there = there.to(here.device)
-    difference = (here.float() - there.float()).abs().max() / there.float().std()
+    """Return the largest absolute difference in standard deviations; infinity if not finite.
+
+    What does not vary (guidance of every row) is compared as it is.
+    """
+    there = there.to(here.device).float()
+    spread = there.std(correction=0)
+    difference = (here.float() - there).abs().max() / torch.where(spread == 0, 1.0, spread)
     value = float(difference)
     return value if math.isfinite(value) else math.inf

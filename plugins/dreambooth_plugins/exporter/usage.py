@@ -48,6 +48,14 @@ def lycoris_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str)
     return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
 
 
+def comfyui_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
+    """Return how a file with ComfyUI's names is opened."""
+    text = "diffusers reads `lora`, not this file.\n"
+    if not info.names.keys() & {"kohya", "modelspec"}:
+        return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
+    return f"{text}\n{_lora_steps(job, files, weights).splitlines(keepends=True)[-1]}"
+
+
 def _lora_steps(job: Job, files: Sequence[str], weights: str) -> str:
     name = weights.removesuffix(".safetensors")
     steps = [

@@ -10,6 +10,8 @@ from dreambooth.errors import JobError
 from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.model import builtin
 from dreambooth_plugins.model.flow.flux import Flux
+from dreambooth_plugins.model.flow.flux2_klein import Flux2Klein
+from dreambooth_plugins.model.flow.qwen_image import QwenImage
 from dreambooth_plugins.model.flow.sd3 import StableDiffusion3
 from dreambooth_plugins.model.flow.z_image import ZImage
 from dreambooth_plugins.model.folder import hub
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo, Vocabulary
 
 FAMILIES: tuple[type[FolderModel], ...] = (
-    StableDiffusion, SDXL, Flux, StableDiffusion3, ZImage,
+    StableDiffusion, SDXL, Flux, StableDiffusion3, ZImage, Flux2Klein, QwenImage,
 )  # fmt: skip
 
 
 class Auto(FolderModel):
-    """A model whose family its files tell: Stable Diffusion 1.x, 2.x, SDXL, FLUX.1.
+    """A model whose family its files tell: Stable Diffusion 1.x to 3.5, FLUX.1, FLUX.2 klein,
+    Z-Image, Qwen-Image.
 
     A diffusers folder says it in model_index.json, a single file by the names of its tensors. The
     run's own job names the family it came to.

@@ -23,8 +23,8 @@ def _unknown(name: str, known: list[str], what: str) -> JobError:
 def base_folder(name: str, *, build: bool) -> Path:
     """Return the diffusers folder of a built-in base model.
 
-    `tiny`, `tiny-sd2` and `tiny-sdxl` (random weights, for tests and dry runs) are made in the user's cache
-    on first use; with `build=False` their configuration alone serves until then.
+    `tiny`, `tiny-sd2` and `tiny-sdxl` (random weights, for tests and dry runs) are made in the
+    user's cache on first use; with `build=False` their configuration alone serves until then.
     """
     if name in TINY:
         from dreambooth_plugins.model.tiny import tiny_folder

@@ -161,8 +161,7 @@ class LoadedModel(Called, ABC):
     ) -> Conditioning:
         """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing.
 
-        `guidance` is for families that take it as an input (`info.guidance` is `embedded`): a
-        sampler gives what pictures are drawn with, None means training.
+        `guidance`, where the network takes it: a sampler's; None in training.
         """
         return cond
 

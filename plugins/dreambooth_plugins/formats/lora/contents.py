@@ -62,7 +62,8 @@ class Contents:
         `module` is the name in memory, `alpha` the file's own for it. A LoKr of two whole factors
         has no rank (None): LyCORIS leaves its alpha out of account, PEFT takes the configuration's.
         """
-        alphas = self.config.get(part)
+        other = None if part.startswith("text_encoder") else self.config.get("unet")
+        alphas = self.config.get(part, other)
         if rank is None:
             rank = alphas.rank if alphas else None
         if rank is None:

@@ -60,4 +60,29 @@ SD3: dict[str, str | tuple[str, ...]] = {
     "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
+SD3_SWAPPED = ("final_layer.adaLN_modulation.1",)
 """Stable Diffusion 3; the text side of its last block is modulated like the final layer."""
+
+FLUX2: dict[str, str | tuple[str, ...]] = {
+    "double_blocks.{i}.img_attn.qkv": _qkv(f"{_D}.attn", _OWN),
+    "double_blocks.{i}.img_attn.proj": f"{_D}.attn.to_out.0",
+    "double_blocks.{i}.img_mlp.0": f"{_D}.ff.linear_in",
+    "double_blocks.{i}.img_mlp.2": f"{_D}.ff.linear_out",
+    "double_blocks.{i}.txt_attn.qkv": _qkv(f"{_D}.attn", _ADDED),
+    "double_blocks.{i}.txt_attn.proj": f"{_D}.attn.to_add_out",
+    "double_blocks.{i}.txt_mlp.0": f"{_D}.ff_context.linear_in",
+    "double_blocks.{i}.txt_mlp.2": f"{_D}.ff_context.linear_out",
+    "single_blocks.{i}.linear1": f"{_S}.attn.to_qkv_mlp_proj",
+    "single_blocks.{i}.linear2": f"{_S}.attn.to_out",
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_guidance_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_guidance_embed.timestep_embedder.linear_2",
+    "double_stream_modulation_img.lin": "double_stream_modulation_img.linear",
+    "double_stream_modulation_txt.lin": "double_stream_modulation_txt.linear",
+    "single_stream_modulation.lin": "single_stream_modulation.linear",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+"""FLUX.2, whose blocks share their modulations."""
+FLUX2_SWAPPED = ("final_layer.adaLN_modulation.1",)

@@ -32,6 +32,8 @@ LORA: Any = "lora"
 CALLED = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 GOES_ON_AS = {"lora": {"lora"}, "dora": {"lora", "dora"}, "loha": {"loha"}, "lokr": {"lokr"}}
 """What a file's adapters may be, by the method that is to train."""
+UNET = "unet"
+"""What files and their readers call the denoiser, whatever it is."""
 LOW_RATE = 2e-5
 """A learning rate below which an adapter hardly learns."""
 
@@ -131,7 +133,8 @@ class Adapter(NamedParts):
                 "an adapter goes on with a base of its own family: change model.source or init",
             )
             return
-        for part in contents.parts:
+        for stored in contents.parts:
+            part = _denoiser(info) if stored == UNET else stored
             if part not in trained:
                 yield (
                     f"{name} has adapters for {part}, which does not train here",
@@ -139,7 +142,7 @@ class Adapter(NamedParts):
                 )
                 continue
             kind = self.method_of(part).kind
-            for found in sorted(contents.methods(part) - GOES_ON_AS.get(kind, set())):
+            for found in sorted(contents.methods(stored) - GOES_ON_AS.get(kind, set())):
                 yield (
                     f"{name} is a {CALLED[found]}, {part} is to get {kind}",
                     f"set freezing.method to what the file is: {found}",
@@ -210,3 +213,7 @@ class Adapter(NamedParts):
     def at(self, folder: Path) -> Adapter:
         """Return this policy beginning with the adapter an exporter wrote into `folder`."""
         return self.model_copy(update={"init": folder})
+
+
+def _denoiser(info: ModelInfo) -> str:
+    return next(iter(info.part_names("denoiser")), UNET)

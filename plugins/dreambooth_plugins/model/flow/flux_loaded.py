@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.formats.lora.native_rules import FLUX, FLUX_SWAPPED
 from dreambooth_plugins.model.flow.loaded import FlowFolder, packed, unpacked
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ TRAINED_WITH = 1.0
 
 class LoadedFlux(FlowFolder):
     """CLIP's pooled text, T5's states, and tokens of 2 x 2 latent cells with their places."""
+
+    native: ClassVar = FLUX
+
+    def swapped(self) -> tuple[str, ...]:
+        """Return the last modulation."""
+        return FLUX_SWAPPED
 
     @property
     def length(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.formats.lora.transformers import TransformerNames
 from dreambooth_plugins.model.folder.loaded import LoadedFolder
 from dreambooth_plugins.model.folder.loading import skeleton
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from dreambooth.interfaces import AdapterTensors
+    from dreambooth_plugins.formats.lora.native import Rules
 
 DENOISER = "transformer"
 
@@ -68,18 +73,41 @@ class FlowFolder(LoadedFolder):
         answer: Tensor = self._through(DENOISER, lambda net: net(**inputs, return_dict=False)[0])
         return answer
 
+    native: ClassVar[Rules] = {}
+    """What the family's makers call its modules, where they have names of their own."""
+
     def adapter_keys(self, layout: str) -> Mapping[str, str]:
-        """Map the qualified names of linear and convolution layers to those of a file layout."""
-        if layout != "diffusers":
-            raise KeyError(layout)
+        """Map the qualified names of linear and convolution layers to those of a file layout.
+
+        Layers that a layout has in one (a fused query, key and value) share a name there.
+        """
+        return self._names.keys(layout)
+
+    def adapter_file(self, layout: str, adapters: Sequence[AdapterTensors]) -> dict[str, Tensor]:
+        """Name the tensors of adapters as `diffusers`, `comfyui` or `kohya` do."""
+        return self._names.file_tensors(layout, adapters)
+
+    def read_adapter(self, tensors: Mapping[str, Tensor]) -> list[AdapterTensors]:
+        """Sort the tensors of a file with diffusers', PEFT's, ComfyUI's or kohya's names."""
+        return self._names.read(tensors)
+
+    @cached_property
+    def _names(self) -> TransformerNames:
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
-        return {
-            f"{part}.{name}": f"{part}.{self.source.part(part).file_name(name)}"
-            for part in self.info.part_names("denoiser", "text_encoders")
-            if part not in self.info.frozen
-            for name, module in skeleton(self.source, part).named_modules()
-            if isinstance(module, kinds)
+        parts = [p for p in self.source.parts if p.name not in self.info.frozen and p.role != "vae"]
+        layers = {
+            part: {
+                name: module.weight.shape[0]
+                for name, module in skeleton(self.source, part.name).named_modules()
+                if isinstance(module, kinds)
+            }
+            for part in parts
         }
+        return TransformerNames(layers, self.native, self.swapped())
+
+    def swapped(self) -> tuple[str, ...]:
+        """Return the makers' modules that have scale and shift the other way round."""
+        return ()
 
     def drawn_by(self, pipe: Any, solver: Any, latents: Tensor, steps: int, **call: Any) -> Tensor:
         """Return what a pipeline's call draws from `latents`, as it gives latents back."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn import functional
 
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.formats.lora.native_rules import SD3, SD3_SWAPPED
 from dreambooth_plugins.model.flow.loaded import FlowFolder
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ T5 = "text_encoder_3"
 
 class LoadedSD3(FlowFolder):
     """Both CLIP encoders' states side by side, T5's behind them, and both pooled texts."""
+
+    native: ClassVar = SD3
+
+    def swapped(self) -> tuple[str, ...]:
+        """Return the last modulation, and that of the last block's text."""
+        last = self.source.part_config("transformer")["num_layers"] - 1
+        return (*SD3_SWAPPED, f"joint_blocks.{last}.context_block.adaLN_modulation.1")
 
     def encode_part(self, part: str, prompts: Sequence[str]) -> list[Conditioning]:
         """Encode prompts: `embeds` [tokens, dim] and of CLIP `pooled` [dim], float32."""

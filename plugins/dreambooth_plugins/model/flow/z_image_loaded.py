@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
 from dreambooth_plugins.model.flow.language import LanguageModel
+from dreambooth_plugins.model.folder.latents import KL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +29,19 @@ class LoadedZImage(LanguageModel):
     The network's time is 1 - s and its answer x0 - noise: both are turned round here.
     """
 
+    latents: ClassVar = KL(sampled=False)
+
     def encode_part(self, part: str, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode prompts one by one: `embeds` [tokens, dim], each of its own length, float32."""
+        """Encode prompts: `embeds` [tokens, dim], each of its own length, float32.
+
+        Padded in the language model, as the pipeline has it, and cut behind it.
+        """
         rows = []
         for prompt in prompts:
-            ids, mask = self.read_chat(prompt, TOKENS, thinking=True)
-            # Alone and without padding, which a causal model's states do not depend on.
-            states = self.states(ids[mask.bool()][None].to(self._ctx.device))[-2]
-            rows.append(Conditioning({"embeds": states[0].float()}))
+            ids, mask = (row[None] for row in self.read_chat(prompt, TOKENS, thinking=True))
+            device = self._ctx.device
+            states = self.states(upload(ids, device), upload(mask, device))[-2][0]
+            rows.append(Conditioning({"embeds": states[mask[0].bool().to(device)].float()}))
         return rows
 
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:

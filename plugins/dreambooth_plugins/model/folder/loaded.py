@@ -71,7 +71,7 @@ class LoadedFolder(LoadedModel):
         """The base's, where tokens were added to copies of them; both go by the part's name."""
         self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
         """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
-        self._autoencoder = next(iter(info.roles.get("vae", ())), "")
+        self._vae = next(iter(info.roles.get("vae", ())), "")
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -79,7 +79,7 @@ class LoadedFolder(LoadedModel):
             module = skeleton(self.source, part)
             check_weights(self.source, part, module)
             return module
-        dtype = torch.float32 if part == self._autoencoder else self._ctx.dtype
+        dtype = torch.float32 if part == self._vae else self._ctx.dtype
         on_cpu = self._ctx.device.type == "cpu"
         return load_part(self.source, part, dtype, mapped=not on_cpu).to(self._ctx.device)
 
@@ -148,15 +148,14 @@ class LoadedFolder(LoadedModel):
         """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
         pixels = pixels_BCHW.to(self._ctx.device, torch.float32)
         with self._float32():
-            return self._through(self._autoencoder, lambda vae: self.latents.encode(vae, pixels))
+            found: Latents = self._through(self._vae, lambda v: self.latents.encode(v, pixels))
+        return found
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], both float32."""
         latents = latents.to(self._ctx.device, torch.float32)
         with self._float32():
-            pixels: Tensor = self._through(
-                self._autoencoder, lambda vae: self.latents.decode(vae, latents)
-            )
+            pixels: Tensor = self._through(self._vae, lambda v: self.latents.decode(v, latents))
         return pixels.clamp(-1.0, 1.0)
 
     def _through(self, part: str, call: Callable[[Any], Any]) -> Any:
@@ -265,7 +264,7 @@ class LoadedFolder(LoadedModel):
             }
         networks = {part: self.parts[part] for part in self.info.part_names("denoiser")}
         encoders = {part: self.parts[part] for part in texts}
-        options = {**self.pipeline_options(), self._autoencoder: None}
+        options = {**self.pipeline_options(), self._vae: None}
         words = self.info.learns_words
         return base_pipeline(
             cls, networks, encoders, tokenizers, self.info.schedule, options, words
@@ -288,7 +287,7 @@ class LoadedFolder(LoadedModel):
         other = type(self)(self.info, self.source, self._ctx)
         other._tokenizers = dict(self._tokenizers)
         other.embeddings = dict(self.embeddings)
-        shared = {self._autoencoder, *self.info.frozen}
+        shared = {self._vae, *self.info.frozen}
         other.parts = Parts(
             self.info.parts,
             lambda name: self.parts[name] if name in shared else other._load(name),
