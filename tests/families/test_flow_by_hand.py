@@ -58,15 +58,54 @@ def z_image(pipe, prompts, z_s, s):
     return torch.stack(rows)
 
 
-VELOCITY = {"flux": flux, "sd3": sd3, "z_image": z_image}
-PIPELINES = {"flux": "FluxPipeline", "sd3": "StableDiffusion3Pipeline", "z_image": "ZImagePipeline"}
+def flux2_klein(pipe, prompts, z_s, s):
+    embeds, text_ids = pipe.encode_prompt(prompts)
+    ids = pipe._prepare_latent_ids(z_s)
+    out = pipe.transformer(
+        pipe._pack_latents(z_s), embeds, s, ids, text_ids, None
+    ).sample  # fmt: skip
+    return pipe._unpack_latents_with_ids(out, ids, *z_s.shape[-2:])
+
+
+def qwen_image(pipe, prompts, z_s, s):
+    """A row at a time: nothing is padded there."""
+    rows, scale = [], pipe.vae_scale_factor
+    for i, prompt in enumerate(prompts):
+        embeds, mask = pipe.encode_prompt(prompt)
+        assert mask is None
+        _, c, h, w = z_s.shape
+        tokens = pipe._pack_latents(z_s[i : i + 1], 1, c, h, w)
+        shapes = [[(1, h // 2, w // 2)]]
+        out = pipe.transformer(tokens, embeds, None, s[i : i + 1], shapes).sample
+        rows.append(pipe._unpack_latents(out, h * scale, w * scale, scale).squeeze(2))
+    return torch.cat(rows)
+
+
+VELOCITY = {
+    "flux": flux,
+    "sd3": sd3,
+    "z_image": z_image,
+    "flux2_klein": flux2_klein,
+    "qwen_image": qwen_image,
+}
+PIPELINES = {
+    "flux": "FluxPipeline",
+    "sd3": "StableDiffusion3Pipeline",
+    "z_image": "ZImagePipeline",
+    "flux2_klein": "Flux2KleinPipeline",
+    "qwen_image": "QwenImagePipeline",
+}
 CALLS = {
     "flux": {"guidance_scale": 2.5},
     "sd3": {"guidance_scale": 3.0, "negative_prompt": "grey"},
     "z_image": {"guidance_scale": 2.0, "negative_prompt": "grey"},
+    "flux2_klein": {"guidance_scale": 3.0},
+    "qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": "grey"},
 }
-"""How each pipeline is asked for a picture; Z-Image counts guidance from 0."""
-SCALES = {"flux": 2.5, "sd3": 3.0, "z_image": 3.0}
+"""How each pipeline is asked for a picture; Z-Image counts guidance from 0, and FLUX.2 klein's takes
+no negative prompt."""
+SCALES = {"flux": 2.5}
+PACKED = ("flux", "qwen_image")
 
 
 def pipeline(name):
@@ -102,21 +141,45 @@ def test_the_loss_of_three_and_three_rows(open_for, name):
     torch.testing.assert_close(train_step(session).loss, expected, rtol=1e-5, atol=1e-5)
 
 
+def encoded(name, vae, pixels):
+    """Return mean and deviation of the latents, and how they are decoded, by the formulas."""
+    config = vae.config
+    if name == "flux2_klein":
+        mean = vae.bn.running_mean.view(1, -1, 1, 1)
+        std = (vae.bn.running_var + config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
+        pipe = diffusers.Flux2KleinPipeline
+        z = (pipe._patchify_latents(vae.encode(pixels).latent_dist.mode()) - mean) / std
+        return z, None, lambda z: vae.decode(pipe._unpatchify_latents(z * std + mean)).sample
+    if name == "qwen_image":
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1)
+        std = torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)
+        found = vae.encode(pixels[:, :, None]).latent_dist
+        z, spread = (found.mean - mean) / std, found.std / std
+        return (
+            z[:, :, 0],
+            spread[:, :, 0],
+            lambda z: vae.decode(z[:, :, None] * std + mean).sample[:, :, 0],
+        )
+    found = vae.encode(pixels).latent_dist
+    scale, shift = config.scaling_factor, config.shift_factor
+    # diffusers' script for Z-Image trains on the mean.
+    std = None if name == "z_image" else found.std * scale
+    return (found.mean - shift) * scale, std, lambda z: vae.decode(z / scale + shift).sample
+
+
 @pytest.mark.parametrize("name", VELOCITY)
 def test_latents_are_the_autoencoders(ctx, small_job, name):
     opened = small_job(model=model(name), **FLOW).model.open(ctx)
     pixels = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    vae = pipeline(name).vae
     with torch.no_grad():
-        found, posterior = opened.encode_images(pixels), vae.encode(pixels).latent_dist
-        scale, shift = vae.config.scaling_factor, vae.config.shift_factor
-        torch.testing.assert_close(found.mean, (posterior.mean - shift) * scale)
-        if name == "z_image":
-            assert found.std is None, "diffusers' script takes the mean"
+        found = opened.encode_images(pixels)
+        mean, std, decode = encoded(name, pipeline(name).vae, pixels)
+        torch.testing.assert_close(found.mean, mean)
+        if std is None:
+            assert found.std is None
         else:
-            torch.testing.assert_close(found.std, posterior.std * scale)
-        back = vae.decode(found.mean / scale + shift).sample.clamp(-1, 1)
-        torch.testing.assert_close(opened.decode(found.mean), back)
+            torch.testing.assert_close(found.std, std)
+        torch.testing.assert_close(opened.decode(mean), decode(mean).clamp(-1, 1))
 
 
 @pytest.mark.parametrize("name", VELOCITY)
@@ -125,25 +188,29 @@ def test_a_preview_is_the_picture_of_the_pipeline(ctx, small_job, name):
 
     job = small_job(model=model(name), data={"resolution": SIZE}, **FLOW)
     opened = job.model.open(ctx)
-    sampler = FlowSampler(steps=3, guidance_scale=SCALES[name])
+    sampler = FlowSampler(steps=3, guidance_scale=SCALES.get(name, 3.0))
     solver_config = job.scheduler.open(opened.info).solver_config(tuple(SIZE), 3)
     ours = sampler.sample(
         opened, ["a photo of a dog"], seeds=[5], size=tuple(SIZE), solver_config=solver_config,
-        ctx=ctx, negative="grey",
+        ctx=ctx, negative=CALLS[name].get("negative_prompt", ""),
     )  # fmt: skip
     pipe = pipeline(name)
     assert isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(ours.shape, generator=torch.Generator().manual_seed(5))
-    packs = name == "flux"
-    if packs:
+    if name in PACKED:
         noise = pipe._pack_latents(noise, *noise.shape)
     theirs = pipe(
-        "a photo of a dog", latents=noise, num_inference_steps=3, height=SIZE[0], width=SIZE[1],
+        prompt="a photo of a dog", latents=noise, num_inference_steps=3, height=SIZE[0], width=SIZE[1],
         output_type="latent", **CALLS[name],
     ).images  # fmt: skip
-    if packs:
+    if name in PACKED:
         theirs = pipe._unpack_latents(theirs, *SIZE, pipe.vae_scale_factor)
+    if name == "flux2_klein":  # the pipeline gives them back as the autoencoder has them
+        std = (pipe.vae.bn.running_var + pipe.vae.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
+        mean = pipe.vae.bn.running_mean.view(1, -1, 1, 1)
+        theirs = (pipe._patchify_latents(theirs) - mean) / std
+    theirs = theirs.reshape(ours.shape)
     assert (ours - theirs).abs().max() <= 1e-4 * theirs.std()
 
 
@@ -158,7 +225,7 @@ def test_steps_lie_where_the_pipeline_puts_them(ctx, small_job, name, size, monk
     pipe = pipeline(name)
     pipe.set_progress_bar_config(disable=True)
     pipe(
-        "a dog", num_inference_steps=5, height=size[0], width=size[1], output_type="latent",
+        prompt="a dog", num_inference_steps=5, height=size[0], width=size[1], output_type="latent",
         generator=torch.Generator().manual_seed(0), **CALLS[name],
     )  # fmt: skip
     torch.testing.assert_close(torch.tensor(table), pipe.scheduler.sigmas, rtol=1e-6, atol=1e-7)

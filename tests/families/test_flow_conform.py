@@ -7,7 +7,7 @@ from typing import ClassVar
 import tiny
 
 from dreambooth.testing import FamilyConformance
-from dreambooth_plugins.model import Flux, StableDiffusion3, ZImage
+from dreambooth_plugins.model import Flux, Flux2Klein, QwenImage, StableDiffusion3, ZImage
 
 FLOW = {"scheduler": {"kind": "flow"}, "sampler": {"kind": "flow", "steps": 2}}
 
@@ -24,6 +24,16 @@ class TestFlux(FlowFamily):
 class TestStableDiffusion3(FlowFamily):
     def make(self, pictures):
         return StableDiffusion3(source=str(tiny.folder("sd3")))
+
+
+class TestFlux2Klein(FlowFamily):
+    def make(self, pictures):
+        return Flux2Klein(source=str(tiny.folder("flux2_klein")))
+
+
+class TestQwenImage(FlowFamily):
+    def make(self, pictures):
+        return QwenImage(source=str(tiny.folder("qwen_image")))
 
 
 class TestZImage(FlowFamily):

@@ -16,9 +16,15 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
@@ -29,8 +35,11 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -180,7 +189,73 @@ def z_image(dest, *, shift=6.0):
     ).save_pretrained(dest)  # fmt: skip
 
 
-MODELS = {"flux": flux, "sd3": sd3, "z_image": z_image}
+def flux2_klein(dest, *, distilled=False):
+    """FLUX.2 klein base; or distilled. Its language model has the layers the texts come from."""
+    net = Flux2Transformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=48, axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 16), latent_channels=4, norm_num_groups=4, layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        sample_size=32,
+    )  # fmt: skip
+    schedule = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    Flux2KleinPipeline(
+        FlowMatchEulerDiscreteScheduler(**schedule), filled(vae, "vae"),
+        qwen3(Qwen3ForCausalLM, 28), qwen_tokenizer(), filled(net, "flux2"), distilled,
+    ).save_pretrained(dest)  # fmt: skip
+
+
+def qwen_image(dest):
+    """Qwen-Image."""
+    net = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16,
+        num_attention_heads=3, joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[-0.7, 0.1, 0.4, -0.2], latents_std=[1.4, 2.3, 0.8, 1.1],
+    )  # fmt: skip
+    tokenizer = qwen_tokenizer()
+    special = {
+        f"{name}_token_id": 260
+        for name in ("image", "video", "vision_start", "vision_end", "vision")
+    }
+    text = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_parameters": {
+                "rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6,
+            },
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+            "out_hidden_size": 16,
+        },
+        **special,
+    )  # fmt: skip
+    schedule = {
+        "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9,
+        "max_image_seq_len": 8192, "shift_terminal": 0.02, "time_shift_type": "exponential",
+    }  # fmt: skip
+    QwenImagePipeline(
+        FlowMatchEulerDiscreteScheduler(**schedule), filled(vae, "vae"),
+        filled(Qwen2_5_VLForConditionalGeneration(text), "qwen2.5"), tokenizer,
+        filled(net, "qwen_image"),
+    ).save_pretrained(dest)  # fmt: skip
+
+
+MODELS = {
+    "flux": flux,
+    "sd3": sd3,
+    "z_image": z_image,
+    "flux2_klein": flux2_klein,
+    "qwen_image": qwen_image,
+}
 
 
 @cache

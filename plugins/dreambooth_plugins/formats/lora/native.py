@@ -99,7 +99,9 @@ def unfused(
 ) -> dict[str, dict[str, Tensor]]:
     """Return diffusers' module -> role -> tensor of a module of a file: the reverse of `fused`.
 
-    Each piece has the whole rank, and its own rows: which of them are zero is not looked at.
+    Each piece has its own rows, and of the rank what reaches them: of a block-diagonal module that
+    is the piece that was put in, and nothing of a layer that had no adapter. Shapes alone (on
+    `meta`) tell neither; there each piece has the whole rank.
     """
     here = {module: place for module, place in places.items() if place.module == name}
     place = next(iter(here.values()))
@@ -107,10 +109,25 @@ def unfused(
         return {next(iter(here)): _swapped(dict(tensors), place.swapped)}
     out, row = {}, 0
     for module in place.pieces:
-        own = {role: t for role, t in tensors.items() if role != "up"}
-        out[module] = {**own, "up": tensors["up"][row : row + rows[module]]}
+        own = {**tensors, "up": tensors["up"][row : row + rows[module]]}
         row += rows[module]
+        if found := _reaching(own, tensors["up"]):
+            out[module] = found
     return out
+
+
+def _reaching(own: dict[str, Tensor], up: Tensor) -> dict[str, Tensor]:
+    """Return a piece's factors without the ranks that are zero in its rows; empty where all are."""
+    if up.is_meta or not up.any():
+        return own
+    kept = own["up"].flatten(1).any(0) if own["up"].ndim == 2 else None
+    if kept is None or kept.all():
+        return own
+    if not kept.any():
+        return {}
+    share = float(kept.float().mean())
+    alpha = {"alpha": own["alpha"] * share} if "alpha" in own else {}
+    return {**own, "down": own["down"][kept], "up": own["up"][:, kept].contiguous(), **alpha}
 
 
 def _scale(tensors: Mapping[str, Tensor]) -> float:

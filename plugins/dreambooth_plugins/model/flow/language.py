@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dreambooth_plugins.model.flow.loaded import FlowFolder
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ class LanguageModel(FlowFolder):
     def states(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the hidden states [B, length, dim] of all layers, the embeddings first.
 
-        On `meta` there is no mask: it would be looked at, and shapes do not depend on it.
+        On `meta` the mask is one of all pairs: a mask of tokens would be looked at.
         """
-        given = None if self._ctx.device.type == "meta" else mask
+        given = mask
+        if ids.is_meta:
+            count, length = ids.shape
+            given = torch.ones(count, 1, length, length, dtype=torch.bool, device="meta")
         found: Any = self._through(
             TEXT,
             lambda text: text(

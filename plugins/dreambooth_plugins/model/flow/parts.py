@@ -22,10 +22,10 @@ def _t5(name: str, tokenizer: str, *, optional: bool = False) -> Part:
     )  # fmt: skip
 
 
-def _language_model(cls: str) -> Part:
+def _language_model(cls: str, *, renamed: bool = False) -> Part:
     return Part(
         "text_encoder", "text_encoders", "transformers", cls, "tokenizer",
-        tokenizer_cls="Qwen2TokenizerFast", frozen=LANGUAGE_MODEL,
+        tokenizer_cls="Qwen2TokenizerFast", frozen=LANGUAGE_MODEL, renamed=renamed,
     )  # fmt: skip
 
 
@@ -54,6 +54,6 @@ FLUX2_KLEIN = (
 )
 QWEN_IMAGE = (
     _denoiser("QwenImageTransformer2DModel"),
-    _language_model("Qwen2_5_VLForConditionalGeneration"),
+    _language_model("Qwen2_5_VLForConditionalGeneration", renamed=True),
     Part("vae", "vae", "diffusers", "AutoencoderKLQwenImage"),
 )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOKENS = 512
 """Tokens of a prompt at most, the chat's own included."""
+STEPS = 1000.0
+"""1 - s is rounded as the pipeline rounds it: the network multiplies it by a thousand."""
 
 
 class LoadedZImage(LanguageModel):
@@ -41,7 +43,8 @@ class LoadedZImage(LanguageModel):
             ids, mask = (row[None] for row in self.read_chat(prompt, TOKENS, thinking=True))
             device = self._ctx.device
             states = self.states(upload(ids, device), upload(mask, device))[-2][0]
-            rows.append(Conditioning({"embeds": states[mask[0].bool().to(device)].float()}))
+            own = upload(mask[0].nonzero()[:, 0], device)  # by place: `meta` has no values to see
+            rows.append(Conditioning({"embeds": states[own].float()}))
         return rows
 
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
@@ -58,7 +61,7 @@ class LoadedZImage(LanguageModel):
         device = self._ctx.device
         answer: Any = self.run(
             x=list(z_t.to(device, embeds.dtype).unsqueeze(2)),
-            t=1.0 - t.to(device, torch.float32),
+            t=(STEPS - STEPS * t.to(device, torch.float32)) / STEPS,
             cap_feats=[row[:length] for row, length in zip(embeds, lengths, strict=True)],
         )
         return -torch.stack(list(answer)).squeeze(2).float()

@@ -34,10 +34,11 @@ def check_weights(source: Source, part: str, module: Module) -> None:
     Refused: a tensor that is missing or has another shape, and weights that the configuration does
     not describe; loading would leave these out and train a smaller network.
 
-    Nothing is said of a single file, whose names and shapes diffusers converts, of pickles, whose
-    headers do not tell, and of weights that are still to be downloaded.
+    Nothing is said of a single file, whose names and shapes diffusers converts, of a part whose
+    library renames what it reads, of pickles, whose headers do not tell, and of weights that are
+    still to be downloaded.
     """
-    if source.single_file(part) is not None:
+    if source.single_file(part) is not None or source.part(part).renamed:
         return
     try:
         files = source.weight_files(part)

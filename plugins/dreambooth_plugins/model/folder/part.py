@@ -34,6 +34,8 @@ class Part:
     frozen: str = ""
     """What it is, where it never trains (`a T5 encoder`): such a part is copied when the model is
     written."""
+    renamed: bool = False
+    """Whether its library reads files whose names are others than those in memory."""
     optional: bool = False
     """Whether a model may come without it."""
 
