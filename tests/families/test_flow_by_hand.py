@@ -102,8 +102,8 @@ CALLS = {
     "flux2_klein": {"guidance_scale": 3.0},
     "qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": "grey"},
 }
-"""How each pipeline is asked for a picture; Z-Image counts guidance from 0, and FLUX.2 klein's takes
-no negative prompt."""
+"""How each pipeline is asked for a picture; Z-Image counts guidance from 0, and FLUX.2 klein's
+takes no negative prompt."""
 SCALES = {"flux": 2.5}
 PACKED = ("flux", "qwen_image")
 
@@ -201,8 +201,8 @@ def test_a_preview_is_the_picture_of_the_pipeline(ctx, small_job, name):
     if name in PACKED:
         noise = pipe._pack_latents(noise, *noise.shape)
     theirs = pipe(
-        prompt="a photo of a dog", latents=noise, num_inference_steps=3, height=SIZE[0], width=SIZE[1],
-        output_type="latent", **CALLS[name],
+        prompt="a photo of a dog", latents=noise, num_inference_steps=3, height=SIZE[0],
+        width=SIZE[1], output_type="latent", **CALLS[name],
     ).images  # fmt: skip
     if name in PACKED:
         theirs = pipe._unpack_latents(theirs, *SIZE, pipe.vae_scale_factor)

@@ -26,7 +26,7 @@ OTHER_SIZES = (
 
 def folder_usage(job: Job, info: ModelInfo) -> str:
     """Return how a diffusers folder is opened."""
-    return _diffusers(job, info, [f"pipe = {info.pipeline}.from_pretrained('.')"])
+    return _diffusers(job, info, [f"pipe = {info.pipeline}.from_pretrained('.'{_absent(info)})"])
 
 
 def lora_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
@@ -136,7 +136,11 @@ def _base(job: Job, info: ModelInfo) -> list[str]:
         ]
     named = hub_id(job) or f"path/to/{source}"
     call = "from_single_file" if source.endswith(".safetensors") else "from_pretrained"
-    return [f"pipe = {info.pipeline}.{call}({named!r})"]
+    return [f"pipe = {info.pipeline}.{call}({named!r}{_absent(info)})"]
+
+
+def _absent(info: ModelInfo) -> str:
+    return "".join(f", {name}=None" for name in info.absent)
 
 
 def _diffusers(job: Job, info: ModelInfo, opening: Iterable[str]) -> str:

@@ -100,6 +100,8 @@ class ModelInfo:
     pipeline: str = ""
     """diffusers' class that draws with this model; empty where it has none, and where files can
     therefore not be compared with it."""
+    absent: tuple[str, ...] = ()
+    """Components the pipeline has and this model comes without: it is opened with None for each."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What others call this kind of model: `title` in words, `kohya` in kohya's scripts
     (`ss_base_model_version`), `modelspec` in Stability's ModelSpec. The last two only where those

@@ -178,6 +178,11 @@ def inputs(model: LoadedModel) -> tuple[Tensor, Tensor, list[RowGeometry]]:
 
 
 def apart(here: Tensor, there: Tensor) -> float:
-    """Return the largest difference in standard deviations (absolute where nothing varies)."""
-    spread = float(there.float().std())
+    """Return the largest difference in standard deviations (absolute where nothing varies).
+
+    Infinity where shapes differ.
+    """
+    if here.shape != there.shape:
+        return float("inf")
+    spread = float(there.float().std(correction=0))
     return float((here.float() - there.float()).abs().max()) / (spread or 1.0)

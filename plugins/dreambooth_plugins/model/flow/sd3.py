@@ -110,5 +110,6 @@ def _read(source: Source) -> ModelInfo:
         pipeline="StableDiffusion3Pipeline",
         layouts={"kohya": "", "comfyui": ""},
         no_words=WORDS,
+        absent=() if "text_encoder_3" in configs else ("text_encoder_3", "tokenizer_3"),
         names={"title": "Stable Diffusion 3", **published},
     )

@@ -111,7 +111,5 @@ class LoadedSD3(FlowFolder):
 
     def index_options(self) -> Mapping[str, Any]:
         """Return that there are no extras, and no T5 where the source has none."""
-        absent: dict[str, Any] = {"image_encoder": [None, None], "feature_extractor": [None, None]}
-        if T5 not in self.info.parts:
-            absent |= {T5: [None, None], "tokenizer_3": [None, None]}
-        return absent
+        extras = ("image_encoder", "feature_extractor", *self.info.absent)
+        return {name: [None, None] for name in extras}

@@ -256,7 +256,9 @@ class LoadedFolder(LoadedModel):
         """Return diffusers' own pipeline (see `LoadedModel.pipeline`)."""
         cls = pipeline_class(self.info.pipeline)
         if folder is not None:
-            return opened_pipeline(cls, self.source.parts, self.parts, folder, file)
+            return opened_pipeline(
+                cls, self.source.parts, self.parts, folder, file, self.info.absent
+            )
         texts = self.info.part_names("text_encoders")
         with self.without_tokens():
             tokenizers = {

@@ -29,12 +29,18 @@ def pipeline_class(name: str) -> Any:
 
 
 def opened_pipeline(
-    cls: Any, parts: Iterable[Part], live: Parts, folder: Path, file: Path | None
+    cls: Any,
+    parts: Iterable[Part],
+    live: Parts,
+    folder: Path,
+    file: Path | None,
+    absent: Iterable[str],
 ) -> Any:
     """Return a pipeline opened from a diffusers folder, or from a single file configured there.
 
-    By the libraries' own loaders, a part after the other. Weights that equal those of a `live`
-    part in memory to the bit share its memory: what a file has of the base is held once.
+    By the libraries' own loaders, a part after the other; `absent` names components it has not.
+    Weights that equal those of a `live` part in memory to the bit share its memory: what a file
+    has of the base is held once.
     """
     with quiet():
         if file is not None:
@@ -42,7 +48,7 @@ def opened_pipeline(
             for part in parts:
                 share(getattr(pipe, part.name), live.loaded.get(part.name))
             return pipe
-        opened = {}
+        opened: dict[str, Any] = dict.fromkeys(absent)
         for part in parts:
             if part.role in ("denoiser", "text_encoders"):
                 library = part.library == "transformers"
