@@ -56,7 +56,7 @@ test-gpu:
 		$(if $(WHEELS),--no-index --find-links $(WHEELS)) --no-build-isolation -e .
 	$(if $(PEER),PEER=$(abspath $(PEER))) $(GPU_VENV)/bin/python -m pytest -q -m gpu -W default $(GPU_TESTS) tests/gpu
 
-# SIZE=small|sd15; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
+# SIZE=small|sd15|sdxl; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
 SIZE ?= small
 bench: $(STAMP)
 	$(BIN)/python tests/bench/bench.py --size $(SIZE) $(if $(PEER),--peer-script $(PEER))

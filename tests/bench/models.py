@@ -27,6 +27,8 @@ class Size:
 SIZES = {
     "small": Size("small", 64, 1, 40, 25, 40, 20),
     "sd15": Size("sd15", 256, 1, 8, 4, 2, 2),
+    "sdxl": Size("sdxl", 256, 1, 2, 2, 2, 1),
+    "tiny-sdxl": Size("small", 64, 1, 40, 5, 8, 8),
 }
 
 UNET = {
@@ -60,6 +62,13 @@ def builtin() -> Path:
     from importlib.resources import files
 
     return Path(str(files("dreambooth_plugins"))) / "base_emoji" / "emoji-64"
+
+
+def tiny_sdxl() -> Path:
+    """Return the folder of `builtin:tiny-sdxl`."""
+    from dreambooth_plugins.model.tiny import tiny_folder
+
+    return tiny_folder("tiny-sdxl", build=True)
 
 
 def sd15(folder: Path) -> Path:

@@ -81,7 +81,7 @@ class Counter:
 
         `prompts` distinct ones are encoded in each forward; 0 where they are kept.
         """
-        mode = AsComputed(self._half, self._device)
+        mode = self._computing()
         kept = None if prompts else self._condition(rows)
 
         def step() -> None:
@@ -99,8 +99,12 @@ class Counter:
         return most
 
     def _peak(self, compute: Callable[[], object]) -> int:
-        with torch.no_grad(), AsComputed(self._half, self._device):
+        with torch.no_grad(), self._computing():
             return peak(compute, self._weights())
+
+    def _computing(self) -> AsComputed:
+        blocked = self._device == "cpu" and torch.backends.mkldnn.is_available()
+        return AsComputed(self._half, self._device, blocked=blocked)
 
     def _weights(self) -> Iterable[Tensor]:
         for part in self._model.loaded():
