@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator
 
 from dreambooth import Problem, Sampler
-from dreambooth_plugins.sampler.flow_guidance import FlowGuidance
+from dreambooth_plugins.sampler.flow_guidance import FlowGuidance, SolverName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.context import Progress
 
 Time = Annotated[float, Field(ge=0.0, le=1.0)]
-SolverName = Literal["euler", "dpmpp_2m"]
 Way = Literal["auto", "true", "embedded", "none"]
 OF_FAMILY: dict[str, Way] = {"cfg": "true", "embedded": "embedded", "none": "none"}
 

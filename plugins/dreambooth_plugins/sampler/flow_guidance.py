@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+SolverName = Literal["euler", "dpmpp_2m"]
 STANDS_STILL = 0.04
 """The share of the steps at whose beginning CFG-Zero* goes nowhere (arXiv:2503.18886)."""
 

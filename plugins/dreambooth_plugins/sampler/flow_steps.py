@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import Conditioning, Context, LoadedModel, ModelInfo
     from dreambooth.interfaces.context import Progress
-    from dreambooth_plugins.sampler.flow import SolverName
-    from dreambooth_plugins.sampler.flow_guidance import FlowGuidance
+    from dreambooth_plugins.sampler.flow_guidance import FlowGuidance, SolverName
 
 TINY = 1e-12
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from dreambooth.component.model_info import Density
     from dreambooth.interfaces import ModelInfo
-    from dreambooth_plugins.scheduler.flow import Weighting
 
 SOLVER = "FlowMatchEulerDiscreteScheduler"
 """diffusers' class that samples on such a schedule."""
@@ -49,7 +48,7 @@ class FlowSchedule(NoiseSchedule):
     """Continuous times of a model that predicts noise - x0. `shift` None is the model's own."""
 
     def __init__(
-        self, info: ModelInfo, times: Times, *, shift: float | None, weighting: Weighting = "none"
+        self, info: ModelInfo, times: Times, *, shift: float | None, weighting: str = "none"
     ) -> None:
         self.info, self.times, self.weighting = info, times, weighting
         self._shift = shift

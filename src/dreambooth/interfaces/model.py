@@ -160,9 +160,7 @@ class LoadedModel(Called, ABC):
         self, cond: Conditioning, rows: Sequence[RowGeometry], *, guidance: float | None = None
     ) -> Conditioning:
         """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing.
-
-        `guidance`, where the network takes it: a sampler's; None in training.
-        """
+        `guidance`, where the network takes it: a sampler's; None in training."""
         return cond
 
     def adapter_keys(self, layout: str) -> Mapping[str, str]:

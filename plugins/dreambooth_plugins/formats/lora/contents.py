@@ -10,7 +10,13 @@ from dreambooth.errors import JobError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.lora import diffusers, kohya, peft
-from dreambooth_plugins.formats.lora.families import FAMILIES, family, method, with_article
+from dreambooth_plugins.formats.lora.families import (
+    FAMILIES,
+    TWO_STREAMS,
+    family,
+    method,
+    with_article,
+)
 from dreambooth_plugins.formats.lora.plausible import (
     DAMAGED,
     check_alpha,
@@ -153,7 +159,7 @@ def _refuse(
         f"init takes LoRA, DoRA, LoHa and LoKr of {', '.join(FAMILIES.values())} with diffusers', "
         "PEFT's or kohya's names"
     )
-    if meant and meant not in FAMILIES.values():
+    if meant and meant not in {*FAMILIES.values(), TWO_STREAMS}:
         raise JobError(f"{file} is {with_article(meant)}, which cannot be taken over", hint)
     if what := method(foreign):
         raise JobError(f"{file} holds {what}, which cannot be taken over", hint)

@@ -17,6 +17,8 @@ FAMILIES = {
     "z_image": Z_IMAGE, "flux2_klein": FLUX2, "qwen_image": QWEN,
 }  # fmt: skip
 """What models here are called among LoRAs."""
+TWO_STREAMS = f"{FLUX}, {FLUX2}, {SD3} or {QWEN}"
+"""Whose two-stream attention has the same names, where widths do not tell."""
 _BY_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL}
 """Families by the inputs of a cross-attention's keys and values."""
 _CROSS = re.compile(r"attn2[._]to_[kv][._].*?(lora_down|lora_A|lora\.down|_lora\.down)")
@@ -81,12 +83,11 @@ def _is_flux2(header: Header) -> bool:
 
 
 def _joint(header: Header) -> str:
-    """Return whose two-stream attention it is, "" where widths do not tell: Flux and Qwen-Image
-    have the same names and the same width."""
+    """Return whose two-stream attention it is, as far as widths and metadata tell."""
     for name, shape in header.shapes.items():
         if _JOINT_DOWN.search(name) and len(shape) > 1 and shape[1] in _SD3_WIDTHS:
             return SD3
-    return _said(header.metadata)
+    return TWO_STREAMS
 
 
 def _said(metadata: Mapping[str, str]) -> str:
@@ -104,6 +105,11 @@ def method(names: list[str]) -> str:
         if any(pattern.search(name) for name in names):
             return found
     return ""
+
+
+def fits(found: str, own: str) -> bool:
+    """Say whether a file that is for `found` may be one for the family `own`."""
+    return found == own or (found == TWO_STREAMS and own in (FLUX, FLUX2, SD3, QWEN))
 
 
 def with_article(family: str, method: str = "LoRA") -> str:

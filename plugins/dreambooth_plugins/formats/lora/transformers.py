@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dreambooth_plugins.formats.lora.native import Rules
-    from dreambooth_plugins.model.folder.part import Part
 
 COMFYUI = "comfyui"
 DENOISER = "transformer"
@@ -43,15 +42,19 @@ _ROLES = {
 class TransformerNames:
     """What each layout calls the layers of a model's parts.
 
-    `layers` are the outputs of every layer that may take an adapter, by part and name in memory;
-    `native` what the model's makers call the transformer's, empty where they are diffusers' names.
+    `layers` are the outputs of every layer that may take an adapter, by part and name in memory,
+    and `files` its name in diffusers' files; `native` what the model's makers call the
+    transformer's, empty where they are diffusers' names.
     """
 
     def __init__(
-        self, layers: Mapping[Part, Mapping[str, int]], native: Rules, swapped: Sequence[str] = ()
+        self,
+        layers: Mapping[str, Mapping[str, int]],
+        files: Mapping[str, Mapping[str, str]],
+        native: Rules,
+        swapped: Sequence[str] = (),
     ) -> None:
-        self._files = {part.name: part for part in layers}
-        self._layers = {part.name: dict(found) for part, found in layers.items()}
+        self._files, self._layers = files, layers
         known = self._layers[DENOISER]
         plain = {name: Place(name) for name in known}
         self._places = places(native, known, swapped) if native else plain
@@ -68,7 +71,7 @@ class TransformerNames:
         }
 
     def _named(self, layout: str, part: str, name: str) -> str | None:
-        in_files = self._files[part].file_name(name)
+        in_files = self._files[part][name]
         if layout == diffusers.LAYOUT:
             return f"{part}.{in_files}"
         if part == DENOISER:
@@ -125,7 +128,7 @@ class TransformerNames:
         found: dict[str, tuple[str, str]] = {}
         for part, names in self._layers.items():
             for name in names:
-                file = self._files[part].file_name(name)
+                file = self._files[part][name]
                 known = {f"{part}.{name}", f"{part}.{file}"}
                 if part == DENOISER:
                     dashed = name.replace(".", "_")

@@ -121,12 +121,13 @@ class Adapter(NamedParts):
         self, contents: Contents, trained: Sequence[str], info: ModelInfo
     ) -> Iterator[tuple[str, str]]:
         """Say why a file cannot go on here, and what to do: its family, parts and methods."""
-        from dreambooth_plugins.formats.lora.families import FAMILIES, SDXL, with_article
+        from dreambooth_plugins.formats.lora.families import FAMILIES, SD1, SD2, fits, with_article
 
         name = contents.path.name
         own = FAMILIES.get(info.family)
         # A base of other sizes than the published ones is like SD in its build.
-        if contents.family and contents.family != (own or contents.family.replace(SDXL, "")):
+        found = contents.family
+        if found and not (fits(found, own) if own else found in (SD1, SD2)):
             yield (
                 f"{name} is {with_article(contents.family)}, the model is of "
                 f"{own or 'another family'}",

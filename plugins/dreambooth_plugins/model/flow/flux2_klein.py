@@ -44,8 +44,6 @@ AUTOENCODER = {
     **{k: v for k, v in VAE.items() if k not in ("scaling_factor", "shift_factor")},
     "batch_norm_eps": real(0.0, 1.0),
 }
-TEXT_LAYERS = (9, 18, 27)
-"""Layers of the language model whose states are the text, side by side."""
 ATTENTION = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
@@ -101,7 +99,9 @@ def _read(source: Source) -> ModelInfo:
     configs = check_parts(source, kinds)
     net, vae, text = (configs[part] for part in ("transformer", "vae", "text_encoder"))
     factor = 2 ** len(vae["block_out_channels"])  # of the autoencoder, and its patches of 2 x 2
-    same(source, "text", net["joint_attention_dim"], len(TEXT_LAYERS) * text["hidden_size"])
+    same(
+        source, "text", net["joint_attention_dim"], len(parts_of.KLEIN_LAYERS) * text["hidden_size"]
+    )
     same(source, "latents", net["in_channels"], 4 * vae["latent_channels"])
     distilled = read_json(source.config / "model_index.json").get("is_distilled", False)
     size = DEPTHS.get(net["num_layers"], "")

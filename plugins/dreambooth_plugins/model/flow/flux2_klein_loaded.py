@@ -8,10 +8,10 @@ import torch
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.autoencoders import BatchNormPatches, seen
 from dreambooth_plugins.formats.lora.native_rules import FLUX2, FLUX2_SWAPPED
-from dreambooth_plugins.model.flow.flux2_klein import TEXT_LAYERS
 from dreambooth_plugins.model.flow.language import LanguageModel
-from dreambooth_plugins.model.folder.latents import BatchNormPatches, seen
+from dreambooth_plugins.model.flow.parts import KLEIN_LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class LoadedFlux2Klein(LanguageModel):
         ids, masks = (torch.stack(rows) for rows in zip(*read, strict=True))
         device = self._ctx.device
         states = self.states(upload(ids, device), upload(masks, device))
-        side_by_side = torch.cat([states[layer] for layer in TEXT_LAYERS], dim=-1)
+        side_by_side = torch.cat([states[layer] for layer in KLEIN_LAYERS], dim=-1)
         return [Conditioning({"embeds": row}) for row in side_by_side.float()]
 
     def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:

@@ -96,14 +96,15 @@ class FlowFolder(LoadedFolder):
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
         parts = [p for p in self.source.parts if p.name not in self.info.frozen and p.role != "vae"]
         layers = {
-            part: {
+            part.name: {
                 name: module.weight.shape[0]
                 for name, module in skeleton(self.source, part.name).named_modules()
                 if isinstance(module, kinds)
             }
             for part in parts
         }
-        return TransformerNames(layers, self.native, self.swapped())
+        files = {part.name: {n: part.file_name(n) for n in layers[part.name]} for part in parts}
+        return TransformerNames(layers, files, self.native, self.swapped())
 
     def swapped(self) -> tuple[str, ...]:
         """Return the makers' modules that have scale and shift the other way round."""

@@ -52,6 +52,8 @@ FLUX2_KLEIN = (
     _language_model("Qwen3ForCausalLM"),
     Part("vae", "vae", "diffusers", "AutoencoderKLFlux2"),
 )
+KLEIN_LAYERS = (9, 18, 27)
+"""Layers of the language model whose states are the text, side by side."""
 QWEN_IMAGE = (
     _denoiser("QwenImageTransformer2DModel"),
     _language_model("Qwen2_5_VLForConditionalGeneration", renamed=True),

@@ -9,9 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.autoencoders import PerChannel
 from dreambooth_plugins.model.flow.language import TEXT, LanguageModel
 from dreambooth_plugins.model.flow.loaded import packed, unpacked
-from dreambooth_plugins.model.folder.latents import PerChannel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.autoencoders import KL
 from dreambooth_plugins.model.flow.language import LanguageModel
-from dreambooth_plugins.model.folder.latents import KL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,10 +15,10 @@ from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
+from dreambooth_plugins.common.autoencoders import KL, Codec
 from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
-from dreambooth_plugins.model.folder.latents import KL, Codec
 from dreambooth_plugins.model.folder.loading import (
     Parts,
     frozen,
