@@ -35,7 +35,7 @@ def digest(folder: Path) -> str:
 def frozen(monkeypatch):
     """Return the modules that the packages' entry points name."""
     modules = []
-    for folder in sorted(FROZEN.iterdir()):
+    for folder in (FROZEN / name for name in DIGESTS):
         monkeypatch.syspath_prepend(folder)
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         [target] = project["entry-points"]["dreambooth"].values()

@@ -113,6 +113,7 @@ SD1, OTHER = (
         names=names,
         pipeline="StableDiffusionPipeline",
         learns_words=("text_encoder",),
+        absent=(),
     )
     for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dreambooth.interfaces.context import Progress
 
 Time = Annotated[float, Field(ge=0.0, le=1.0)]
+Scale = Literal["auto"] | Annotated[float, Field(ge=0.0)]
 Way = Literal["auto", "true", "embedded", "none"]
 OF_FAMILY: dict[str, Way] = {"cfg": "true", "embedded": "embedded", "none": "none"}
 
@@ -35,11 +36,11 @@ class FlowSampler(Sampler):
     guidance: Way = "auto"
     """How pictures are made to follow the prompt: `true` by two predictions a step, `embedded` by
     a number the network is given, `none`. `auto`: the family's way."""
-    guidance_scale: float | None = Field(default=None, ge=0.0)
-    """How strongly pictures follow the prompt. Null takes what is usual for the family; of `true`
-    guidance 1 is none, at half the cost."""
-    embedded_scale: float | None = Field(default=None, ge=0.0)
-    """What a network that takes guidance as an input is given while guidance is `true`; null takes
+    guidance_scale: Scale = "auto"
+    """How strongly pictures follow the prompt; of `true` guidance 1 is none, at half the cost.
+    `auto`: what is usual for the family."""
+    embedded_scale: Scale = "auto"
+    """What a network that takes guidance as an input is given while guidance is `true`. `auto`:
     what is usual for the family."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 28
     """Sampling steps."""
@@ -67,16 +68,17 @@ class FlowSampler(Sampler):
 
     def settled(self, describe: Callable[[], ModelInfo]) -> Self:
         """Return this sampler with the family's way and scale written out."""
-        if self.guidance != "auto" and (self.guidance == "none" or self.guidance_scale is not None):
+        if "auto" not in (self.guidance, self.guidance_scale):
             return self
         return self._for(describe())
 
     def _for(self, info: ModelInfo) -> Self:
         way = OF_FAMILY[info.guidance] if self.guidance == "auto" else self.guidance
         scale = self.guidance_scale
-        if scale is None and way != "none":
+        if scale == "auto":
             # True guidance of a network that is given a number as well is the person's choice.
-            scale = 1.0 if way != OF_FAMILY[info.guidance] else info.guidance_default
+            own = way == OF_FAMILY[info.guidance] and way != "none"
+            scale = info.guidance_default if own else 1.0
         return self.model_copy(update={"guidance": way, "guidance_scale": scale})
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
@@ -140,10 +142,11 @@ class FlowSampler(Sampler):
     def guided(self, info: ModelInfo) -> FlowGuidance:
         """Return how strongly, and when, predictions follow the prompt with a model."""
         here = self._for(info)
-        scale = 1.0 if here.guidance_scale is None else here.guidance_scale
+        scale = 1.0 if here.guidance_scale == "auto" else here.guidance_scale
         embedded: float | None = None
         if info.guidance == "embedded":
-            usual = info.guidance_default if self.embedded_scale is None else self.embedded_scale
+            given = self.embedded_scale
+            usual = info.guidance_default if given == "auto" else given
             embedded = scale if here.guidance == "embedded" else usual
         return FlowGuidance(
             scale=scale if here.guidance == "true" else 1.0,
@@ -169,10 +172,11 @@ class FlowSampler(Sampler):
         if self.guidance == "none" and info.guidance == "embedded":
             hint = "set guidance: embedded and a low guidance_scale, such as 1.0"
             yield Problem(at, f"this model ({info.family}) must be given a number", hint)
-        if self.guidance == "true" and info.guidance != "cfg" and self.guidance_scale is None:
+        if self.guidance == "true" and info.guidance != "cfg" and self.guidance_scale == "auto":
             hint = "set guidance_scale, or guidance: auto"
             yield Problem(at, f"nothing is usual for true guidance of {info.family}", hint)
-        if info.guidance == "none" and self.guidance == "auto" and self.guidance_scale is not None:
+        given = self.guidance_scale not in ("auto", 1.0)
+        if info.guidance == "none" and self.guidance == "auto" and given:
             yield Problem(
                 ("sampler", "guidance_scale"),
                 f"this model ({info.family}) draws without guidance, so it has no effect",

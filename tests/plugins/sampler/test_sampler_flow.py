@@ -234,7 +234,7 @@ def test_other_predictions_are_told():
 
 @pytest.mark.parametrize(
     ("guidance", "way", "scale", "cost"),
-    [("cfg", "true", 7.5, 8.0), ("embedded", "embedded", 7.5, 4.0), ("none", "none", None, 4.0)],
+    [("cfg", "true", 7.5, 8.0), ("embedded", "embedded", 7.5, 4.0), ("none", "none", 1.0, 4.0)],
 )
 def test_what_is_left_open_is_written_out(guidance, way, scale, cost):
     info = dataclasses.replace(INFO, guidance=guidance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import FlowSpec, LatentSpec
+from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
 from dreambooth_plugins.model.clip_unet_info import described
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
@@ -52,6 +52,13 @@ PRESETS = {
     ),
     "authors": (*ATTENTION, *FEED_FORWARD),
 }  # fmt: skip
+USUAL = Usual(
+    source="sd-scripts' and ai-toolkit's FLUX.1 settings",
+    lora=True,
+    lora_rank=16,
+    sampling_steps=28,
+    lora_parts=("transformer",),
+)
 DOUBLE, WORDS = 19, (
     "FLUX.1 takes a pooled text from its CLIP encoder alone, and reads words with T5, which stays "
     "frozen"
@@ -107,5 +114,6 @@ def _read(source: Source) -> ModelInfo:
         pipeline="FluxPipeline",
         layouts={"kohya": "", "comfyui": ""},
         no_words=WORDS,
+        usual=USUAL,
         names={"title": "FLUX.1", **(published if net["num_layers"] == DOUBLE else {})},
     )

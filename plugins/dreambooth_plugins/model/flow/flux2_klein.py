@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import FlowSpec, LatentSpec
+from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
 from dreambooth_plugins.model.clip_unet_info import described
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
@@ -60,6 +60,13 @@ PRESETS = {
 """Of single blocks attention and feed-forward are one layer. diffusers' script trains no layer of
 the text's side."""
 DEPTHS = {5: "4b", 8: "9b"}
+USUAL = Usual(
+    source="musubi-tuner's FLUX.2 settings",
+    lora=True,
+    lora_rank=32,
+    sampling_steps=50,
+    lora_parts=("transformer",),
+)
 WORDS = "FLUX.2 reads words with a language model, which stays frozen"
 
 
@@ -119,5 +126,6 @@ def _read(source: Source) -> ModelInfo:
         pipeline="Flux2KleinPipeline",
         layouts={"comfyui": "", "kohya": ""},
         no_words=WORDS,
+        usual=USUAL,
         names={"title": "FLUX.2 klein", **published},
     )

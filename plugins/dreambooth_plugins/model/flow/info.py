@@ -117,17 +117,19 @@ def flow_info(
     latent: LatentSpec,
     presets: Mapping[str, tuple[str, ...]],
     flow: FlowSpec,
+    schedule: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> ModelInfo:
     """Return what is the same for all of them; `facts` are the family's own fields.
 
-    `presets` are the denoiser's, `attention` among them.
+    `presets` are the denoiser's, `attention` among them; `schedule` is for families whose own
+    scheduler_config.json is of another kind.
     """
     texts = source.in_role("text_encoders")
     clips = [part.name for part in texts if not part.frozen]
     return ModelInfo(
         prediction="flow",
-        schedule=read_schedule(source.config),
+        schedule=schedule or read_schedule(source.config),
         parts=parts_in.names(source.parts),
         roles=parts_in.roles(source.parts),
         latent=latent,

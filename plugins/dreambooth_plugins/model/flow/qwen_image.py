@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import FlowSpec, LatentSpec
+from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
 from dreambooth_plugins.model.clip_unet_info import described
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
@@ -60,6 +60,14 @@ PRESETS = {
     "authors": ("to_q", "to_k", "to_v", "to_out.0"),
 }  # fmt: skip
 DEPTH = 60
+USUAL = Usual(
+    source="musubi-tuner's Qwen-Image settings",
+    lora=True,
+    lora_rank=16,
+    lora_lr=5e-5,
+    sampling_steps=50,
+    lora_parts=("transformer",),
+)
 WORDS = "Qwen-Image reads words with a language model, which stays frozen"
 
 
@@ -101,5 +109,6 @@ def _read(source: Source) -> ModelInfo:
         pipeline="QwenImagePipeline",
         layouts={"comfyui": "", "kohya": ""},
         no_words=WORDS,
+        usual=USUAL,
         names={"title": "Qwen-Image", **(published if net["num_layers"] == DEPTH else {})},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import FlowSpec, LatentSpec
+from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
 from dreambooth_plugins.model.clip_unet_info import class_of, described, read_index
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
@@ -53,6 +53,13 @@ PRESETS = {
     "authors": ATTENTION,
 }  # fmt: skip
 PUBLISHED = {24: ("sd3_m", "3-medium"), 38: ("sd3_l", "3.5-large")}
+USUAL = Usual(
+    source="sd-scripts' Stable Diffusion 3 settings",
+    lora=True,
+    lora_rank=16,
+    sampling_steps=28,
+    lora_parts=("transformer",),
+)
 WORDS = (
     "T5 reads the words as well and stays frozen, and diffusers' Stable Diffusion 3 loads no "
     "learned words"
@@ -110,6 +117,7 @@ def _read(source: Source) -> ModelInfo:
         pipeline="StableDiffusion3Pipeline",
         layouts={"kohya": "", "comfyui": ""},
         no_words=WORDS,
+        usual=USUAL,
         absent=() if "text_encoder_3" in configs else ("text_encoder_3", "tokenizer_3"),
         names={"title": "Stable Diffusion 3", **published},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dreambooth.interfaces import FlowSpec, LatentSpec
+from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
 from dreambooth_plugins.model.clip_unet_info import described
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
@@ -52,6 +52,13 @@ PRESETS = {
 }
 """The refiners before the layers are left alone; diffusers' script trains their attention too."""
 TURBO_SHIFT, DEPTH = 3.0, 30
+USUAL = Usual(
+    source="musubi-tuner's and ai-toolkit's Z-Image settings",
+    lora=True,
+    lora_rank=32,
+    sampling_steps=50,
+    lora_parts=("transformer",),
+)
 WORDS = "Z-Image reads words with a language model, which stays frozen"
 
 
@@ -100,5 +107,6 @@ def _read(source: Source) -> ModelInfo:
         pipeline="ZImagePipeline",
         layouts={"comfyui": ""},
         no_words=WORDS,
+        usual=USUAL,
         names={"title": "Z-Image", **published},
     )
