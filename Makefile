@@ -38,8 +38,9 @@ imports: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto
 
+# What takes minutes, or a part of it: make test-slow SHARD=1/4
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(if $(SHARD),--shard $(SHARD))
 
 # On a machine with a card and a torch of its own, which is used as it is (PYTHON may itself be of an
 # environment: its packages are seen); other libraries come from the index, or from a folder:

@@ -25,11 +25,40 @@ for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
         signal.signal(_number, _handler)
 
 
+def pytest_addoption(parser):
+    """Add `--shard K/N`."""
+    parser.addoption("--shard", help="run every N-th test from the K-th on, as K/N")
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config, items):
+    """Keep the tests of this shard: together the N shards run each test once."""
+    if not (shard := config.getoption("--shard")):
+        return
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise pytest.UsageError(f"--shard {shard}: K/N is meant, with 1 <= K <= N")
+    kept = items[int(number) - 1 :: int(count)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Keep the tests out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMBOOTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Sync nothing: a run does so fifty times, and only a loss of power could tell the difference.
+
+    What is synced, and in which order, is held by `unit/files`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

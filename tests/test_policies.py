@@ -23,6 +23,18 @@ from test_run import cut
 
 FOX = Path(dreambooth.__file__).parent / "cli" / "examples" / "fox"
 every_policy = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# That every method of an adapter resumes exactly is held by test_adapter_runs.py too.
+every_state = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=name,
+            marks=[pytest.mark.slow] * (name in ("adapter, dora", "adapter, lokr", "adapter, oft")),
+        )
+        for name, case in CASES.items()
+    ],
+)
 
 
 def trained(open_for, given, steps):
@@ -68,7 +80,7 @@ def drawn_elsewhere(folder, session, prompt):
     return pipe(
         prompt,
         num_inference_steps=job.sampler.sampling_steps(),
-        guidance_scale=job.sampler.guidance_scale,
+        guidance_scale=job.sampler.scale(),
         height=height,
         width=width,
         latents=start,
@@ -110,7 +122,7 @@ class Plugin:
         return [Whole]
 
 
-@every_policy
+@every_state
 def test_a_resumed_run_is_the_run_to_the_bit(small_job, monkeypatch, case):
     given = sections(
         case,

@@ -45,7 +45,8 @@ def make(small_job, tiny_model):
         prior = {"kind": "generated", "count": COUNT, "batch_size": 3}
         given = sections.pop("prior", {})
         prior = given if given.get("kind") else {**prior, **given}
-        return small_job(**{"model": model, "prior": prior, "train": {"steps": 2}, **sections})
+        options = {"model": model, "prior": prior, "train": {"steps": 2}, "exports": []}
+        return small_job(**{**options, **sections})
 
     return job
 

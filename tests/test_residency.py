@@ -207,7 +207,8 @@ def test_the_plan_is_what_each_phase_takes_at_stable_diffusions_size(
 def test_weights_that_load_while_a_phase_is_counted_count_once(small_job, make_ctx):
     job = small_job()
     vae = (model := job.model.open(make_ctx(device="meta"))).parts["vae"]
-    with torch.no_grad(), activations.AsComputed(torch.float32):
+    blocked = torch.backends.mkldnn.is_available()
+    with torch.no_grad(), activations.AsComputed(torch.float32, blocked=blocked):
         pixels = torch.empty(MOMENTS_CHUNK, 3, *job.data.size, device="meta")
         wanted = activations.peak(
             lambda: encode(model, pixels), [*vae.parameters(), *vae.buffers()]

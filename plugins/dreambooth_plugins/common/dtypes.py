@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
+    from torch.nn import Module
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 """Precision of stored weights."""
@@ -19,3 +20,11 @@ def torch_dtype(name: str) -> torch.dtype:
 
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return {**types, **{HEADER_NAMES[n]: dtype for n, dtype in types.items()}}[name]
+
+
+def dtype_of(module: Module) -> torch.dtype:
+    """Return the type a network computes in: its first weight's.
+
+    diffusers' own `dtype` looks through all modules first, which a step of a small network feels.
+    """
+    return next(module.parameters()).dtype

@@ -8,6 +8,7 @@ import torch
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.dtypes import dtype_of
 from dreambooth_plugins.formats.lora import diffusers, kohya
 from dreambooth_plugins.formats.lora.naming import sort_tensors
 from dreambooth_plugins.formats.original.names import LAYOUT, to_original
@@ -49,9 +50,9 @@ class ClipUNet(LoadedFolder):
         self, z_t: Tensor, t: Tensor, cond: Conditioning, added: Mapping[str, Any]
     ) -> Tensor:
         """Predict in float32 from z_t [B, C, h, w], t [B] and `embeds` [B, tokens, dim]."""
-        unet: Any = self.parts["unet"]
-        embeds = cond.tensors["embeds"].to(self._ctx.device, unet.dtype)
-        z_t, t = z_t.to(self._ctx.device, unet.dtype), t.to(self._ctx.device)
+        dtype = dtype_of(self.parts["unet"])
+        embeds = cond.tensors["embeds"].to(self._ctx.device, dtype)
+        z_t, t = z_t.to(self._ctx.device, dtype), t.to(self._ctx.device)
         prediction: Tensor = self._through(
             "unet", lambda unet: unet(z_t, t, embeds, **added).sample
         )

@@ -8,6 +8,7 @@ import torch
 
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.dtypes import dtype_of
 from dreambooth_plugins.model.clip_unet import ClipUNet
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class LoadedSDXL(ClipUNet):
 
     def denoise(self, z_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         """Predict epsilon or v in float32 from z_t [B, 4, h, w], t [B] and the conditioning."""
-        unet: Any = self.parts["unet"]
         added = {
-            "text_embeds": cond.tensors["pooled"].to(self._ctx.device, unet.dtype),
+            "text_embeds": cond.tensors["pooled"].to(
+                self._ctx.device, dtype_of(self.parts["unet"])
+            ),
             "time_ids": cond.tensors["time_ids"].to(self._ctx.device),
         }
         return self.predict(z_t, t, cond, {"added_cond_kwargs": added})

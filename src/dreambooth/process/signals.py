@@ -140,6 +140,16 @@ def asked_to_stop() -> bool:
     return any(noted.stop for noted in _noting)
 
 
+def raise_stopped() -> None:
+    """Raise `Stopped` once more where something replaced it by an error of its own.
+
+    For whoever is about to take an error for something else, a damaged file, and to go on without.
+    """
+    for noted in _noting:
+        if noted.raised:
+            raise Stopped(noted.raised)
+
+
 @contextmanager
 def noted_signals() -> Iterator[Signals]:
     """Take notes of signals within the block; inside another such block, in the same notes.

@@ -115,7 +115,8 @@ class SamplerConformance(Conformance):
 
         both, _ = self.drawn(made, trainer, [1, 2])
         alone, _ = self.drawn(made, trainer, [2])
-        assert torch.allclose(both[1:], alone, atol=1e-4), (
+        apart = float((both[1:] - alone).abs().max() / both.std())  # a batch rounds otherwise
+        assert apart < 1e-4, (
             "a picture drawn beside another one differs: make one torch.Generator an image from "
             "its seed, and draw from no other"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from dreambooth import process
 from dreambooth.engine.checkpoints import files
 from dreambooth.engine.checkpoints.rotation import superseded
 from dreambooth.errors import RunError
@@ -122,6 +124,23 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, damage, sai
     assert files.newest(tmp_path, warnings.append).numbers == {"step": 1}
     assert "step-000002" in warnings[0]
     assert said in warnings[0]
+
+
+def test_a_stop_that_comes_while_one_is_read_is_no_damage(tmp_path, monkeypatch):
+    """The metrics after the one before would be cut away, and the run go on from this one later."""
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+
+    def as_c_code_does(file):
+        with pytest.raises(process.Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        raise SafetensorError("could not determine the shape")
+
+    monkeypatch.setattr(files, "read_tensors", as_c_code_does)
+    told = []
+    with pytest.raises(process.Stopped), process.noted_signals():
+        files.newest(tmp_path, told.append)
+    assert not told
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -35,6 +35,53 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.fixture
+def moments(monkeypatch):
+    """What is brought to the disk and what is renamed, by name and in order."""
+    seen, sync, rename = [], files.sync, files.rename
+
+    def plain(path):
+        return path.name if path.name[0] != "." else "beside"
+
+    def noted(path):
+        seen.append(("sync", plain(path)))
+        sync(path)
+
+    def moved(path, dest):
+        seen.append(("rename", plain(path), plain(dest)))
+        rename(path, dest)
+
+    monkeypatch.setattr(files, "sync", noted)
+    monkeypatch.setattr(files, "rename", moved)
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, moments):
+    files.write_bytes(tmp_path / "a.json", b"{}")
+    assert moments == [("sync", "beside"), ("rename", "beside", "a.json")]
+
+
+def test_a_folder_and_its_name_are_on_the_disk(tmp_path, moments):
+    with new_folder(tmp_path / "kept" / "step-1") as beside:
+        (beside / "a.bin").write_bytes(b"1")
+        assert not moments
+    assert moments == [
+        ("sync", "a.bin"),
+        ("rename", "step-1", "beside"),
+        ("rename", "beside", "step-1"),
+        ("sync", "kept"),
+    ]
+
+
+def test_to_sync_is_to_ask_the_system(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "fsync", lambda handle: asked.append(os.fstat(handle).st_ino))
+    (tmp_path / "a").touch()
+    files.sync(tmp_path / "a")
+    files.sync(tmp_path)
+    assert asked == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+
 def test_writes_make_the_folders_they_need(tmp_path):
     write_json(tmp_path / "x/y/z.json", {"ü": 1})
     assert (tmp_path / "x/y/z.json").read_text() == '{\n  "ü": 1\n}\n'

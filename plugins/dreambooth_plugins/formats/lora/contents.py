@@ -62,7 +62,7 @@ class Contents:
         """Return what the adapters of a part are: `lora`, `dora`, `loha`, `lokr`."""
         return {method_of(roles) for (p, _), roles in self.tensors.items() if p == part}
 
-    def scale(self, part: str, module: str, rank: int | None, alpha: float | None) -> float:
+    def scale(self, part: str, module: str, rank: int | None, alpha: float | None = None) -> float:
         """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said.
 
         `module` is the name in memory, `alpha` the file's own for it. A LoKr of two whole factors

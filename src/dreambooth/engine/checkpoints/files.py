@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from dreambooth.errors import RunError
 from dreambooth.files import new_folder, read_object, remove, write_json
+from dreambooth.process import raise_stopped
 from dreambooth.runs.checkpoints import (
     CHECKSUMS,
     STATE,
@@ -138,12 +139,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def newest(folder: Path, warn: Any) -> Checkpoint | None:
-    """Return the newest whole checkpoint, naming each damaged one that was passed over."""
+    """Return the newest whole checkpoint, naming each damaged one that was passed over.
+
+    Passed over, it is a step that never was: a run that goes on from the one before cuts its
+    metrics back. So a stop that came while it was read must not be taken for damage.
+    """
     found: list[Path | None] = [path for _, path in reversed(list_checkpoints(folder))]
     for path, before in pairwise([*found, None]):
         assert path is not None
         try:
             return load(path)
         except Damaged as error:
+            raise_stopped()
             warn(passed_over(path, error, before))
     return None
