@@ -16,6 +16,7 @@ import pytest
 
 from dreambooth import LRSchedule, Sampler
 from dreambooth.component.door import ADDED, without
+from dreambooth.interfaces import LoadedModel, NoiseSchedule
 from dreambooth.plugins import registry_with
 
 FROZEN = Path(__file__).parent / "data" / "plugins"
@@ -90,4 +91,5 @@ def test_an_argument_that_came_later_is_given_to_those_who_know_it():
     assert without(old, ("start",))(None, 1, 2) == (1, 2)
     assert without(new, ("start",)) is new
     assert without(any_of_them, ("start",)) is any_of_them
-    assert set(ADDED) == {LRSchedule.at, Sampler.forwards}
+    came_later = {LRSchedule.at, Sampler.forwards, NoiseSchedule.timestep_quantiles}
+    assert set(ADDED) == {*came_later, LoadedModel.condition}

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
-from dreambooth.testing import check_family
+from dreambooth.testing import FamilyConformance, Trainer, check_family
 
 PACKAGE = Path(__file__).parents[1] / "data" / "plugins" / "sana-family"
 
@@ -39,7 +39,7 @@ def folder(tmp_path):
         num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8,
         caption_channels=8, sample_size=16,
     )  # fmt: skip
-    blocks = {"ResBlock": ("ResBlock", "ResBlock")}["ResBlock"]
+    blocks = ("ResBlock", "ResBlock")
     vae = AutoencoderDC(
         latent_channels=4, attention_head_dim=2, encoder_block_types=blocks,
         decoder_block_types=blocks, encoder_block_out_channels=(8, 8),
@@ -88,5 +88,6 @@ def test_a_fault_of_it_is_seen(sana, folder, tmp_path, monkeypatch):
 
     whole = LoadedSana.denoise
     monkeypatch.setattr(LoadedSana, "denoise", lambda self, z, t, c: whole(self, z, t / 1000, c))
+    made, suite = sana.Sana(source=str(folder)), FamilyConformance()
     with pytest.raises(AssertionError, match="a unit of time"):
-        check_family(sana.Sana(source=str(folder)), tmp_path / "suite")
+        suite.test_it_predicts_what_diffusers_predicts(made, Trainer(tmp_path / "suite"))

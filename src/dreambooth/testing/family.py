@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -138,10 +139,8 @@ def check_family(model: Model, folder: Path | None = None) -> None:
         for number, (name, test) in enumerate(tests_of(suite)):
             place = (folder or Path(temporary)) / f"{number:02d}-{name}"
             place.mkdir(parents=True)
-            options: dict[str, Any] = {"made": model, "trainer": Trainer(place)}
-            if "tmp_path" in test.__code__.co_varnames[: test.__code__.co_argcount]:
-                options["tmp_path"] = place
-            test(**options)
+            given: dict[str, Any] = {"made": model, "trainer": Trainer(place), "tmp_path": place}
+            test(**{name: given[name] for name in list(signature(test).parameters)})
 
 
 def tests_of(suite: FamilyConformance) -> Iterator[tuple[str, Any]]:

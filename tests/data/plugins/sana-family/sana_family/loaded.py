@@ -16,11 +16,9 @@ class DeepCompression:
     """Latents without a distribution, times the autoencoder's scale."""
 
     def encode(self, vae, pixels):
-        """Return latents alone."""
         return Latents(vae.encode(pixels).latent * vae.config.scaling_factor, None)
 
     def decode(self, vae, latents):
-        """Return pixels."""
         return vae.decode(latents / vae.config.scaling_factor).sample
 
 
@@ -35,6 +33,7 @@ class LoadedSana(LanguageModel):
 
     def _encoded(self, prompt):
         asked = "\n".join(ASKED) if prompt else ""
+        self.tokenizer_of(TEXT).padding_side = "right"
         before = len(self.tokenizer_of(TEXT).encode(asked)) - 2 if asked else 0
         read = self.read_prompt(TEXT, asked + prompt, before + TOKENS)
         ids, mask = (row[None].to(self._ctx.device) for row in read)
