@@ -78,6 +78,19 @@ class PerChannel:
         return pixels[:, :, 0]
 
 
+class Deterministic:
+    """Latents without a distribution, times the autoencoder's `scaling_factor` (AutoencoderDC)."""
+
+    def encode(self, vae: Any, pixels: Tensor) -> Latents:
+        """Return latents alone."""
+        return Latents(vae.encode(pixels).latent * vae.config.scaling_factor, None)
+
+    def decode(self, vae: Any, latents: Tensor) -> Tensor:
+        """Return pixels that are not yet clamped."""
+        pixels: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+        return pixels
+
+
 def seen(vae: Any) -> tuple[Tensor, Tensor]:
     """Return mean and deviation [1, 4 C, 1, 1] of patches, as the batch norm has seen them."""
     mean = vae.bn.running_mean.view(1, -1, 1, 1)

@@ -1,34 +1,24 @@
-"""An opened Sana model."""
+"""An opened Sana model: a language model's states, masked, and a network that takes 0 to 1000."""
 
 from inspect import signature
 
 import torch
 from diffusers import SanaPipeline
 
-from dreambooth.interfaces import Conditioning, Latents
+from dreambooth.interfaces import Conditioning
+from dreambooth_plugins.common.autoencoders import Deterministic
 from dreambooth_plugins.model.flow.language import TEXT, LanguageModel
 
 TOKENS, TIME = 300, 1000.0
 ASKED = signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
 
-class DeepCompression:
-    """Latents without a distribution, times the autoencoder's scale."""
-
-    def encode(self, vae, pixels):
-        return Latents(vae.encode(pixels).latent * vae.config.scaling_factor, None)
-
-    def decode(self, vae, latents):
-        return vae.decode(latents / vae.config.scaling_factor).sample
-
-
 class LoadedSana(LanguageModel):
     """The states of a prompt behind an instruction; of the empty prompt, without one."""
 
-    latents = DeepCompression()
+    latents = Deterministic()
 
     def encode_part(self, part, prompts):
-        """Encode prompts: `embeds` [300, dim] and `mask` [300]."""
         return [self._encoded(prompt.lower().strip()) for prompt in prompts]
 
     def _encoded(self, prompt):
@@ -41,29 +31,22 @@ class LoadedSana(LanguageModel):
         return Conditioning({"embeds": self.states(ids, mask)[-1][0, kept], "mask": mask[0, kept]})
 
     def denoise(self, z_t, t, cond):
-        """Predict noise - x0."""
         [embeds] = self.inputs(cond, "embeds")
-        return self.run(
-            hidden_states=z_t.to(embeds), encoder_hidden_states=embeds,
-            encoder_attention_mask=cond.tensors["mask"].to(embeds.device),
-            timestep=t.to(embeds.device) * TIME * self.network.config.timestep_scale,
-        ).float()  # fmt: skip
+        mask, t = (tensor.to(embeds.device) for tensor in (cond.tensors["mask"], t))
+        time = t * TIME * self.network.config.timestep_scale
+        inputs = {"hidden_states": z_t.to(embeds), "encoder_hidden_states": embeds}
+        return self.run(**inputs, encoder_attention_mask=mask, timestep=time).float()
 
     def answer(self, pipe, prompts, z_t, t, rows):
-        """Return what diffusers reads and predicts."""
-        both = [
-            pipe.encode_prompt(p, False, complex_human_instruction=ASKED if p else None)
-            for p in prompts
-        ]
+        asked = [{"complex_human_instruction": ASKED if prompt else None} for prompt in prompts]
+        both = [pipe.encode_prompt(p, False, **a) for p, a in zip(prompts, asked, strict=True)]
         embeds, mask = (torch.cat([found[i] for found in both]) for i in (0, 1))
         time = t * TIME * pipe.transformer.config.timestep_scale
         found = pipe.transformer(z_t, embeds, time, None, mask).sample
         return Conditioning({"embeds": embeds, "mask": mask}), found
 
     def draw(self, pipe, prompt, negative, latents, solver, steps, guidance):
-        """Return what diffusers draws."""
+        call = {"prompt": prompt, "negative_prompt": negative, "guidance_scale": guidance}
         height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
-        return self.drawn_by(
-            pipe, solver, latents, steps, prompt=prompt, negative_prompt=negative, height=height,
-            width=width, guidance_scale=guidance, use_resolution_binning=False,
-        )  # fmt: skip
+        call |= {"height": height, "width": width, "use_resolution_binning": False}
+        return self.drawn_by(pipe, solver, latents, steps, **call)

@@ -1,5 +1,6 @@
 """Sana, as a package of its own."""
 
+from importlib import import_module
 from typing import ClassVar, Literal
 
 from dreambooth import hookimpl
@@ -25,31 +26,22 @@ class Sana(FlowModel):
     )  # fmt: skip
 
     def info(self, source):
-        """Describe the model; its solver's shift is the schedule's."""
         net, vae = source.part_config("transformer"), source.part_config("vae")
         solver = read_json(source.config / "scheduler" / "scheduler_config.json")
         shift = solver.get("flow_shift", solver.get("shift", 3.0))
         factor = 2 ** (len(vae["encoder_block_out_channels"]) - 1)
+        presets = {"attention": ("to_q", "to_k", "to_v", "to_out.0")}
+        schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift}
         return flow_info(
-            source,
-            latent=LatentSpec(net["in_channels"], factor, factor),
-            presets={"attention": ("to_q", "to_k", "to_v", "to_out.0")},
-            flow=FlowSpec(density="uniform", begins="schedule"),
-            schedule={"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift},
-            family="sana",
-            resolution=net["sample_size"] * factor,
-            guidance_default=4.5,
-            pipeline="SanaPipeline",
-        )
+            source, schedule=schedule, latent=LatentSpec(net["in_channels"], factor, factor),
+            presets=presets, flow=FlowSpec(density="uniform", begins="schedule"), family="sana",
+            resolution=net["sample_size"] * factor, guidance_default=4.5, pipeline="SanaPipeline",
+        )  # fmt: skip
 
     def loaded(self, info, source, ctx):
-        """Return the opened model."""
-        from sana_family.loaded import LoadedSana
-
-        return LoadedSana(info, source, ctx)
+        return import_module("sana_family.loaded").LoadedSana(info, source, ctx)
 
 
 @hookimpl
 def register_models():
-    """Bring `sana`."""
     return [Sana]
