@@ -18,8 +18,10 @@ from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.devices.precision import has_bf16_units
 from dreambooth.engine.reporting import Quiet
 from dreambooth_plugins.model import builtin, parts_of
+from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
 from dreambooth_plugins.model.folder.loading import skeleton
 from dreambooth_plugins.model.folder.source import Source
+from dreambooth_plugins.model.folder.tokenizer import make_tokenizer, save_tokenizer
 from test_residency import measured, off
 
 GIB = 2**30
@@ -52,12 +54,17 @@ def empty(tmp_path_factory):
             with (folder / part.name / f"{part.stem}.safetensors").open("wb") as file:
                 file.write(struct.pack("<Q", len(text)) + text)
                 file.truncate(8 + len(text) + end)
+            if part.tokenizer:
+                tokenizer = make_tokenizer(folder / part.tokenizer, *clip_vocabulary())
+                save_tokenizer(tokenizer, folder / part.tokenizer)
         return folder
 
     return make
 
 
-@pytest.mark.parametrize("family", REAL)
+@pytest.mark.parametrize(
+    "family", ["sdxl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1", "sd2"))]
+)
 def test_the_plan_at_real_size(small_job, empty, monkeypatch, family):
     from dreambooth_plugins.model.folder.loaded import LoadedFolder
 
@@ -93,6 +100,7 @@ def test_the_plan_at_real_size(small_job, empty, monkeypatch, family):
     assert phases["training"].working > 2**28
 
 
+@pytest.mark.slow
 def test_what_fits_into_a_memory(small_job, empty):
     job = small_job(
         model={"kind": "stable_diffusion", "source": str(empty("sd1"))},

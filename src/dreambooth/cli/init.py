@@ -22,6 +22,8 @@ _NAME_HINT = "Use letters, digits, dot, dash and underscore; at most 100."
 _WORD_HINT = "For example: --identifier ohwx --class-noun dog."
 EMOJI, TINY = "builtin:emoji-64", "builtin:tiny"
 JOB, SCHEMA, PICTURES = "job.yaml", "job.schema.json", "pictures"
+_LORA = typer.Option("--lora/--no-lora", help="Train a LoRA, or the model (as usual for it).")
+Adapter = Annotated[bool | None, _LORA]
 
 
 class Example(StrEnum):
@@ -56,10 +58,7 @@ def init(
         str | None,
         typer.Option(help="For a .safetensors file that does not tell: see model.config."),
     ] = None,
-    lora: Annotated[
-        bool | None,
-        typer.Option("--lora/--no-lora", help="Train a LoRA, or the model (as usual for it)."),
-    ] = None,
+    lora: Adapter = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run; the directory's by default.")
     ] = None,
@@ -83,8 +82,8 @@ def init(
     name = name or run_name(directory, noun)
     _check_words(name, identifier, noun)
     starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
-    adapter = starter.numbers.lora if lora is None else lora
-    starter = replace(starter, name=name, identifier=identifier, lora=adapter)
+    lora = starter.numbers.lora if lora is None else lora
+    starter = replace(starter, name=name, identifier=identifier, lora=lora)
 
     files[SCHEMA] = schema_text().encode()
     files[JOB] = job_text(starter).encode()  # last: a job that is there is complete
@@ -128,8 +127,8 @@ def _default_model(example: bool) -> tuple[str, list[str]]:
 def _describe(model: str, config: str | None = None) -> ModelInfo:
     from dreambooth.plugins import registry
 
-    cls = registry().kinds("model")["auto"]
-    chosen = cls.model_validate({"source": model, "config": config})
+    named = {"source": model, "config": config}
+    chosen = registry().kinds("model")["auto"].model_validate(named)
     return cast("Model", chosen).describe()
 
 
@@ -157,8 +156,7 @@ def _starter(
         notes.append(f"small pictures: resolution {resolution}, not the model's own {native}")
     path = PICTURES if own else _from(directory, folder)
     count = EXAMPLE_COUNT if example else len(sides)
-    source, config = (_as_seen_from(directory, named) for named in (model, config))
-    assert source is not None
+    source, config = str(_as_seen_from(directory, model)), _as_seen_from(directory, config)
     usual = (described.guidance_default, described.usual) if described else ()
     return Starter("", "", noun, path, count, resolution, source, config, *usual), notes
 
@@ -237,8 +235,8 @@ def _sides(folder: Path, must_exist: bool) -> list[int]:
         raise JobError(f"--pictures: {folder} is no folder", "Name the folder that holds them.")
     sides = picture_sides(folder)
     if must_exist and not sides:
-        message = f"--pictures: no picture directly in {folder}"
-        raise JobError(message, _nested(folder) or "JPEG, PNG and WebP are read.")
+        hint = _nested(folder) or "JPEG, PNG and WebP are read."
+        raise JobError(f"--pictures: no picture directly in {folder}", hint)
     return sides
 
 

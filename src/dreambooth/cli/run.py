@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from dreambooth.runs.result import RunResult
 
 
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="With --dry-run: would it fit into, say, 12GiB?"),
+]
+
+
 def run(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file.", show_default=False)],
     override: Annotated[
@@ -35,12 +41,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop: nothing is trained.")
     ] = False,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="With --dry-run: does it fit into, say, 12GiB, and what would?"
-        ),
-    ] = None,
+    memory: Memory = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an existing run is moved aside.")
     ] = False,
@@ -62,19 +63,13 @@ def run(
     """
     from dreambooth import process
     from dreambooth.console import print_warning
-    from dreambooth.helpers.units import read_bytes
     from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process import launcher
 
     process.only_displays()
     process.spare()
-
-    if fresh and resume_from:
-        raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
-    if memory and not dry_run:
-        raise JobError("--memory is looked at by --dry-run alone", "add --dry-run, or leave it out")
-    limit = read_bytes("--memory", memory) if memory else None
+    limit = _check_options(dry_run, fresh, resume_from, memory)
     launcher.require_environment()
     if dry_run and launcher.rank():  # the first process shows the plan
         return
@@ -89,12 +84,23 @@ def run(
                 return
             if processes == 1 or dry_run:
                 _train(loaded, dry_run, fresh, resume_from, processes, outlook)
-                if limit is not None:
+                if limit:
                     show_fit(loaded, limit)
                 return
     except UserError as error:
         raise _of_this_process(error) from error
     sys.exit(launcher.launch(_same_command(job, override or (), fresh, resume_from), processes))
+
+
+def _check_options(dry_run: bool, fresh: bool, resume_from: str | None, memory: str | None) -> int:
+    """Refuse options that exclude each other; return the memory to hold the job against, or 0."""
+    from dreambooth.helpers.units import read_bytes
+
+    if fresh and resume_from:
+        raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    if memory and not dry_run:
+        raise JobError("--memory is looked at by --dry-run alone", "add --dry-run, or leave it out")
+    return read_bytes("--memory", memory) if memory else 0
 
 
 def _same_command(
