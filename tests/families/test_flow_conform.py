@@ -18,6 +18,7 @@ FLOW = {"scheduler": {"kind": "flow"}, "sampler": {"kind": "flow", "steps": 2}}
 
 class FlowFamily(FamilyConformance):
     sections: ClassVar = FLOW
+    quick: ClassVar = True
 
 
 class TestFlux(FlowFamily):
@@ -111,6 +112,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method", "fault", "said"), FAULTS)
 def test_a_fault_of_the_family_is_seen(monkeypatch, tmp_path, name, method, fault, said):
     made = KINDS[name](source=str(tiny.folder(name)))
@@ -122,6 +124,7 @@ def test_a_fault_of_the_family_is_seen(monkeypatch, tmp_path, name, method, faul
         suite.test_it_predicts_what_diffusers_predicts(made, Trainer(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_another_shift_is_another_picture(monkeypatch, tmp_path, name):
     """Where steps lie is the schedule's, the size's and the family's own."""

@@ -75,6 +75,7 @@ def test_it_is_under_100_lines():
     assert 0 < lines < 100
 
 
+@pytest.mark.slow
 def test_it_passes_the_suite_of_a_family(sana, folder, tmp_path):
     check_family(sana.Sana(source=str(folder)), tmp_path / "suite")
 

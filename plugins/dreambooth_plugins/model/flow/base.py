@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from dreambooth.errors import JobError
+from dreambooth_plugins.model.clip_unet_info import class_of, read_index
 from dreambooth_plugins.model.flow.info import check_index
 from dreambooth_plugins.model.folder_model import FolderModel
 
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo
+    from dreambooth_plugins.model.folder.part import Part
+
+SAME_STATES = {"Qwen3Model", "Qwen3ForCausalLM"}
+"""Classes of one language model, whose hidden states are the same."""
 
 
 class FlowModel(FolderModel):
@@ -38,6 +44,16 @@ class FlowModel(FolderModel):
             ctx.warn(model.info.distilled_warning)
         return model
 
+    def parts_of(self, folder: Path) -> tuple[Part, ...]:
+        """Return the parts a folder has, a language model by the class it was saved as."""
+        index = read_index(folder, self.parts)
+        found = [(part, class_of(index, part.name)) for part in self.parts]
+        return tuple(
+            replace(part, cls=cls) if {part.cls, cls} <= SAME_STATES else part
+            for part, cls in found
+            if cls or not part.optional
+        )
+
     def check_folder(self, folder: Path) -> None:
         """Refuse folders of other families, and of pipelines that do something else."""
-        check_index(folder, self.parts, self.pipeline_class, self.kind)
+        check_index(folder, self.parts_of(folder), self.pipeline_class, self.kind)

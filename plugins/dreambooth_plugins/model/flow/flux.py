@@ -39,6 +39,8 @@ TRANSFORMER = {
     "patch_size": whole(1, 1),
     "pooled_projection_dim": WIDTH,
 }
+DEFAULTS = {"axes_dims_rope": (16, 56, 56), "num_layers": 19}
+"""What published configurations leave to diffusers."""
 ATTENTION = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
@@ -89,7 +91,7 @@ class Flux(FlowModel):
 
 def _read(source: Source) -> ModelInfo:
     configs = check_parts(source, {"transformer": TRANSFORMER, "text_encoder_2": T5})
-    net, vae = configs["transformer"], configs["vae"]
+    net, vae = {**DEFAULTS, **configs["transformer"]}, configs["vae"]
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     same(
         source, "pooled text", net["pooled_projection_dim"], configs["text_encoder"]["hidden_size"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dreambooth.interfaces import FlowSpec, LatentSpec, Usual
-from dreambooth_plugins.model.clip_unet_info import class_of, described, read_index
+from dreambooth_plugins.model.clip_unet_info import described
 from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
 from dreambooth_plugins.model.flow.info import (
@@ -20,8 +20,6 @@ from dreambooth_plugins.model.flow.info import (
 from dreambooth_plugins.model.folder.kinds import none_or, whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo
     from dreambooth_plugins.model.folder.part import Part
     from dreambooth_plugins.model.folder.source import Source
@@ -75,11 +73,6 @@ class StableDiffusion3(FlowModel):
     kind: Literal["sd3"] = "sd3"
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
     parts: ClassVar[tuple[Part, ...]] = parts_of.SD3
-
-    def parts_of(self, folder: Path) -> tuple[Part, ...]:
-        """Return the parts a folder has: all, or all but T5."""
-        index = read_index(folder, self.parts)
-        return tuple(p for p in self.parts if not p.optional or class_of(index, p.name))
 
     def info(self, source: Source) -> ModelInfo:
         """Describe the model (see `FolderModel.info`)."""

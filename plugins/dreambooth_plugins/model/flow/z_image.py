@@ -30,7 +30,7 @@ TRANSFORMER = {
     "all_f_patch_size": many(whole(1, 1), 1),
     "all_patch_size": many(whole(2, 2), 1),
     "axes_dims": AXES,
-    "axes_lens": AXES,
+    "axes_lens": many(whole(2, 2**20), 8),
     "cap_feat_dim": WIDTH,
     "dim": WIDTH,
     "in_channels": WIDTH,
