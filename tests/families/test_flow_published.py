@@ -102,3 +102,40 @@ def test_a_language_model_may_be_saved_as_either_class(tmp_path, ctx, cls):
     found = Auto(source=str(where)).open(ctx).encode_prompts(["a dog"])
     plain = Auto(source=str(tiny.folder("z_image"))).open(ctx).encode_prompts(["a dog"])
     torch.testing.assert_close(found[0].tensors["embeds"], plain[0].tensors["embeds"])
+
+
+@pytest.mark.parametrize("name", ["z_image", "flux2_klein", "qwen_image"])
+def test_an_identifier_is_chosen_from_a_language_models_words(small_job, name):
+    from dreambooth.jobs.identifiers import judge, settled
+
+    source = str(tiny.folder(name))
+    job = small_job(
+        model={"kind": name, "source": source},
+        subject={"identifier": "auto", "class_noun": "dog"},
+        sampler={"kind": "auto", "steps": 2},
+        freezing={"kind": "adapter", "train": ["denoiser"]},
+    )
+    assert len(settled(job).subject.identifier) == 1, "the tiny one has letters alone"
+    vocabulary = job.model.vocabulary()
+    tokenizer = transformers.Qwen2TokenizerFast.from_pretrained(f"{source}/tokenizer")
+    for text in ("dog", "two words", "naïve"):
+        theirs = [token for token in tokenizer.tokenize(f" {text}") if token != "Ġ"]
+        assert len(vocabulary.split(text)) == len(theirs)
+    assert vocabulary.has("<|im_start|>")
+    assert judge("zwx", vocabulary) == []
+
+
+def test_words_of_a_vocabulary_are_those_behind_a_space():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from dreambooth_plugins.model.flow.vocabulary import TokenizerVocabulary
+
+    pairs = [("d", "o"), ("do", "g"), ("Ġ", "dog")]
+    tokens = ["Ġ", "d", "o", "g", "do", "dog", "Ġdog"]
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocabulary = TokenizerVocabulary(tokenizer)
+    assert vocabulary.split("dog dog") == ["dog", "dog"]
+    assert vocabulary.words() == {"dog": 1.0}
+    assert vocabulary.has("dog")
+    assert not vocabulary.has("cat")

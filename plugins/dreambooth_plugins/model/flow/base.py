@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from dreambooth.errors import JobError
 from dreambooth_plugins.model.clip_unet_info import class_of, read_index
 from dreambooth_plugins.model.flow.info import check_index
+from dreambooth_plugins.model.flow.vocabulary import read_vocabulary
 from dreambooth_plugins.model.folder_model import FolderModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dreambooth.interfaces import Context, LoadedModel, ModelInfo
+    from dreambooth.interfaces import Context, LoadedModel, ModelInfo, Vocabulary
     from dreambooth_plugins.model.folder.part import Part
 
 SAME_STATES = {"Qwen3Model", "Qwen3ForCausalLM"}
@@ -43,6 +44,14 @@ class FlowModel(FolderModel):
         if model.info.distilled:
             ctx.warn(model.info.distilled_warning)
         return model
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Read the first text encoder's vocabulary: CLIP's kind, or a language model's."""
+        source = self._locate(opening=False, fetch=False)
+        first = source.in_role("text_encoders")[0]
+        if first.frozen:
+            return read_vocabulary(source.config / str(first.tokenizer))
+        return super().vocabulary()
 
     def parts_of(self, folder: Path) -> tuple[Part, ...]:
         """Return the parts a folder has, a language model by the class it was saved as."""
