@@ -146,7 +146,7 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
     left = GUIDES["runs"].split("## What a run leaves")[1].split("```")[1]
     named = set(re.findall(r"^  ([\w.-]+)/? ", left, flags=re.MULTILINE))
     made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}
-    assert made - {"exports", "report.html"} == named
+    assert made - {"report.html"} == named
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dreambooth.files.headers import read_header
 from dreambooth_plugins.exporter import Diffusers, Embedding, Kohya, Lora, Merged, SingleFile
+from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.freezing import Adapter, BlockPreset, Components, Pivotal, Token
 from dreambooth_plugins.model import SDXL, StableDiffusion
 from learning import shake
@@ -208,3 +210,21 @@ def test_a_single_file_opens_as_the_model_it_was_made_of(trained, tmp_path, ctx)
     assert again.tokenizer_of("text_encoder_2")("hi!").input_ids == (
         model.tokenizer_of("text_encoder_2")("hi!").input_ids
     )
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["v", "v, zero terminal SNR"])
+def test_a_v_model_s_single_file_is_known_for_one(ctx, small_job, tmp_path, zero):
+    """ComfyUI takes an SDXL file for v where it has `v_pred`, and for pure noise with `ztsnr`."""
+    scheduler = {"kind": "ddpm", "zero_terminal_snr": zero}
+    ctx.job = small_job(scheduler=scheduler)
+    model = SDXL(source="builtin:tiny-sdxl", prediction="v_prediction").open(ctx)
+    artifact = Components(train=["unet"]).artifact(model, {})
+    (tmp_path / "out").mkdir()
+    SingleFile().write(artifact, model, tmp_path / "out", ctx, model.info.schedule)
+    check = SingleFile().verify(artifact, model, tmp_path / "out", ctx)
+    assert check.ok, check.message
+    [file] = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        marks = {n: opened.get_tensor(n).numel() for n in opened.keys() if "." not in n}
+    assert marks == {"v_pred": 0} | ({"ztsnr": 0} if zero else {})
+    assert families.sdxl_config(read_header(file)) == "sdxl-v"

@@ -9,6 +9,8 @@ import torch
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
 from dreambooth_plugins.common.dtypes import dtype_of
+from dreambooth_plugins.formats.model_spec import has_zero_terminal_snr
+from dreambooth_plugins.formats.original.names import LAYOUT
 from dreambooth_plugins.model.clip_unet import ClipUNet
 
 if TYPE_CHECKING:
@@ -114,6 +116,18 @@ class LoadedSDXL(ClipUNet):
             "pooled_prompt_embeds": pooled,
             "negative_pooled_prompt_embeds": empty_pooled,
         }
+
+    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """Give a part's tensors the names of a layout (see `LoadedModel.convert`).
+
+        In the original one a model that predicts v has the empty tensors by which ComfyUI and Forge
+        know it: `v_pred`, and `ztsnr` where the last timestep is pure noise.
+        """
+        named = super().convert(part, tensors, layout)
+        if part == "unet" and layout == LAYOUT and self.info.prediction == "v_prediction":
+            zero = has_zero_terminal_snr(self._ctx.job, self.info)
+            named |= {mark: torch.zeros(0) for mark in ("v_pred", "ztsnr")[: 1 + zero]}
+        return named
 
     def index_options(self) -> Mapping[str, Any]:
         """Return what the source says of an absent negative prompt, and that there are no extras.

@@ -52,7 +52,7 @@ def _read(source: Source) -> ModelInfo:
     for part in PARTS:
         check_network(part, source.config_folder(part) / "config.json", configs[part])
     unet, text, vae = (configs[part] for part in PARTS)
-    schedule = read_schedule(source.config)
+    schedule = read_schedule(source)
     check_tokenizers(source)
     _check_fit(source, unet, text, vae)
     family = _family(unet)

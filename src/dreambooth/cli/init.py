@@ -207,7 +207,8 @@ def _native(model: str, config: str | None) -> tuple[int, int, ModelInfo | None,
         described = _describe(model, config)
     except UserError as error:
         if _is_here(model):
-            hint = error.hint.replace("set model.config to", "add --config")
+            hint = error.hint.partition(", or model.prediction")[0]
+            hint = hint.replace("set model.config to", "add --config")
             hint = hint.replace("in model.config", "with --config")
             raise JobError(f"--model: {error.message}", hint) from None
         note = f"{error.message}; {preset.resolution} pixels assumed"

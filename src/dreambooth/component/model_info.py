@@ -128,6 +128,10 @@ class ModelInfo:
     frozen: Mapping[str, str] = field(default_factory=dict)
     """Text encoders that never train, with what they are (`a T5 encoder`)."""
 
+    embedded: bool = False
+    """Whether the model comes with the trainer: it draws harmless things alone, and no safety
+    checker looks at its pictures."""
+
     @property
     def distilled_warning(self) -> str:
         """What is said of a model that was distilled; empty for others."""

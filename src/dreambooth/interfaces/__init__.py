@@ -10,7 +10,6 @@ from dreambooth.component.model_info import (
 )
 from dreambooth.component.tensors import AdapterTensors, Conditioning, Latents, RowGeometry
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
-from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
 from dreambooth.interfaces.data import (
@@ -46,19 +45,23 @@ from dreambooth.interfaces.metric import (
 from dreambooth.interfaces.model import NEW_ROWS, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
+from dreambooth.interfaces.safety import Action, SafetyChecker
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
-from dreambooth.interfaces.tracker import Tracker, TrackerWriter
+from dreambooth.interfaces.sidecars import Captioner, Masker
+from dreambooth.interfaces.tracker import Histogram, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
     "AUTO",
     "LARGE",
     "NEW_ROWS",
+    "Action",
     "AdapterTensors",
     "Artifact",
     "ArtifactKind",
     "Callback",
+    "Captioner",
     "Check",
     "Chunks",
     "Conditioning",
@@ -74,12 +77,14 @@ __all__ = [
     "FindingRule",
     "FlowSpec",
     "FreezingPolicy",
+    "Histogram",
     "Item",
     "LRSchedule",
     "LatentSpec",
     "Latents",
     "LoadedModel",
     "Loss",
+    "Masker",
     "Metric",
     "Model",
     "ModelInfo",
@@ -99,6 +104,7 @@ __all__ = [
     "RowGeometry",
     "RunRecord",
     "RunView",
+    "SafetyChecker",
     "Sample",
     "Sampler",
     "Save",

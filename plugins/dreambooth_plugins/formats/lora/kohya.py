@@ -16,7 +16,7 @@ from dreambooth.helpers.naming import base_name
 from dreambooth.interfaces import AdapterTensors
 from dreambooth_plugins.formats.lora import lycoris
 from dreambooth_plugins.formats.lora.low_rank import FACTORS, adapters, low_rank
-from dreambooth_plugins.formats.model_spec import model_spec
+from dreambooth_plugins.formats.model_spec import has_zero_terminal_snr, model_spec
 from dreambooth_plugins.formats.original.names import unet_names
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def write(
     items = adapters(pairs, alphas=True)
     for product in lycoris.factors(artifact):
         factors, alpha = lycoris.as_read(product)
-        own = {} if alpha is None else {"alpha": torch.tensor(alpha)}
-        items.append(AdapterTensors(product.part, product.module, {**factors, **own}))
+        own = {**factors, "alpha": torch.tensor(alpha)}
+        items.append(AdapterTensors(product.part, product.module, own))
     tensors = model.adapter_file(layout, items)
     write_tensors(path, tensors, metadata(artifact, pairs, model.info, job), dtype)
 
@@ -164,7 +164,7 @@ def metadata(
     kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
     algorithms = sorted(kinds & {*lycoris.METHODS})
     version = info.names.get(LAYOUT, info.family)
-    # kohya's scripts mark v in the names of SD 1.x and 2.x alone.
+    # Kohya's scripts mark v in the names of SD 1.x and 2.x alone.
     v_model = info.prediction == "v_prediction" and version.startswith("sd_v")
     out: dict[str, Any] = {
         "ss_network_module": "lycoris.kohya" if algorithms else "networks.lora",
@@ -177,15 +177,17 @@ def metadata(
         **model_spec(info, job, "/lora"),
     }
     if job is not None:
-        out |= _job_metadata(job, artifact)
+        out |= _job_metadata(job, artifact, info)
     return {name: text for name, text in out.items() if text}
 
 
-def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
+def _job_metadata(job: Job, artifact: Artifact, info: ModelInfo) -> dict[str, Any]:
     words = f"{job.subject.identifier} {job.subject.class_noun}"
     height, width = job.data.size
     rates = getattr(job.freezing, "lr", {})
     count = artifact.metadata.get("images", 0)
+    captions = artifact.metadata.get("captions") or ({words: count} if count else {})
+    folder = f"1_{words}"
     return {
         "ss_output_name": job.name,
         "ss_sd_model_name": base_name(job),
@@ -196,7 +198,24 @@ def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
         "ss_seed": str(job.train.seed),
         "ss_resolution": f"({width}, {height})",
         "ss_num_train_images": str(count) if count else "",
-        "ss_tag_frequency": json.dumps({words: {words: count}}) if count else "",
+        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": count}})
+        if count
+        else "",
+        "ss_tag_frequency": json.dumps({folder: tag_frequency(captions)}) if captions else "",
+        "ss_zero_terminal_snr": str(has_zero_terminal_snr(job, info)),
         "ss_instance_token": job.subject.identifier,
         "ss_class_noun": job.subject.class_noun,
     }
+
+
+def tag_frequency(captions: Mapping[str, int]) -> dict[str, int]:
+    """Return how many pictures have each tag, by the rule of kohya's scripts.
+
+    A caption is split at commas; tags are in lower case. `captions` is caption -> pictures.
+    """
+    found: dict[str, int] = {}
+    for caption, count in captions.items():
+        for tag in (part.strip().lower() for part in caption.split(",")):
+            if tag:
+                found[tag] = found.get(tag, 0) + count
+    return found

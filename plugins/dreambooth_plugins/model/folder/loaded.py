@@ -191,7 +191,7 @@ class LoadedFolder(LoadedModel):
 
     @contextmanager
     def without_tokens(self) -> Iterator[None]:
-        """Put the base's own tokenizers in place."""
+        """Put the base's own tokenizers in place; what is saved then has no new rows either."""
         extended = self._tokenizers
         self._tokenizers = {**extended, **self._own_tokenizers}
         try:

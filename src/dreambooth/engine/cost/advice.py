@@ -90,8 +90,9 @@ def smaller(job: Job) -> Iterator[tuple[str, Job]]:
 
 def _can_export(job: Job, policy: FreezingPolicy) -> bool:
     """Say whether the job has a file format for what another policy makes."""
-    return job.exports == "auto" or any(
-        e.accepts & policy.artifacts and not e.refusal(policy) for e in job.exports
+    formats = job.exporting.formats
+    return formats == "auto" or any(
+        e.accepts & policy.artifacts and not e.refusal(policy) for e in formats
     )
 
 

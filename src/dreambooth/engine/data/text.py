@@ -49,8 +49,11 @@ def run_prompts(ctx: EngineContext, items: Sequence[Item]) -> list[str]:
         prompts += [job.subject.fill(e.prompt) for e in job.samples.entries]
         prompts += [e.negative for e in job.samples.entries if e.negative is not None]
     price = job.prior.cost(job)
-    if job.samples.every or price.pictures or price.keeps_base:  # all of them draw
-        prompts += job.sampler.extra_prompts()
+    drawing = [job.sampler] if job.samples.every else []
+    if price.pictures or price.keeps_base:
+        drawing.append(price.sampler or job.sampler)
+    for sampler in drawing:
+        prompts += sampler.extra_prompts()
     return sorted(set(prompts))
 
 

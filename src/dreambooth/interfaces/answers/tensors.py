@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component.tensors import Conditioning, Latents
-from dreambooth.interfaces.answering import Answer, is_tensor, of, shown, wants
+from dreambooth.interfaces.answers.words import Answer, is_tensor, of, shown, wants
 from dreambooth.interfaces.loss import Loss
 from dreambooth.interfaces.model import LoadedModel
 from dreambooth.interfaces.optimizer import Optimizer
