@@ -121,7 +121,7 @@ def test_times_and_rates_of_a_token_are_checked(small_job, options, at, message)
 
 
 def test_a_model_without_a_text_encoder_learns_no_word(small_job):
-    info = SimpleNamespace(part_names=lambda *_: (), learns_words=())
+    info = SimpleNamespace(part_names=lambda *_: (), learns_words=(), no_words="")
     [problem] = Token().check(small_job(subject=SUBJECT, freezing="token"), info)
     assert "no text encoder" in problem.message
 

@@ -42,6 +42,8 @@ from dreambooth.interfaces.vocabulary import Vocabulary
 NONE = type(None)
 ADDED[LRSchedule.at] = ("start",)
 ADDED[Sampler.forwards] = ("solver_config",)
+ADDED[NoiseSchedule.timestep_quantiles] = ("size",)
+ADDED[LoadedModel.condition] = ("guidance",)
 plain(bool, "True or False", Prior.has_rows, Prior.needs_base, Scheduler.has_snr)
 plain(bool, "True or False", TrackerWriter.wants_histograms)
 plain(bool, "True or False", FreezingPolicy.learns_word, FreezingPolicy.keeps_base)
