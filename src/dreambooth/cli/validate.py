@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dreambooth.job import Job
 
 
@@ -24,16 +26,14 @@ def validate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check job files, all faults at once.
+    """Check job files (and those of other commands, such as a sweep's), all faults at once.
 
     Keys, types, names, the model, the data, and what the parts need of each other.
     """
     from dreambooth.console import print_error, print_warning
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.helpers.text import json_text, printable, redacted_in
-    from dreambooth.jobs import identifiers
     from dreambooth.jobs.diagnostics import JobErrors
-    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process.launcher import require_environment
 
@@ -45,8 +45,7 @@ def validate(
         result: dict[str, Any] = {"file": str(file), "ok": True, "errors": []}
         results.append(result)
         try:
-            job = check_job(file, override or ())
-            result |= {"summary": summary(job), "warnings": identifiers.warnings(job)}
+            result |= _checked(file, override or ())
         except JobErrors as errors:
             result |= {"ok": False, "errors": [d.as_dict() for d in errors.diagnostics]}
             if not as_json:
@@ -60,6 +59,22 @@ def validate(
         typer.echo(json_text(redacted_in(results)))
     if not all(result["ok"] for result in results):
         raise typer.Exit(EXIT_BAD_JOB)
+
+
+def _checked(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Check a job, or a file that a plugin's command reads; return its line and warnings."""
+    from dreambooth.cli.joining import kind_of
+    from dreambooth.errors import JobError
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.loading import check_job
+
+    kind = kind_of(file)
+    if kind is None:
+        job = check_job(file, overrides)
+        return {"summary": summary(job), "warnings": identifiers.warnings(job)}
+    if overrides:
+        raise JobError(f"{file} is a {kind.name}, and -o is for jobs", "leave -o out")
+    return {"summary": kind.check(file), "warnings": []}
 
 
 def summary(job: Job) -> str:
