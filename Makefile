@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test check lint types imports unit test-slow test-gpu bench policies schema format clean
+.PHONY: demo test check lint types imports unit test-slow test-tools test-gpu bench policies schema format clean
 
 demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
@@ -41,6 +41,10 @@ unit: $(STAMP)
 # What takes minutes, or a part of it: make test-slow SHARD=1/4
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow $(if $(SHARD),--shard $(SHARD))
+
+# With servers and programs of others, where they are installed: PostgreSQL.
+test-tools: $(STAMP)
+	$(BIN)/python -m pytest -q -n 0 -m postgresql
 
 # On a machine with a card and a torch of its own, which is used as it is (PYTHON may itself be of an
 # environment: its packages are seen); other libraries come from the index, or from a folder:

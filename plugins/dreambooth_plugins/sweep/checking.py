@@ -75,14 +75,12 @@ def values_of(sweep: SweepFile, space: list[Dimension]) -> list[Problem]:
             at = ("space", dimension.key, "step")
             found.append(Problem(at, f"{dimension.key} takes whole numbers: so must step be"))
             continue
-        for number, value in enumerate(dimension.ends()):
+        said = []
+        for value in dimension.ends():
             tried = {**first, dimension.key: override(dimension.key, value)}
-            where = _place(dimension, number)
-            found += [
-                Problem(where, p.message, p.hint)
-                for p in problems(sweep.job, list(tried.values()))
-                if _concerns(p, dimension.key, tried)
-            ]
+            wrong = problems(sweep.job, list(tried.values()))
+            said.append([p for p in wrong if _concerns(p, dimension.key, tried)])
+        found += _placed(dimension, said)
     return found
 
 
@@ -96,6 +94,19 @@ def _concerns(problem: Problem, key: str, tried: dict[str, str]) -> bool:
         )
 
     return covers(key) or not any(covers(other) for other in tried if other != key)
+
+
+def _placed(dimension: Dimension, said: list[list[Problem]]) -> list[Problem]:
+    """Return what each value brings, at the value; what all of them bring, at the key."""
+    texts = [{(p.message, p.hint) for p in each} for each in said]
+    common = set.intersection(*texts)
+    at_key = [Problem(("space", dimension.key), *text) for text in sorted(common)]
+    return at_key + [
+        Problem(_place(dimension, number), p.message, p.hint)
+        for number, each in enumerate(said)
+        for p in each
+        if (p.message, p.hint) not in common
+    ]
 
 
 def _place(dimension: Dimension, number: int) -> tuple[str | int, ...]:
