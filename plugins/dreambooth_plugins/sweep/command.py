@@ -73,14 +73,15 @@ def _work(folder: StudyFolder, checked: Sweep, storage: str, as_json: bool) -> N
             for line in results.lines(folder, said):
                 echo(line, indent=9)
 
-    try:
-        worker.work()
-    except StorageAway:  # which knows the results
-        raise
-    except BaseException:
+    with worker.store:
+        try:
+            worker.work()
+        except StorageAway:  # which knows the results
+            raise
+        except BaseException:
+            show()
+            raise
         show()
-        raise
-    show()
 
 
 def _print(said: dict[str, Any]) -> None:

@@ -66,6 +66,17 @@ class Store:
             database(url, self._shown, grace) if self.beats else journal_of(journal)
         )
 
+    def __enter__(self) -> Store:
+        """Return the store, to be closed at the end of a block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connections to a database."""
+        self.storage.remove_session()
+        if self.beats:
+            engine: Any = getattr(self.storage, "engine")  # noqa: B009 - of databases alone
+            engine.dispose()
+
     def __call__(self, ask: Callable[[], T]) -> T:
         """Return what `ask` does, made again while the server is away; `StorageAway` in the end."""
         began, pause = time.monotonic(), 0.5

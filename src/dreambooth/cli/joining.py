@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dreambooth.plugins.commands import Joined
     from dreambooth.hookspecs import FileKind
+    from dreambooth.plugins.commands import Joined
 
 
 class WithPlugins(TyperGroup):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 import yaml_text
 
 pytest.importorskip("optuna", reason="optuna is not installed")
@@ -59,11 +61,15 @@ def worker(sweep_file):
     from dreambooth_plugins.sweep.folder import begin
     from dreambooth_plugins.sweep.worker import Worker
 
-    def make(**keys: Any) -> Worker:
-        checked = check(sweep_file(**keys))
-        return Worker(begin(checked), checked, Said(), checked.file.storage)
+    with ExitStack() as opened:
 
-    return make
+        def make(**keys: Any) -> Worker:
+            checked = check(sweep_file(**keys))
+            made = Worker(begin(checked), checked, Said(), checked.file.storage)
+            opened.enter_context(made.store)
+            return made
+
+        yield make
 
 
 @pytest.fixture
@@ -90,3 +96,25 @@ def fake_run(monkeypatch):
 
     monkeypatch.setattr(api, "run", run)
     return fake
+
+
+@pytest.fixture
+def lives(tmp_path):
+    """Run `dbt` in processes that may be killed."""
+    from test_kill import Lives
+
+    zygote = Lives(tmp_path)
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def template(small_job):
+    """A template that writes a checkpoint and a number at every step."""
+    return small_job(
+        prior="none",
+        train={"steps": 3},
+        validation={"every": 1, "rows": 2},
+        checkpoints={"every": 1, "keep_last": 3},
+        freezing={"kind": "components", "train": ["unet"]},
+    )

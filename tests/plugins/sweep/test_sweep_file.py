@@ -172,3 +172,12 @@ def test_a_missing_optuna_is_told_with_the_command(dbt, sweep_file, tmp_path, mo
     assert done.returncode == 1
     assert "optuna is not installed" in done.stderr
     assert "pip install 'dreambooth-trainer[sweep]'" in done.stderr
+
+
+def test_the_guides_sweep_is_one_and_names_keys_of_a_job(sweep_file, tmp_path, small_job):
+    guide = (ROOT / "plugins/guides/sweeps.md").read_text()
+    text = guide.split("```yaml\n")[1].split("```")[0]
+    path = sweep_file(small_job(validation={"every": 1}))
+    path.write_text(text)
+    sweep = check(path)
+    assert (sweep.trials, [d.whole for d in sweep.space]) == (40, [False, True, True])
