@@ -107,9 +107,7 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_goes_on(
     assert status == -signal.SIGKILL, said
     one = worker(job=template, **keys)
     one.reporter = quiet()
-    began = time.monotonic()
     one.work()  # waits until the database has had no sign of life for the grace
-    assert time.monotonic() - began < 60
     check_taken_over(worker, one, template, tmp_path)
     written = [p for p in one.folder.path.rglob("*") if p.is_file()]
     assert [p for p in written if PASSWORD.encode() in p.read_bytes()] == []
