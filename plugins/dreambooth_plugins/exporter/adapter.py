@@ -148,7 +148,7 @@ class Kohya(AdapterFile):
         from dreambooth_plugins.formats.model_spec import file_name
 
         file = dest / file_name(ctx.job, "adapter")
-        return check_factors(artifact, model, file, model.adapter_keys("kohya"), self.dtype)
+        return check_factors(artifact, model, file, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
@@ -158,3 +158,33 @@ class Kohya(AdapterFile):
 
         how = lycoris_usage if job.freezing.adapter_methods() & {*METHODS} else lora_usage
         return how(job, info, files, file_name(job, "adapter"))
+
+
+class Peft(AdapterFile):
+    """PEFT's own folders, one a part: `PeftModel.from_pretrained(pipe.unet, 'unet')`.
+
+    Holds every method, OFT and BOFT included. A learned word lies beside them
+    (`learned_embeds.safetensors`).
+    """
+
+    kind: Literal["peft"] = "peft"
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write a folder for each part into `dest`."""
+        from dreambooth_plugins.formats.lora import peft_folder
+
+        peft_folder.write(artifact, model, dest, self.dtype)
+
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Load the folders into a plain pipeline with PEFT and compare what it draws."""
+        from dreambooth_plugins.exporter.peft_check import check_folders
+
+        return check_folders(artifact, model, dest, ctx, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the folders are opened."""
+        from dreambooth_plugins.exporter.usage import peft_usage
+
+        return peft_usage(job, info, files)

@@ -165,24 +165,28 @@ def in_float32(model: LoadedModel, base: Base) -> Iterator[None]:
     """Hold denoiser and text encoders in float32 for the block, then as they were.
 
     Rounding to half precision hides what a file does wrong, and there is none of it in what is
-    written. Parts that were not in memory leave it again.
+    written. Weights are widened one by one in place of the rounded ones, and rounded back to just
+    these: the base is in memory once. Parts that were not in memory leave it again.
     """
     before = model.loaded()
     parameters = dict(model.named_parameters("denoiser", "text_encoders"))
-    saved = {n: p.data for n, p in parameters.items() if p.dtype != torch.float32}
+    narrow = {n: p.dtype for n, p in parameters.items() if p.dtype != torch.float32}
     try:
-        for part in sorted({name.split(".", 1)[0] for name in saved}):
+        for part in sorted({name.split(".", 1)[0] for name in narrow}):
             stored = model.stored_weights(part) if base == "source" else {}
-            for name, held in saved.items():
-                if name.split(".", 1)[0] == part:
-                    exact = unrounded(held, stored.get(name.replace(".base_layer.", ".")))
-                    parameters[name].data = exact.to(held.device, torch.float32)
+            for name in (n for n in narrow if n.split(".", 1)[0] == part):
+                held = parameters[name].data
+                exact = unrounded(held, stored.get(name.replace(".base_layer.", ".")))
+                parameters[name].data = exact.to(held.device, torch.float32, copy=True)
+                del held, exact
         yield
     finally:
-        for name, held in saved.items():
-            parameters[name].data = held
         for part in set(model.loaded()) - set(before):
             model.release(part)
+        kept = set(model.loaded())
+        for name, dtype in narrow.items():
+            if name.split(".", 1)[0] in kept:
+                parameters[name].data = parameters[name].data.to(dtype)
 
 
 def unrounded(held: Tensor, stored: Tensor | None) -> Tensor:

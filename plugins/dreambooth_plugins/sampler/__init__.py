@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dreambooth import Sampler, hookimpl
+from dreambooth_plugins.sampler.auto import Auto
 from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
 
 
 @hookimpl
 def register_samplers() -> list[type[Sampler]]:
-    """Bring `cfg`."""
-    return [ClassifierFreeGuidance]
+    """Bring `auto` and `cfg`."""
+    return [Auto, ClassifierFreeGuidance]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dreambooth import Scheduler, hookimpl
+from dreambooth_plugins.scheduler.auto import Auto
 from dreambooth_plugins.scheduler.ddpm import DDPM
 
 
 @hookimpl
 def register_schedulers() -> list[type[Scheduler]]:
-    """Bring `ddpm`."""
-    return [DDPM]
+    """Bring `auto` and `ddpm`."""
+    return [Auto, DDPM]

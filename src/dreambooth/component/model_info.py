@@ -24,6 +24,27 @@ class LatentSpec:
 
 
 @dataclass(frozen=True)
+class Usual:
+    """Settings that are usual for training a family: what `dbt init` writes, and whose they are."""
+
+    source: str = (
+        "Ruiz et al. 2023 (arXiv:2208.12242) and diffusers' DreamBooth guide, for Stable Diffusion"
+    )
+    lora: bool = False
+    """Whether an adapter is the usual way, whole weights being more than most machines hold."""
+    lr: float = 5e-6
+    """Of whole weights."""
+    lora_lr: float = 1e-4
+    lora_rank: int = 8
+    lora_parts: tuple[str, ...] = ("denoiser",)
+    class_images: int = 200
+    steps: int | None = None
+    """None: 200 for each picture, 400 to 1,200."""
+    accumulation: int = 1
+    sampling_steps: int = 30
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What a model is, read from its JSON files alone (no torch, no weights)."""
 
@@ -67,8 +88,18 @@ class ModelInfo:
     them (`clip_l`); empty where the family learns none."""
     guidance_default: float = 7.5
     """The guidance scale that is usual for the family."""
+    scheduler: str = ""
+    """The kind of noise scheduler that is usual for the family; empty: `ddpm`, where the model
+    predicts epsilon or v."""
+    sampler: str = ""
+    """The kind of sampler that is usual; empty: `cfg`, for the same models."""
+    usual: Usual = Usual()
+    """What is usual besides."""
     distilled: bool = False
     """Whether the model draws in few steps and loses that when it is trained plainly."""
+    embedded: bool = False
+    """Whether the model comes with the trainer: it draws harmless things alone, and no safety
+    checker looks at its pictures."""
 
     def part_names(self, *parts_or_roles: str) -> tuple[str, ...]:
         """Resolve part and role names to part names; `KeyError` names what is unknown."""

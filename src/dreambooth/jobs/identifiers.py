@@ -198,7 +198,7 @@ def by_model(job: Job) -> Job:
 
 def automatic_exporters(job: Job) -> list[Exporter]:
     """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
-    if job.exports != "auto":
+    if job.exporting.formats != "auto":
         return []
     chosen: list[Exporter] = [
         made("exporter", AUTOMATIC[k]) for k in sorted(job.freezing.artifacts) if k in AUTOMATIC
@@ -211,4 +211,5 @@ def automatic_exporters(job: Job) -> list[Exporter]:
 
 def chosen_exporters(job: Job) -> Sequence[Exporter]:
     """Return the job's exporters, those that `auto` can come to written out."""
-    return automatic_exporters(job) if job.exports == "auto" else job.exports
+    formats = job.exporting.formats
+    return automatic_exporters(job) if formats == "auto" else formats

@@ -139,7 +139,7 @@ def test_validate_takes_sweeps_beside_jobs(dbt, sweep_file, tmp_path):
     assert "study, 3 trials, random: min validation/loss over optimizer.lr" in done.stdout
     done = dbt("validate", path, "-o", "trials=3", cwd=tmp_path)
     assert done.returncode == 2
-    assert "-o is for jobs" in done.stderr
+    assert "-o and --memory are for jobs" in done.stderr
 
 
 def test_the_schema_is_in_step_and_takes_what_the_model_takes(dbt, sweep_file, tmp_path):

@@ -17,6 +17,7 @@ from taking_over import check_taken_over, quiet
 
 from dreambooth.errors import JobError, RunError
 from dreambooth_plugins.sweep import trials
+from tools import postgres
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -25,18 +26,11 @@ pytestmark = [
 PASSWORD = "correct-horse-battery"
 
 
-def programs() -> Path | None:
-    """Return the folder of the server's programs, newest version first."""
-    found = shutil.which("pg_ctl")
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), reverse=True)
-    return Path(found).parent if found else next((p.parent for p in debian), None)
-
-
 class Server:
     """A private cluster on a loopback port, run by an ordinary user."""
 
     def __init__(self) -> None:
-        self._bin = programs()
+        self._bin = Path(postgres() or "").parent
         self._user = {"user": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
         self._home = Path(tempfile.mkdtemp(prefix="dbt-pg-"))
         (self._home / "password").write_text(PASSWORD)
@@ -79,8 +73,6 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server():
-    if programs() is None:
-        pytest.skip("no PostgreSQL server is installed")
     one = Server()
     one.start()
     yield one
@@ -92,6 +84,7 @@ def _password(monkeypatch):
     monkeypatch.setenv("SWEEP_PASSWORD", PASSWORD)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study_and_a_killed_ones_trial_goes_on(
     server,
     lives,
@@ -114,6 +107,7 @@ def test_two_workers_share_a_study_and_a_killed_ones_trial_goes_on(
     assert PASSWORD not in said
 
 
+@pytest.mark.slow
 def test_a_living_workers_trial_stays_its_own_for_longer_than_the_grace(server, worker, fake_run):
     keys = {"trials": 1, "storage": server.url, "grace": 4, "name": "slow"}
     one, two = worker(**keys), worker(**keys)

@@ -207,6 +207,11 @@ class Adapter(NamedParts):
         methods = {part: self.method_of(part) for part in self.named_parts(model.info)}
         return artifact(methods, model, weights)
 
-    def at(self, folder: Path) -> Adapter:
-        """Return this policy beginning with the adapter an exporter wrote into `folder`."""
+    def at(self, folder: Path) -> Adapter | None:
+        """Return this policy beginning with the adapter an exporter wrote into `folder`.
+
+        None for methods that no file is read of.
+        """
+        if self.adapter_methods() - GOES_ON_AS.keys():
+            return None
         return self.model_copy(update={"init": folder})

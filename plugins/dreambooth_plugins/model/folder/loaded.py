@@ -15,7 +15,6 @@ from dreambooth.errors import JobError
 from dreambooth.files import cache_root
 from dreambooth.interfaces import Latents, LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
-from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
@@ -25,7 +24,11 @@ from dreambooth_plugins.model.folder.loading import (
     load_part,
     skeleton,
 )
-from dreambooth_plugins.model.folder.pipeline import base_pipeline, pipeline_class
+from dreambooth_plugins.model.folder.pipeline import (
+    base_pipeline,
+    opened_pipeline,
+    pipeline_class,
+)
 from dreambooth_plugins.model.folder.saving import save_folder
 from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.folder.tokens import (
@@ -194,7 +197,7 @@ class LoadedFolder(LoadedModel):
 
     @contextmanager
     def without_tokens(self) -> Iterator[None]:
-        """Put the base's own tokenizers in place."""
+        """Put the base's own tokenizers in place; what is saved then has no new rows either."""
         extended = self._tokenizers
         self._tokenizers = {**extended, **self._own_tokenizers}
         try:
@@ -258,11 +261,8 @@ class LoadedFolder(LoadedModel):
     def pipeline(self, folder: Path | None = None, file: Path | None = None) -> Any:
         """Return diffusers' own pipeline (see `LoadedModel.pipeline`)."""
         cls = pipeline_class(self.info.pipeline)
-        with quiet():
-            if file is not None:
-                return cls.from_single_file(str(file), config=str(folder), local_files_only=True)
-            if folder is not None:
-                return cls.from_pretrained(str(folder), local_files_only=True)
+        if folder is not None:
+            return opened_pipeline(cls, self.source.parts, self.parts, folder, file)
         texts = self.info.part_names("text_encoders")
         with self.without_tokens():
             tokenizers = {

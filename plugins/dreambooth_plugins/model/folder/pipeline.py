@@ -5,21 +5,68 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn import Embedding
 
 from dreambooth_plugins.common.libraries import BaseTunerLayer, diffusers
 from dreambooth_plugins.common.quiet import quiet
+from dreambooth_plugins.model.folder.loading import class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from torch.nn import Module
+
+    from dreambooth_plugins.model.folder.loading import Parts
+    from dreambooth_plugins.model.folder.part import Part
 
 
 def pipeline_class(name: str) -> Any:
     """Return a pipeline of diffusers by its class's name."""
     with quiet():  # the import gives advice as well
         return getattr(diffusers, name)
+
+
+def opened_pipeline(
+    cls: Any, parts: Iterable[Part], live: Parts, folder: Path, file: Path | None
+) -> Any:
+    """Return a pipeline opened from a diffusers folder, or from a single file configured there.
+
+    By the libraries' own loaders, a part after the other. Weights that equal those of a `live`
+    part in memory to the bit share its memory: what a file has of the base is held once.
+    """
+    with quiet():
+        if file is not None:
+            pipe = cls.from_single_file(str(file), config=str(folder), local_files_only=True)
+            for part in parts:
+                share(getattr(pipe, part.name), live.loaded.get(part.name))
+            return pipe
+        opened = {}
+        for part in parts:
+            if part.role in ("denoiser", "text_encoders"):
+                library = part.library == "transformers"
+                wide: dict[str, Any] = {"dtype" if library else "torch_dtype": torch.float32}
+                loader = class_of(part)
+                module = loader.from_pretrained(folder / part.name, local_files_only=True, **wide)
+                opened[part.name] = share(module, live.loaded.get(part.name))
+        return cls.from_pretrained(str(folder), local_files_only=True, **opened)
+
+
+@torch.no_grad()
+def share(module: Any, live: Module | None) -> Any:
+    """Let a module have the memory of those weights that equal another's to the bit."""
+    if live is not None:
+        there = {n.replace(".base_layer.", "."): p for n, p in live.named_parameters()}
+        for name, own in module.named_parameters():
+            other = there.get(name)
+            if (
+                other is not None
+                and (own.shape, own.dtype, own.device) == (other.shape, other.dtype, other.device)
+                and torch.equal(own, other)
+            ):
+                own.data = other.data
+    return module
 
 
 def base_pipeline(

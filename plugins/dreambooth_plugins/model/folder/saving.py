@@ -47,7 +47,8 @@ def save_folder(
 ) -> None:
     """Write the whole pipeline into `dest`, one part after the other (see `LoadedModel.save`).
 
-    `tokenizers` go by their folder; `index` is what model_index.json says besides the parts.
+    `tokenizers` go by their folder; `index` is what model_index.json says besides the parts. Rows
+    of added tokens are written where the tokenizer has the tokens.
     """
     overlay: dict[str, dict[str, Tensor]] = {part.name: {} for part in source.parts}
     for name, tensor in weights.items():
@@ -56,7 +57,8 @@ def save_folder(
             raise RunError(f"{name} is no weight of this model", "this is a plugin's mistake")
         overlay[part][source.part(part).file_key(inner)] = tensor
     for known in source.parts:
-        _save_part(source, parts, known, dest / known.name, overlay[known.name], dtype)
+        reads = tokenizers.get(known.tokenizer or "")
+        _save_part(source, parts, known, dest / known.name, overlay[known.name], dtype, reads)
     for name, tokenizer in tokenizers.items():
         save_tokenizer(tokenizer, dest / name)
     (dest / "scheduler").mkdir(parents=True, exist_ok=True)
@@ -80,12 +82,21 @@ def model_index(parts: Sequence[Part], scheduler: str, more: Mapping[str, Any]) 
 
 
 def _save_part(
-    source: Source, parts: Parts, known: Part, dest: Path, overlay: dict[str, Tensor], dtype: str
+    source: Source,
+    parts: Parts,
+    known: Part,
+    dest: Path,
+    overlay: dict[str, Tensor],
+    dtype: str,
+    tokenizer: CLIPTokenizer | None,
 ) -> None:
-    part, shapes = known.name, skeleton(source, known.name)
+    part = known.name
+    shapes: Any = skeleton(source, part)
     expected = {known.file_key(k) for k in shapes.state_dict()}
     live = parts.loaded.get(part)
     new = _new_rows(live, overlay)
+    if new is not None and len(tokenizer or ()) <= len(shapes.get_input_embeddings().weight):
+        new = None  # written with the base's own tokenizer, which has no token for them
     if unknown := overlay.keys() - expected:
         raise RunError(
             f"{part} has no weight {sorted(unknown)[0]}",

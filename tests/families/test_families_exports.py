@@ -1,4 +1,4 @@
-"""SDXL's files: literal names that other tools use, every export read back, imports of the same."""
+"""Files of each family: every export read back; SDXL's literal names, and imports of the same."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dreambooth.files.headers import read_header
 from dreambooth_plugins.exporter import Diffusers, Embedding, Kohya, Lora, Merged, SingleFile
+from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.freezing import Adapter, BlockPreset, Components, Pivotal, Token
-from dreambooth_plugins.model import SDXL
+from dreambooth_plugins.model import SDXL, StableDiffusion
 from learning import shake
 
 TEXTS = ["text_encoder", "text_encoder_2"]
 ALL = ["unet", *TEXTS]
 
 
+MODELS = {
+    "sd1": StableDiffusion(source="builtin:tiny"),
+    "sd2": StableDiffusion(source="builtin:tiny-sd2"),
+    "sdxl": SDXL(source="builtin:tiny-sdxl"),
+}
+
+
 @pytest.fixture
 def trained(ctx, small_job):
     """Make something that has moved: `trained(Adapter(...))` -> model, artifact, context."""
 
-    def make(policy):
-        model = SDXL(source="builtin:tiny-sdxl").open(ctx)
+    def make(policy, family="sdxl"):
+        model = MODELS[family].open(ctx)
         ctx.job = small_job(
-            model={"kind": "sdxl", "source": "builtin:tiny-sdxl"},
+            model=MODELS[family],
             subject={"identifier": "<zyx>", "class_noun": "dog"},
             freezing=policy,
         )
@@ -48,24 +57,37 @@ def names(folder):
         return set(file.keys()), file.metadata()
 
 
+WHOLE = ["denoiser", "text_encoders"]
 CASES = [
-    ("diffusers", Diffusers(), Components(train=ALL)),
-    ("merged", Merged(), Adapter(train=ALL)),
-    ("lora", Lora(), Adapter(train=ALL)),
-    ("kohya", Kohya(), Adapter(train=ALL)),
-    ("kohya-linear", Kohya(), Adapter(train=ALL, targets="all_linear")),
-    ("single_file", SingleFile(), Adapter(train=ALL)),
-    ("single_file-full", SingleFile(), Components(train=ALL)),
+    ("diffusers", Diffusers(), Components(train=WHOLE)),
+    ("merged", Merged(), Adapter(train=WHOLE)),
+    ("lora", Lora(), Adapter(train=WHOLE)),
+    ("kohya", Kohya(), Adapter(train=WHOLE)),
+    ("single_file", SingleFile(), Adapter(train=WHOLE)),
+    ("single_file-full", SingleFile(), Components(train=WHOLE)),
     ("embedding", Embedding(), Token(vectors=2)),
+    ("pivotal-merged", Merged(), Pivotal(train=WHOLE)),
+]
+MORE = [
+    ("kohya-linear", Kohya(), Adapter(train=WHOLE, targets="all_linear")),
     ("pivotal-kohya", Kohya(), Pivotal(train=["unet"], vectors=2)),
-    ("pivotal-merged", Merged(), Pivotal(train=ALL)),
     ("blocks", Lora(), BlockPreset(blocks=["content", "style"])),
 ]
 
 
-@pytest.mark.parametrize(("exporter", "policy"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_every_export_is_read_back_by_diffusers(trained, tmp_path, exporter, policy):
-    check = export(exporter, trained(policy), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("family", "exporter", "policy"),
+    [
+        *(
+            pytest.param(family, exporter, policy, id=f"{family}-{name}")
+            for family in ("sd2", "sdxl")  # of SD 1.x in the exporters' own tests
+            for name, exporter, policy in CASES
+        ),
+        *(pytest.param("sdxl", exporter, policy, id=f"sdxl-{n}") for n, exporter, policy in MORE),
+    ],
+)
+def test_every_export_is_read_back_by_diffusers(trained, tmp_path, family, exporter, policy):
+    check = export(exporter, trained(policy, family), tmp_path / "out")
     assert check.ok, check.message
 
 
@@ -188,3 +210,21 @@ def test_a_single_file_opens_as_the_model_it_was_made_of(trained, tmp_path, ctx)
     assert again.tokenizer_of("text_encoder_2")("hi!").input_ids == (
         model.tokenizer_of("text_encoder_2")("hi!").input_ids
     )
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["v", "v, zero terminal SNR"])
+def test_a_v_model_s_single_file_is_known_for_one(ctx, small_job, tmp_path, zero):
+    """ComfyUI takes an SDXL file for v where it has `v_pred`, and for pure noise with `ztsnr`."""
+    scheduler = {"kind": "ddpm", "zero_terminal_snr": zero}
+    ctx.job = small_job(scheduler=scheduler)
+    model = SDXL(source="builtin:tiny-sdxl", prediction="v_prediction").open(ctx)
+    artifact = Components(train=["unet"]).artifact(model, {})
+    (tmp_path / "out").mkdir()
+    SingleFile().write(artifact, model, tmp_path / "out", ctx, model.info.schedule)
+    check = SingleFile().verify(artifact, model, tmp_path / "out", ctx)
+    assert check.ok, check.message
+    [file] = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        marks = {n: opened.get_tensor(n).numel() for n in opened.keys() if "." not in n}
+    assert marks == {"v_pred": 0} | ({"ztsnr": 0} if zero else {})
+    assert families.sdxl_config(read_header(file)) == "sdxl-v"

@@ -1,4 +1,4 @@
-"""What methods of plugins must return (see `answering`), but for tensors (`tensor_answers`)."""
+"""What methods of plugins must return (see `words`), but for tensors (`tensors`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from dreambooth.component import Component
 from dreambooth.component.door import ADDED
 from dreambooth.component.model_info import ModelInfo
-from dreambooth.interfaces.answering import (
+from dreambooth.component.tensors import AdapterTensors, Conditioning
+from dreambooth.interfaces.answers.words import (
     Answer,
     is_number,
     is_tensor,
@@ -28,11 +29,13 @@ from dreambooth.interfaces.exporter import Check, Exporter
 from dreambooth.interfaces.freezing import Artifact, FreezingPolicy, ParameterGroup, Stage
 from dreambooth.interfaces.loss import Loss
 from dreambooth.interfaces.metric import Finding, FindingRule, Metric, Score
-from dreambooth.interfaces.model import Conditioning, LoadedModel, Model
+from dreambooth.interfaces.model import LoadedModel, Model
 from dreambooth.interfaces.optimizer import LRSchedule, Optimizer
 from dreambooth.interfaces.prior import Prior, PriorCost, PriorRow, PriorSet
+from dreambooth.interfaces.safety import SafetyChecker
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import NoiseSchedule, Scheduler
+from dreambooth.interfaces.sidecars import Captioner, Masker
 from dreambooth.interfaces.tracker import Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
@@ -42,7 +45,7 @@ ADDED[Sampler.forwards] = ("solver_config",)
 plain(bool, "True or False", Prior.has_rows, Prior.needs_base, Scheduler.has_snr)
 plain(bool, "True or False", FreezingPolicy.learns_word, FreezingPolicy.keeps_base)
 plain(bool, "True or False", FreezingPolicy.depends_on_end, LRSchedule.depends_on_end)
-plain(bool, "True or False", Vocabulary.has)
+plain(bool, "True or False", Vocabulary.has, LoadedModel.encodes_apart)
 plain(str, "a text", DataSource.item_prompt, DataSource.row_prompt, Loss.reference_prompt)
 plain(str, "a text", FreezingPolicy.base_hint, Exporter.refusal, Exporter.usage)
 plain(str, "a text", LoadedModel.fingerprint)
@@ -51,6 +54,7 @@ plain(tuple, "a tuple of texts", FreezingPolicy.trained_parts, PriorSet.entries)
 plain(tuple, "a tuple of texts", LoadedModel.loaded)
 plain(Mapping, "a mapping", LoadedModel.stored_weights, LoadedModel.adapter_keys)
 plain(Mapping, "a mapping", LoadedModel.convert, LoadedModel.add_tokens, Vocabulary.words)
+plain(Mapping, "a mapping", LoadedModel.adapter_file)
 plain(Model, "a Model", Model.at)
 plain(Component, "a component", Component.settled)
 plain(ModelInfo, "a ModelInfo", Model.describe)
@@ -61,10 +65,11 @@ plain(PriorCost, "a PriorCost", Prior.cost)
 plain(NoiseSchedule, "a NoiseSchedule", Scheduler.open)
 plain(TrackerWriter, "a TrackerWriter", Tracker.open)
 plain(Observer, "an Observer", Callback.open)
-plain((FreezingPolicy, NONE), "a FreezingPolicy or None", FreezingPolicy.at)
+plain((FreezingPolicy, NONE), "a FreezingPolicy or None", FreezingPolicy.at, FreezingPolicy.lighter)
 plain((Optimizer, NONE), "an Optimizer or None", Optimizer.lighter)
 plain(Check, "a Check", Exporter.verify)
 plain(Conditioning, "a Conditioning", LoadedModel.collate, LoadedModel.condition)
+plain(Conditioning, "a Conditioning", LoadedModel.joined)
 plain(
     AbstractContextManager,
     "a context manager",
@@ -74,9 +79,10 @@ plain(
 listed(str, "texts", DataSource.prompts, Prior.prompts, FreezingPolicy.notes)
 listed(str, "texts", Sampler.extra_prompts, Vocabulary.split)
 listed(Stage, "Stages", FreezingPolicy.stages)
+listed(AdapterTensors, "AdapterTensors", LoadedModel.read_adapter)
 
 
-@of(Prior.cached, Sampler.sampling_steps)
+@of(Prior.cached, Sampler.sampling_steps, Exporter.stored_bytes)
 def _count(answer: Answer, *_: Any, **__: Any) -> str:
     good = isinstance(answer, int) and answer >= 0
     return "" if good else wants(answer, "a count")
@@ -202,6 +208,35 @@ def _measures(answer: Answer, *_: Any, **__: Any) -> str:
         return wants(answer, "a list of Scores")
     odd = next((s for s in answer if not is_number(s.value)), None)
     return "" if odd is None else f"returned {odd.name!r}: {odd.value}, which is not finite"
+
+
+@of(SafetyChecker.scores)
+def _safety_scores(answer: Answer, checker: Any, images: Sequence[Any], device: str) -> str:
+    good = isinstance(answer, Sequence) and len(answer) == len(images)
+    if not good or not all(is_number(score) for score in answer):
+        return wants(answer, f"a list of {len(images)} finite numbers, a score a picture,")
+    return ""
+
+
+@of(Captioner.captions)
+def _captions(answer: Answer, captioner: Any, images: Sequence[Any], device: str) -> str:
+    good = isinstance(answer, Sequence) and not isinstance(answer, str)
+    if not good or len(answer) != len(images) or not all(isinstance(c, str) for c in answer):
+        return wants(answer, f"a list of {len(images)} texts, a caption a picture,")
+    return ""
+
+
+@of(Masker.masks)
+def _masks(answer: Answer, masker: Any, images: Sequence[Any], device: str) -> str:
+    if not isinstance(answer, Sequence) or len(answer) != len(images):
+        return wants(answer, f"a list of {len(images)} masks, one a picture,")
+    for mask, image in zip(answer, images, strict=True):
+        shape = (image.height, image.width)
+        if getattr(mask, "shape", None) != shape or str(mask.dtype) != "float32":
+            return f"returned a mask {shown(mask)} where ndarray {list(shape)} float32 is wanted"
+        if not (0.0 <= float(mask.min()) and float(mask.max()) <= 1.0):
+            return "returned a mask with values outside of 0..1"
+    return ""
 
 
 @of(FindingRule.judge)

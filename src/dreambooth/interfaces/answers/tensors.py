@@ -6,9 +6,10 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dreambooth.interfaces.answering import Answer, is_tensor, of, shown, wants
+from dreambooth.component.tensors import Conditioning, Latents
+from dreambooth.interfaces.answers.words import Answer, is_tensor, of, shown, wants
 from dreambooth.interfaces.loss import Loss
-from dreambooth.interfaces.model import Conditioning, Latents, LoadedModel
+from dreambooth.interfaces.model import LoadedModel
 from dreambooth.interfaces.optimizer import Optimizer
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule
@@ -101,6 +102,11 @@ def _prompts(answer: Answer, model: Any, prompts: Sequence[str]) -> str:
     if not good or len(answer) != len(prompts):
         return wants(answer, f"a list of {len(prompts)} Conditionings")
     return ""
+
+
+@of(LoadedModel.encode_part)
+def _pieces(answer: Answer, model: Any, part: str, prompts: Sequence[str]) -> str:
+    return _prompts(answer, model, prompts)
 
 
 @of(LoadedModel.decode)
