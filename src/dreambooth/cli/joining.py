@@ -42,10 +42,9 @@ class WithPlugins(TyperGroup):
 
 def kinds_of_files() -> Mapping[str, FileKind]:
     """Return the kinds of files that plugins' commands read, by marker."""
-    from dreambooth.cli import OWN_COMMANDS
     from dreambooth.plugins.commands import join
 
-    return join(OWN_COMMANDS).files
+    return join(()).files
 
 
 def kind_of(path: Path) -> FileKind | None:
