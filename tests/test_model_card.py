@@ -118,6 +118,7 @@ SD1, OTHER = (
         prediction="epsilon",
         schedule={},
         learns_words=("text_encoder",),
+        absent=(),
     )
     for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
 )

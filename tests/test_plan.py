@@ -86,7 +86,8 @@ def test_a_copy_of_the_base_is_counted(small_job, prior, options):
     assert plan(["unet"], prior=prior).memory.copy == 4 * count["unet"]
     held = plan(both, prior=prior).memory
     assert held.copy == 4 * (count["unet"] + count["text_encoder"])
-    assert held.total - held.copy == plan(both).memory.total
+    # Beside it there are only the texts of a prompt more.
+    assert held.total - held.copy == pytest.approx(plan(both).memory.total, rel=1e-3)
 
 
 def test_prices(small_job):
@@ -127,7 +128,7 @@ def test_prompts_of_a_larger_size_are_planned_for(small_job):
     (plain, price), (drawn, dearer), (both, sum_of_both) = (
         planned("a"), planned(large), planned("a", large)
     )  # fmt: skip
-    assert both == drawn > 6 * plain
+    assert both == drawn > 4 * plain  # some of it is there at any size
     assert dearer == pytest.approx(8 * price)
     assert sum_of_both == pytest.approx(9 * price)
     alone, _ = planned(large, batch_size=1)

@@ -16,7 +16,6 @@ import torch
 from dreambooth.engine.cost import activations
 from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.cost.residency import Residency, residency_of
-from dreambooth.engine.data.moments import MOMENTS_CHUNK
 from dreambooth.engine.devices.precision import has_bf16_units
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
@@ -209,7 +208,7 @@ def test_weights_that_load_while_a_phase_is_counted_count_once(small_job, make_c
     vae = (model := job.model.open(make_ctx(device="meta"))).parts["vae"]
     blocked = torch.backends.mkldnn.is_available()
     with torch.no_grad(), activations.AsComputed(torch.float32, blocked=blocked):
-        pixels = torch.empty(MOMENTS_CHUNK, 3, *job.data.size, device="meta")
+        pixels = torch.empty(3, 3, *job.data.size, device="meta")
         wanted = activations.peak(
             lambda: encode(model, pixels), [*vae.parameters(), *vae.buffers()]
         )
@@ -230,3 +229,15 @@ def test_the_largest_phase_is_shown(small_job, dbt, tmp_path):
     said = dbt("run", "job.yaml", "--dry-run", cwd=tmp_path).stdout
     assert "at most" in said
     assert "drawing samples" in said
+
+
+def test_a_vae_is_counted_in_float32_whatever_the_run_computes_in(small_job):
+    """It runs in it: latents are kept, and half precision overflows there."""
+    phases = {
+        precision: {p.phase: p.working for p in make_plan(job, Quiet()).phases}
+        for precision in ("fp32", "bf16")
+        for job in [small_job(train={"precision": precision})]
+    }
+    for phase in ("encoding", "class pictures"):
+        assert phases["bf16"][phase] == phases["fp32"][phase] > 0
+    assert phases["bf16"]["class images"] < phases["fp32"]["class images"]

@@ -47,7 +47,7 @@ def check_factors(artifact: Artifact, model: LoadedModel, file: Path, dtype: str
                 scale = None if alpha is None else float(alpha)
                 if "up" in found:
                     up, down = found["up"].flatten(1), found["down"]
-                    there = up @ down.flatten(1) * ((scale or 1.0) / len(down))
+                    there = up @ down.flatten(1) * (1.0 if scale is None else scale / len(down))
                 else:
                     there = delta(found, scale)
                 if there.shape != live.shape:

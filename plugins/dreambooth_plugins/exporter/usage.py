@@ -51,7 +51,7 @@ def _schedule(job: Job, info: ModelInfo) -> str:
 
 def folder_usage(job: Job, info: ModelInfo) -> str:
     """Return how a diffusers folder is opened."""
-    text = _diffusers(job, info, [f"pipe = {info.pipeline}.from_pretrained('.')"])
+    text = _diffusers(job, info, [f"pipe = {info.pipeline}.from_pretrained('.'{_absent(info)})"])
     rescaled = "The scheduler in the folder is set to it: draw with `guidance_rescale=0.7`."
     return f"{text}\n{ZERO_SNR} {rescaled}\n" if has_zero_terminal_snr(job, info) else text
 
@@ -74,6 +74,14 @@ def lycoris_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str)
     if "kohya" not in info.names:
         return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
     return f"{text}{_word_steps(files)}\n{_lora_steps(job, files, weights)}"
+
+
+def comfyui_usage(job: Job, info: ModelInfo, files: Sequence[str], weights: str) -> str:
+    """Return how a file with ComfyUI's names is opened."""
+    text = "diffusers reads `lora`, not this file.\n"
+    if not info.names.keys() & {"kohya", "modelspec"}:
+        return f"{text}\n{OTHER_SIZES.replace(', so the file is of use in diffusers', '')}\n"
+    return f"{text}\n{_lora_steps(job, files, weights).splitlines(keepends=True)[-1]}"
 
 
 def peft_usage(job: Job, info: ModelInfo, files: Sequence[str]) -> str:
@@ -170,7 +178,11 @@ def _base(job: Job, info: ModelInfo) -> list[str]:
         ]
     named = hub_id(job) or f"path/to/{source}"
     call = "from_single_file" if source.endswith(".safetensors") else "from_pretrained"
-    return [f"pipe = {info.pipeline}.{call}({named!r})"]
+    return [f"pipe = {info.pipeline}.{call}({named!r}{_absent(info)})"]
+
+
+def _absent(info: ModelInfo) -> str:
+    return "".join(f", {name}=None" for name in info.absent)
 
 
 def _diffusers(job: Job, info: ModelInfo, opening: Iterable[str]) -> str:

@@ -84,6 +84,10 @@ class FolderModel(Model):
         """Return the opened model; nothing heavy is read yet."""
         raise NotImplementedError  # abstract
 
+    def parts_of(self, folder: Path) -> tuple[Part, ...]:
+        """Return the parts a diffusers folder of this family has: the default, all of them."""
+        return self.parts
+
     def check_folder(self, folder: Path) -> None:
         """Raise `JobError` unless `folder` is a diffusers folder of this family."""
         raise NotImplementedError  # abstract
@@ -110,12 +114,14 @@ class FolderModel(Model):
 
         source = self._locate(opening=False, fetch=False)
         info = self._described(source)
-        if not self.source.startswith(builtin.PREFIX):
-            check_ids(vocabulary_of(source), source)
+        found = None if self.source.startswith(builtin.PREFIX) else vocabulary_of(source)
+        if found is not None:
+            check_ids(found, source)
         return info
 
-    def vocabulary(self) -> Vocabulary:
-        """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration)."""
+    def vocabulary(self) -> Vocabulary | None:
+        """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration);
+        None for the tokenizers of language models."""
         if self.source.removeprefix(builtin.PREFIX) in builtin.TINY:
             from dreambooth_plugins.model.folder.vocabulary import shipped_vocabulary
             from dreambooth_plugins.model.tiny import MERGES
@@ -173,10 +179,9 @@ class FolderModel(Model):
                 self.parts, self.source, self.revision, self.variant, self.allow_pickle
             )
             folder = model.folder(fetch=fetch)
-        source = Source(
-            self.parts, folder, None, vae, self.variant, self.allow_pickle, self.prediction
-        )
         self.check_folder(folder)
+        parts = self.parts_of(folder)
+        source = Source(parts, folder, None, vae, self.variant, self.allow_pickle, self.prediction)
         source.check(weights=fetch or not from_hub)
         return source
 

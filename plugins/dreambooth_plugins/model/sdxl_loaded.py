@@ -60,7 +60,9 @@ class LoadedSDXL(ClipUNet):
         found = self._through(part, lambda text: text(rows, output_hidden_states=True))
         return found.hidden_states[-2].float(), found[0].float()
 
-    def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
+    def condition(
+        self, cond: Conditioning, rows: Sequence[RowGeometry], *, guidance: float | None = None
+    ) -> Conditioning:
         """Add `time_ids` [B, 6] float32: original size, crop corner, target size of each row."""
         ids = [[*r.original_size, *r.crop_top_left, *r.target_size] for r in rows]
         added = upload(torch.tensor(ids, dtype=torch.float32), self._ctx.device)

@@ -1,6 +1,13 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
-from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role, Usual
+from dreambooth.component.model_info import (
+    FlowSpec,
+    LatentSpec,
+    ModelInfo,
+    Prediction,
+    Role,
+    Usual,
+)
 from dreambooth.component.tensors import AdapterTensors, Conditioning, Latents, RowGeometry
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
@@ -68,6 +75,7 @@ __all__ = [
     "Exporter",
     "Finding",
     "FindingRule",
+    "FlowSpec",
     "FreezingPolicy",
     "Histogram",
     "Item",

@@ -156,8 +156,11 @@ class LoadedModel(Called, ABC):
         """Read prompts as the base does for the block: added tokens are text like any other."""
         return nullcontext()
 
-    def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
-        """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
+    def condition(
+        self, cond: Conditioning, rows: Sequence[RowGeometry], *, guidance: float | None = None
+    ) -> Conditioning:
+        """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing.
+        `guidance`, where the network takes it: a sampler's; None in training."""
         return cond
 
     def adapter_keys(self, layout: str) -> Mapping[str, str]:

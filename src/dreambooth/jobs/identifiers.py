@@ -114,14 +114,19 @@ def learns_word(job: Job) -> bool:
 
 
 def warnings(job: Job) -> list[str]:
-    """Return what speaks against a job's identifier; nothing where the model cannot be read."""
-    if learns_word(job) or job.subject.identifier == AUTO:
-        return []
+    """Return what speaks against a job's model and identifier, a sentence each.
+
+    Nothing where the model cannot be read: `checks.preflight` says what is wrong with it.
+    """
     try:
+        distilled = job.model.describe().distilled_warning
         vocabulary = job.model.vocabulary()
-    except UserError:
-        return []  # `checks.preflight` says what is wrong with the model
-    return judge(job.subject.identifier, vocabulary) if vocabulary else []
+    except (UserError, OSError):
+        return []
+    found = [distilled] if distilled else []
+    if learns_word(job) or job.subject.identifier == AUTO or vocabulary is None:
+        return found
+    return found + judge(job.subject.identifier, vocabulary)
 
 
 @named_where_it_ends()

@@ -10,7 +10,13 @@ from dreambooth.errors import JobError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.lora import diffusers, kohya, peft
-from dreambooth_plugins.formats.lora.families import FAMILIES, family, method, with_article
+from dreambooth_plugins.formats.lora.families import (
+    FAMILIES,
+    TWO_STREAMS,
+    family,
+    method,
+    with_article,
+)
 from dreambooth_plugins.formats.lora.plausible import (
     DAMAGED,
     check_alpha,
@@ -62,7 +68,8 @@ class Contents:
         `module` is the name in memory, `alpha` the file's own for it. A LoKr of two whole factors
         has no rank (None): LyCORIS leaves its alpha out of account, PEFT takes the configuration's.
         """
-        alphas = self.config.get(part)
+        other = None if part.startswith("text_encoder") else self.config.get("unet")
+        alphas = self.config.get(part, other)
         if rank is None:
             rank = alphas.rank if alphas else None
         if rank is None:
@@ -152,7 +159,7 @@ def _refuse(
         f"init takes LoRA, DoRA, LoHa and LoKr of {', '.join(FAMILIES.values())} with diffusers', "
         "PEFT's or kohya's names"
     )
-    if meant and meant not in FAMILIES.values():
+    if meant and meant not in {*FAMILIES.values(), TWO_STREAMS}:
         raise JobError(f"{file} is {with_article(meant)}, which cannot be taken over", hint)
     if what := method(foreign):
         raise JobError(f"{file} holds {what}, which cannot be taken over", hint)

@@ -91,8 +91,15 @@ def read_names(names: Mapping[str, str], plain: Mapping[str, str]) -> dict[str, 
     return {**dotted, **numbered, **own}
 
 
-def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
-    """Write each module's factors and its alpha, and what the run was."""
+def write(
+    artifact: Artifact,
+    model: LoadedModel,
+    path: Path,
+    job: Job | None,
+    dtype: str,
+    layout: str = LAYOUT,
+) -> None:
+    """Write each module's factors and its alpha, and what the run was; `layout` names them."""
     import torch
 
     from dreambooth_plugins.common.tensors import write_tensors
@@ -103,7 +110,7 @@ def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, d
         factors, alpha = lycoris.as_read(product)
         own = {**factors, "alpha": torch.tensor(alpha)}
         items.append(AdapterTensors(product.part, product.module, own))
-    tensors = model.adapter_file(LAYOUT, items)
+    tensors = model.adapter_file(layout, items)
     write_tensors(path, tensors, metadata(artifact, pairs, model.info, job), dtype)
 
 

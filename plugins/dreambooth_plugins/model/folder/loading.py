@@ -101,7 +101,8 @@ def load_part(source: Source, part: str, dtype: torch.dtype, *, mapped: bool = F
     """
     files = source.weight_files(part)
     stored = stored_dtype(files) or dtype
-    with quiet():
+    # Some networks draw what the file then replaces: whoever loads moves nobody's generator.
+    with quiet(), torch.random.fork_rng(devices=[]):
         if source.single_file(part) is not None:
             module, missing = _from_single_file(source, part, stored)
         else:

@@ -13,7 +13,7 @@ from dreambooth_plugins.common.quiet import quiet
 from dreambooth_plugins.model.folder.loading import class_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from torch.nn import Module
@@ -29,12 +29,18 @@ def pipeline_class(name: str) -> Any:
 
 
 def opened_pipeline(
-    cls: Any, parts: Iterable[Part], live: Parts, folder: Path, file: Path | None
+    cls: Any,
+    parts: Iterable[Part],
+    live: Parts,
+    folder: Path,
+    file: Path | None,
+    absent: Iterable[str],
 ) -> Any:
     """Return a pipeline opened from a diffusers folder, or from a single file configured there.
 
-    By the libraries' own loaders, a part after the other. Weights that equal those of a `live`
-    part in memory to the bit share its memory: what a file has of the base is held once.
+    By the libraries' own loaders, a part after the other; `absent` names components it has not.
+    Weights that equal those of a `live` part in memory to the bit share its memory: what a file
+    has of the base is held once.
     """
     with quiet():
         if file is not None:
@@ -42,7 +48,7 @@ def opened_pipeline(
             for part in parts:
                 share(getattr(pipe, part.name), live.loaded.get(part.name))
             return pipe
-        opened = {}
+        opened: dict[str, Any] = dict.fromkeys(absent)
         for part in parts:
             if part.role in ("denoiser", "text_encoders"):
                 library = part.library == "transformers"
@@ -76,13 +82,16 @@ def base_pipeline(
     tokenizers: Mapping[str, Any],
     schedule: Mapping[str, Any],
     options: Mapping[str, Any],
+    learns_words: Collection[str],
 ) -> Any:
     """Return a pipeline that shares the base's weights: no adapters, no new words.
 
-    It has no VAE: it draws latents. Adapters and words may be loaded into it; tokenizers and
-    embedding tables are its own. What else the class has (a safety checker) is left out.
+    It has no VAE: it draws latents. Adapters may be loaded into it, and words into the encoders
+    `learns_words` names; tokenizers and the embedding tables of these are its own. What else the
+    class has (a safety checker) is left out.
     """
-    texts = {name: with_own_table(without_adapters(encoder)) for name, encoder in encoders.items()}
+    texts = {name: without_adapters(encoder) for name, encoder in encoders.items()}
+    texts |= {name: with_own_table(texts[name]) for name in learns_words}
     known = {
         **{name: without_adapters(network) for name, network in networks.items()},
         **texts,
@@ -91,7 +100,11 @@ def base_pipeline(
     }
     wanted, _ = cls._get_signature_keys(cls)
     with quiet():
-        scheduler = diffusers.DDIMScheduler.from_config(dict(schedule))
+        flows = str(schedule.get("_class_name", "")).startswith("FlowMatch")
+        solver: Any = (
+            diffusers.FlowMatchEulerDiscreteScheduler if flows else diffusers.DDIMScheduler
+        )
+        scheduler = solver.from_config(dict(schedule))
         return cls(**{**dict.fromkeys(wanted), "scheduler": scheduler, **known})
 
 

@@ -42,9 +42,10 @@ class Counter:
             parameter.data = parameter.data.to(ctx.dtype)
         self._rows: dict[tuple[int, int], int] = {}
 
-    def encoding(self) -> int:
-        """Count a chunk of images on its way through the VAE."""
-        return self._peak(lambda: encode(self._model, self._pixels(MOMENTS_CHUNK)))
+    def encoding(self, images: int) -> int:
+        """Count images on their way through the VAE, a chunk of them at most."""
+        count = min(MOMENTS_CHUNK, images)
+        return self._peak(lambda: encode(self._model, self._pixels(count)), torch.float32)
 
     def drawing(
         self,
@@ -64,7 +65,8 @@ class Counter:
 
     def decoding(self, pictures: int, size: tuple[int, int] | None = None) -> int:
         """Count pictures on their way through the VAE."""
-        return self._peak(lambda: decode(self._model, self._latents(pictures, size)))
+        latents = self._latents(pictures, size)
+        return self._peak(lambda: decode(self._model, latents), torch.float32)
 
     def texts(self) -> int:
         """Count one prompt in the text encoders."""
@@ -112,13 +114,14 @@ class Counter:
             parameter.grad = None
         return most
 
-    def _peak(self, compute: Callable[[], object]) -> int:
-        with torch.no_grad(), self._computing():
+    def _peak(self, compute: Callable[[], object], dtype: torch.dtype | None = None) -> int:
+        with torch.no_grad(), self._computing(dtype):
             return peak(compute, self._weights())
 
-    def _computing(self) -> AsComputed:
+    def _computing(self, dtype: torch.dtype | None = None) -> AsComputed:
+        """Compute in the run's type, or in another one: VAEs are in float32 whatever that is."""
         blocked = self._device == "cpu" and torch.backends.mkldnn.is_available()
-        return AsComputed(self._half, self._device, blocked=blocked)
+        return AsComputed(dtype or self._half, self._device, blocked=blocked)
 
     def _weights(self) -> Iterable[Tensor]:
         for part in self._model.loaded():
@@ -177,13 +180,15 @@ def prepare_shapes(job: Job, model: LoadedModel, trainable: Mapping[str, Paramet
         model.parts[part].train()
 
 
-def before_training(job: Job, counter: Counter, residency: Residency) -> dict[Phase, int]:
-    """Count what comes and goes in the phases in which nothing trains yet."""
+def before_training(
+    job: Job, counter: Counter, residency: Residency, images: int
+) -> dict[Phase, int]:
+    """Count what comes and goes in the phases in which nothing trains yet, of so many images."""
     working: dict[Phase, int] = {}
     if "texts" in residency.parts:
         working["texts"] = counter.texts()
     if "encoding" in residency.parts:
-        working["encoding"] = counter.encoding()
+        working["encoding"] = counter.encoding(images)
     if "class images" in residency.parts:
         price = job.prior.cost(job)
         working["class images"] = counter.drawing(price.at_once, sampler=price.sampler)
@@ -202,8 +207,10 @@ def while_training(
         "training": counter.training(rows, prompts, trainable),
         "export": counter.forward(CHECK_ROWS),
     }
+    if "texts" in residency.parts:  # which is known only now where a policy sees weights first
+        working["texts"] = counter.texts()
     if not residency.keeps_latents:
-        working["training"] = max(working["training"], counter.encoding())
+        working["training"] = max(working["training"], counter.encoding(rows))
     price = job.prior.cost(job)
     if price.keeps_base and price.pictures:  # class images are drawn between steps
         drawing = counter.drawing(price.at_once, sampler=price.sampler)

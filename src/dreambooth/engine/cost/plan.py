@@ -192,7 +192,7 @@ def count_model(
     """
     residency = residency_of(job, model.info, scan.items)
     counter = counting.Counter(job, ctx, model, device)
-    working = counting.before_training(job, counter, residency)
+    working = counting.before_training(job, counter, residency, len(scan.items))
     job.freezing.prepare(model, ctx)
     trainable = trained(model, job.freezing)
     residency = residency_of(job, model.info, scan.items, counting.parts_of(trainable))

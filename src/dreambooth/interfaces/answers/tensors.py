@@ -53,7 +53,7 @@ def _like_first(answer: Answer, owner: Any, first: Any, *_: Any, **__: Any) -> s
     return "" if good else wants(answer, f"Tensor {list(first.shape)}")
 
 
-@of(NoiseSchedule.snr)
+@of(NoiseSchedule.snr, NoiseSchedule.weight)
 def _snr(answer: Answer, schedule: NoiseSchedule, t: Any) -> str:
     good = answer is None or is_tensor(answer, *t.shape)
     return "" if good else wants(answer, f"Tensor {list(t.shape)} or None")
