@@ -152,8 +152,7 @@ class _Explainer:
         if issubclass(self.root, Job) and (reply := reply_to(str(key))):
             return Fault(at, message, reply, on_key=True)
         near = nearest(key, own, cutoff=0.75)
-        of_a_job = issubclass(self.root, Job)
-        if of_a_job and near is None and (elsewhere := homes(self.root, str(key))):
+        if near is None and (elsewhere := homes(self.root, str(key))):
             return Fault(at, message, f"it belongs in {' or '.join(elsewhere)}", on_key=True)
         hint = did_you_mean(key, own) or "no options are taken here"
         return Fault(at, message, hint, on_key=True, meant=near or nearest(key, own))
