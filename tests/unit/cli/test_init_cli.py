@@ -206,12 +206,12 @@ def test_pictures_in_a_folder_below_are_named(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "flux").mkdir()
-    index = {"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}
-    (tmp_path / "flux" / "model_index.json").write_text(json.dumps(index))
-    error = refused(tmp_path / "x", "--class-noun", "dog", "--model", tmp_path / "flux")
-    assert "holds a FluxPipeline" in error.message
-    assert "Stable Diffusion 1.x" in error.hint
+    (tmp_path / "pixart").mkdir()
+    index = {"_class_name": "PixArtSigmaPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    (tmp_path / "pixart" / "model_index.json").write_text(json.dumps(index))
+    error = refused(tmp_path / "x", "--class-noun", "dog", "--model", tmp_path / "pixart")
+    assert "holds a PixArtSigmaPipeline" in error.message
+    assert "known are StableDiffusionPipeline" in error.hint
     assert not (tmp_path / "x").exists()
 
 

@@ -89,7 +89,7 @@ def test_list_is_one_line_a_plugin_without_a_terminal() -> None:
     assert "OSError: no licence [red]" in lines["faulty"]
     assert "collision" in lines["imposter"]
     assert "collision" in lines["default-loss"]
-    assert lines["default-sampler"].endswith("sampler: auto, cfg")
+    assert lines["default-sampler"].endswith("sampler: auto, cfg, flow")
 
 
 def test_list_says_what_is_broken_and_strict_makes_it_an_error() -> None:

@@ -253,7 +253,7 @@ class Rowless(Prior):
 class Flow(Scheduler):
     """No noise ratio."""
 
-    kind: Literal["flow"] = "flow"
+    kind: Literal["flowing"] = "flowing"
 
     def has_snr(self) -> bool:
         return False
@@ -360,7 +360,7 @@ def problems(**sections: Any) -> dict[str, str]:
     ("need", "unmet", "met"),
     [
         ("class_rows", {"prior": "rowless"}, {"prior": "generated"}),
-        ("snr", {"scheduler": "flow"}, {"scheduler": "ddpm"}),
+        ("snr", {"scheduler": "flowing"}, {"scheduler": "ddpm"}),
         ("mask", {"data": "masked"}, {"data": {"kind": "masked", "mask": True}}),
         (
             "reference",

@@ -19,6 +19,7 @@ from dreambooth.engine.devices.automatic import (
 )
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.jobs.identifiers import settled
 
 CPU = torch.device("cpu")
 LARGE = Size(PARAMETERS, CELLS)
@@ -99,7 +100,7 @@ def test_plan_run_line_log_manifest_and_card_say_what_auto_became(small_job, mon
     monkeypatch.setattr(automatic, "PARAMETERS", 1)
     monkeypatch.setattr(automatic, "CELLS", 64 if pays else 65)  # 32 pixels are 8 x 8 cells
     name = "bf16" if pays else "fp32"
-    job = small_job(train={"precision": "auto", "steps": 1})
+    job = settled(small_job(train={"precision": "auto", "steps": 1}))
     plan = make_plan(job, Quiet())
     assert plan.precision == name
     result = run(job)

@@ -17,6 +17,8 @@ FAMILIES = {
     "z_image": Z_IMAGE, "flux2_klein": FLUX2, "qwen_image": QWEN,
 }  # fmt: skip
 """What models here are called among LoRAs."""
+DENOISER = "unet"
+"""What files and their readers call the denoiser, whatever it is."""
 TWO_STREAMS = f"{FLUX}, {FLUX2}, {SD3} or {QWEN}"
 """Whose two-stream attention has the same names, where widths do not tell."""
 _BY_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL}

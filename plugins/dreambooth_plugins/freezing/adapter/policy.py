@@ -10,6 +10,14 @@ from dreambooth import Problem
 from dreambooth.component import JobPath, Section
 from dreambooth.errors import JobError
 from dreambooth.interfaces.freezing import ArtifactKind
+from dreambooth_plugins.formats.lora.families import (
+    DENOISER,
+    FAMILIES,
+    SD1,
+    SD2,
+    fits,
+    with_article,
+)
 from dreambooth_plugins.freezing.adapter.methods import METHODS, Glob, Method
 from dreambooth_plugins.freezing.adapter.targets import BY_TYPE, Preset, choices
 from dreambooth_plugins.freezing.per_part import Name, NamedParts, without_effect
@@ -32,8 +40,6 @@ LORA: Any = "lora"
 CALLED = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 GOES_ON_AS = {"lora": {"lora"}, "dora": {"lora", "dora"}, "loha": {"loha"}, "lokr": {"lokr"}}
 """What a file's adapters may be, by the method that is to train."""
-UNET = "unet"
-"""What files and their readers call the denoiser, whatever it is."""
 LOW_RATE = 2e-5
 """A learning rate below which an adapter hardly learns."""
 
@@ -121,8 +127,6 @@ class Adapter(NamedParts):
         self, contents: Contents, trained: Sequence[str], info: ModelInfo
     ) -> Iterator[tuple[str, str]]:
         """Say why a file cannot go on here, and what to do: its family, parts and methods."""
-        from dreambooth_plugins.formats.lora.families import FAMILIES, SD1, SD2, fits, with_article
-
         name = contents.path.name
         own = FAMILIES.get(info.family)
         # A base of other sizes than the published ones is like SD in its build.
@@ -135,7 +139,7 @@ class Adapter(NamedParts):
             )
             return
         for stored in contents.parts:
-            part = _denoiser(info) if stored == UNET else stored
+            part = _denoiser(info) if stored == DENOISER else stored
             if part not in trained:
                 yield (
                     f"{name} has adapters for {part}, which does not train here",
@@ -222,4 +226,4 @@ class Adapter(NamedParts):
 
 
 def _denoiser(info: ModelInfo) -> str:
-    return next(iter(info.part_names("denoiser")), UNET)
+    return next(iter(info.part_names("denoiser")), DENOISER)
