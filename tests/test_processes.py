@@ -210,8 +210,8 @@ def test_two_processes_equal_one_through_stages_and_in_bf16(job_file, small_job)
         train = with_train(batch_size=1, precision=precision)
         path = job_file(name=f"two-{precision}", **{**train, **options})
         finish(start(path, "--processes", "2"))
-        train = with_train(batch_size=2, precision=precision)
-        one = run(small_job(name=f"one-{precision}", **train, **options, optimizer={"lr": 1e-4}))
+        sections = {**with_train(batch_size=2, precision=precision), **options}
+        one = run(small_job(name=f"one-{precision}", optimizer={"lr": 1e-4}, **sections))
         two = metrics(small_job(name=f"two-{precision}").folder)
         for a, b in zip(two, metrics(one.folder), strict=True):
             if "train/loss" in a:

@@ -49,7 +49,8 @@ def left():
 
 
 @pytest.fixture
-def watch(left, tmp_path):
+def watch(left, tmp_path, monkeypatch):
+    monkeypatch.setattr(hanging, "START", 0.0)
     return Watch(LIMIT, RunFolder(tmp_path / "run"), left)
 
 
@@ -69,6 +70,14 @@ def test_what_hangs_is_ended_and_the_place_is_named(watch, left):
     assert "threading.py" in said  # where this thread waits
     assert "after step 12" in said
     assert "run the same command again" in said
+
+
+def test_before_the_first_step_more_time_is_allowed(watch, left, monkeypatch):
+    monkeypatch.setattr(hanging, "START", 60.0)
+    with watch:
+        assert not left.event.wait(3 * LIMIT)
+        Fed(Quiet(), watch).step(1)
+        assert left.event.wait(10)
 
 
 def test_units_of_progress_and_parts_of_steps_count_as_moving(watch, left):

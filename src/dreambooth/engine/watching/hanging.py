@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 LOOKS = 20
 """How often the watch looks up within the time it allows, once a second at least."""
+START = 300.0
+"""Seconds that are allowed at least before the first step is done: libraries are imported, weights
+read, and processes come one after the other, without a sign."""
 GRACE = 3.0
 """Seconds by which a process that waits for others lets them speak first."""
 PREFIX = "dreambooth/moved"
@@ -81,6 +84,7 @@ class Watch:
     rank: int = 0
     _count: int = 0
     _doing: str = "the beginning"
+    _begun: bool = False
     _store: Any = None
     _processes: dict[int, _Seen] = field(default_factory=dict)
 
@@ -110,6 +114,11 @@ class Watch:
         self._count += 1
         self._doing = doing or self._doing
 
+    def stepped(self, step: int) -> None:
+        """Take note of a step: from the first one on the limit holds as it is."""
+        self._begun = True
+        self.moved(f"step {step}")
+
     def join(self, devices: Devices) -> None:
         """Let the processes of the run hear of each other."""
         self._doing = "setting up"
@@ -132,7 +141,8 @@ class Watch:
                 seen.silent += passed
             self._take(self.rank, str(looks), str(self._count), self._doing)
             still = min(seen.still for seen in self._processes.values())
-            if still >= self.limit + (GRACE if self._waits() else 0.0):
+            limit = self.limit if self._begun else max(self.limit, START)
+            if still >= limit + (GRACE if self._waits() else 0.0):
                 self._end(still)
                 return
 
@@ -228,7 +238,7 @@ class Fed:
 
     def step(self, step: int) -> None:
         """Say that a step is done."""
-        self._watch.moved(f"step {step}")
+        self._watch.stepped(step)
         self._inner.step(step)
 
     def scalars(self, step: int, values: Any) -> None:
