@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: demo test check lint types imports unit test-slow test-gpu bench policies schema format clean
+.PHONY: demo test check lint types imports unit test-slow test-tools test-gpu bench policies findings \
+	schema format clean
 
 demo: $(STAMP)
 	$(BIN)/dbt init $(DEMO) --example fox --force
 	$(BIN)/dbt run $(DEMO)/job.yaml
 	@echo
-	@echo "Pictures: the grid.png files below $(DEMO)/runs (newest last)"
-	@ls -t -r $(DEMO)/runs/*/samples/*/grid.png
+	$(BIN)/dbt report $(DEMO)/job.yaml
 
 test: lint types imports unit
 
@@ -42,6 +42,10 @@ unit: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow $(if $(SHARD),--shard $(SHARD))
 
+# Tests that drive a browser, Node or PostgreSQL. Installs none of them, and fails where one is missing.
+test-tools: $(STAMP)
+	$(BIN)/python -m pytest -q -n 0 --tools -m 'browser or node or postgresql'
+
 # On a machine with a card and a torch of its own, which is used as it is (PYTHON may itself be of an
 # environment: its packages are seen); other libraries come from the index, or from a folder:
 # make test-gpu WHEELS=folder. PEER=folder compares with scripts.
@@ -57,7 +61,7 @@ test-gpu:
 		$(if $(WHEELS),--no-index --find-links $(WHEELS)) --no-build-isolation -e .
 	$(if $(PEER),PEER=$(abspath $(PEER))) $(GPU_VENV)/bin/python -m pytest -q -m gpu -W default $(GPU_TESTS) tests/gpu
 
-# SIZE=small|sd15; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
+# SIZE=small|sd15|sdxl; PEER=folder of diffusers' examples/dreambooth, to compare with its scripts.
 SIZE ?= small
 bench: $(STAMP)
 	$(BIN)/python tests/bench/bench.py --size $(SIZE) $(if $(PEER),--peer-script $(PEER))
@@ -65,6 +69,12 @@ bench: $(STAMP)
 # What each freezing policy costs and gives on the embedded base: one markdown table.
 policies: $(STAMP)
 	$(BIN)/python tests/bench/policies.py
+
+# Whether findings name runs that were spoilt on purpose, and leave good ones alone; goes on where it
+# was cut. DREAMBENCH=folder adds photographed subjects.
+WORK ?= findings
+findings: $(STAMP)
+	$(if $(DREAMBENCH),DREAMBENCH=$(abspath $(DREAMBENCH))) $(BIN)/python tests/bench/findings.py $(WORK)
 
 schema: $(STAMP)
 	$(BIN)/dbt schema --output schemas/job.schema.json

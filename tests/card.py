@@ -23,6 +23,7 @@ from dreambooth.engine.data import text
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.session import open_state
 from dreambooth.engine.stages import Stages
+from dreambooth.interfaces import Conditioning
 
 CARD = torch.device("meta")
 """A device that every build of torch knows and that needs no driver."""
@@ -187,7 +188,7 @@ def move_to_card(s):
         for part in one.loaded():
             one.parts[part]._apply(OnCard)
         one.embeddings = {
-            prompt: type(cond)({k: OnCard(v) for k, v in cond.tensors.items()})
+            prompt: Conditioning({k: OnCard(v) for k, v in cond.tensors.items()})
             for prompt, cond in one.embeddings.items()
         }
     ctx = s.ctx

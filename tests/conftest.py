@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tools import Tools
+
 pytest_plugins = ["dreambooth.testing.fixtures"]
 
 # One thread: tiny networks gain nothing from more, and lose much where the machine is busy.
@@ -26,8 +28,14 @@ for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 
 
 def pytest_addoption(parser):
-    """Add `--shard K/N`."""
+    """Add `--shard K/N`, and `--tools` (see `tools`)."""
     parser.addoption("--shard", help="run every N-th test from the K-th on, as K/N")
+    parser.addoption("--tools", action="store_true", help="fail where a tool is missing")
+
+
+def pytest_configure(config):
+    """Look for the programs that some tests drive."""
+    config.pluginmanager.register(Tools(config), "tools-of-tests")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have chosen

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from dreambooth.interfaces import Check, Exporter
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from typing import Any
 
 WORD = "<my-dog>"
 BOTH = ["unet", "text_encoder"]
@@ -50,8 +44,11 @@ CASES = {
         {"kind": "adapter", "method": {"kind": "oft", "block_size": 8}},
         1e-2, {"unet": 8e-3}, "merged", emoji_lr=1e-3,
     ),
-    "token": Case({"kind": "token"}, 5e-2, {}, "whole", emoji_lr=1e-2),
-    "token of three rows": Case({"kind": "token", "vectors": 3}, 5e-2, {}, "whole", emoji_lr=1e-2),
+    "components_and_token": Case(
+        {"kind": "components_and_token", "train": BOTH}, 1e-3, {"token": 2e-2}, emoji_lr=1e-4
+    ),
+    "token": Case({"kind": "token"}, 5e-2, {}, "merged", emoji_lr=1e-2),
+    "token of three rows": Case({"kind": "token", "vectors": 3}, 5e-2, {}, "merged", emoji_lr=1e-2),
     "pivotal, together": Case(
         {"kind": "pivotal", "train": BOTH}, 1e-2, {"token": 2e-2}, "merged", emoji_lr=1e-3
     ),
@@ -72,21 +69,6 @@ CASES = {
 }  # fmt: skip
 
 
-class Whole(Exporter):
-    """A diffusers folder of a model that learned a word alone."""
-
-    kind: Literal["whole"] = "whole"
-    accepts: ClassVar[frozenset[Any]] = frozenset({"embedding"})
-
-    def write(
-        self, artifact: Any, model: Any, dest: Path, ctx: Any, solver_config: Mapping[str, Any]
-    ) -> None:
-        model.save(dest, solver_config, artifact.tensors)
-
-    def verify(self, artifact: Any, model: Any, dest: Path, ctx: Any) -> Check:
-        return Check(True, "written")
-
-
 def sections(case: Case, **more: Any) -> dict[str, Any]:
     """Return a job's sections for a case; those of `more` are merged into them."""
     given: dict[str, Any] = {
@@ -95,7 +77,7 @@ def sections(case: Case, **more: Any) -> dict[str, Any]:
         "freezing": dict(case.freezing),
         "prior": "none",
         "optimizer": {"kind": "adamw", "lr": case.lr},
-        "exports": [Whole() if case.export == "whole" else case.export],
+        "exports": [case.export],
     }
     if case.model == EMOJI:
         given["data"] = {"resolution": 64}

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from dreambooth.engine.loop import run
+from dreambooth.engine.results.contact import sample_sets
 from dreambooth.helpers.sheets import Row, contact_sheet, shown
 
 SMALL = {"every": 2, "per_prompt": 2}
@@ -67,21 +68,40 @@ def test_the_sheet_has_photographs_prompts_and_steps_and_goes_to_trackers(small_
 
     result = run(small_job(samples=SMALL, trackers=["tensorboard"]))
     with Image.open(result.folder / "contact-sheet.png") as sheet:
-        first = Image.open(result.folder / "samples/step-000000/000.png").convert("RGB")
-        enlarged = np.asarray(shown(first, 192))
         pixels = np.asarray(sheet.convert("RGB"))
-        assert enlarged.shape == (192, 192, 3)
-        windows = [
-            (y, x)
-            for y, x in np.argwhere((pixels == enlarged[0, 0]).all(-1))
-            if np.array_equal(pixels[y : y + 192, x : x + 192], enlarged)
-        ]
-        assert len(windows) == 1
         width = sheet.width
+    places = [
+        place_of(pixels, Image.open(result.folder / f"samples/step-{step:06d}/{number}.png"))
+        for step in (0, 2, 4)
+        for number in ("000", "002")  # the first picture of each prompt
+    ]
+    rows, columns = {y for y, _ in places}, [x for _, x in places]
+    assert len(rows) == 2
+    assert columns == sorted(columns)  # steps from left to right
+    assert len(set(columns)) == 3
     assert width > 4 * 192  # photographs, untrained, two steps
     events = EventAccumulator(str(result.folder / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Images("contact_sheet")] == [0, 2, 4]
+
+
+def place_of(sheet, picture):
+    """Return where the one enlarged copy of a picture lies on a sheet: (top, left)."""
+    enlarged = np.asarray(shown(picture.convert("RGB"), 192))
+    assert enlarged.shape == (192, 192, 3)
+    [place] = [
+        (y, x)
+        for y, x in np.argwhere((sheet == enlarged[0, 0]).all(-1))
+        if np.array_equal(sheet[y : y + 192, x : x + 192], enlarged)
+    ]
+    return place
+
+
+def test_sets_of_samples_are_sorted_by_step_however_long_its_number_is(tmp_path):
+    for step in (1_000_000, 200, 999_999, 0, 1000):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    (tmp_path / "drawn-1").mkdir()
+    assert [step for step, _ in sample_sets(tmp_path)] == [0, 200, 1000, 999_999, 1_000_000]
 
 
 def test_resuming_redraws_nothing_and_keeps_step_zero(small_job):

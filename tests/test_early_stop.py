@@ -287,7 +287,7 @@ def test_what_a_person_sees(dbt, bumpy, tmp_path):
         "validation    4 rows of held-out pictures, every 1 steps; together about",
         "checkpoints   every 50 steps and at each new best, ",
         "the newest 2, every 10th and the best by validation/loss are kept",
-        "step 0  validation: loss",
+        "step 0/30  validation: loss",
         "step 1/30  validation: loss",
         "stopped  validation/loss did not get better 3 times in a row",
         "kept     step ",

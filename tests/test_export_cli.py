@@ -70,7 +70,7 @@ def test_another_format_is_the_one_the_run_would_have_written(trained, dbt, tmp_
     assert (tmp_path / "out/README.md").is_file()
 
 
-@pytest.mark.parametrize("format_", ["lora", "kohya", "merged", "single_file"])
+@pytest.mark.parametrize("format_", ["lora", "kohya", "peft", "merged", "single_file"])
 def test_every_format_of_an_adapter_is_within_its_tolerance(trained, dbt, format_):
     folder = trained()
     code, out, err = dbt("export", folder, "-f", format_, "--check", "--json")
@@ -184,7 +184,7 @@ def test_a_refusal_gives_the_reason_and_what_would_do(trained, dbt):
     code, _, err = dbt("export", folder, "--format", "kohya")
     assert code == 2
     assert "the axis of DoRA's magnitudes" in err
-    assert "other formats: lora, merged, single_file" in err
+    assert "other formats: lora, merged, peft, single_file" in err
 
 
 def test_a_folder_with_something_in_it_is_left_alone(trained, dbt, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 
 from dreambooth import LRSchedule, Sampler
 from dreambooth.component.door import ADDED, without
+from dreambooth.interfaces import LoadedModel, NoiseSchedule
 from dreambooth.plugins import registry_with
 
 FROZEN = Path(__file__).parent / "data" / "plugins"
@@ -35,7 +36,7 @@ def digest(folder: Path) -> str:
 def frozen(monkeypatch):
     """Return the modules that the packages' entry points name."""
     modules = []
-    for folder in sorted(FROZEN.iterdir()):
+    for folder in (FROZEN / name for name in DIGESTS):
         monkeypatch.syspath_prepend(folder)
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         [target] = project["entry-points"]["dreambooth"].values()
@@ -90,4 +91,5 @@ def test_an_argument_that_came_later_is_given_to_those_who_know_it():
     assert without(old, ("start",))(None, 1, 2) == (1, 2)
     assert without(new, ("start",)) is new
     assert without(any_of_them, ("start",)) is any_of_them
-    assert set(ADDED) == {LRSchedule.at, Sampler.forwards}
+    came_later = {LRSchedule.at, Sampler.forwards, NoiseSchedule.timestep_quantiles}
+    assert set(ADDED) == {*came_later, LoadedModel.condition}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from safetensors import safe_open
 
 from dreambooth.engine.loop import run
 from dreambooth.helpers.naming import base_name, hub_id, last_part
@@ -83,6 +85,7 @@ FORMATS = {
     "single_file": "components",
     "lora": {"kind": "pivotal", "train": ["unet"]},
     "kohya": {"kind": "pivotal", "train": ["unet"]},
+    "peft": {"kind": "pivotal", "method": {"kind": "oft", "block_size": 8}},
     "merged": {"kind": "adapter"},
     "embedding": {"kind": "token"},
 }
@@ -112,7 +115,10 @@ SD1, OTHER = (
         family=family,
         names=names,
         pipeline="StableDiffusionPipeline",
+        prediction="epsilon",
+        schedule={},
         learns_words=("text_encoder",),
+        absent=(),
     )
     for family, names in (("stable-diffusion-1", {"kohya": "sd_v1"}), ("other", {}))
 )
@@ -176,3 +182,39 @@ def test_what_a_base_is_called(small_job, source, name, hub):
 
 def test_a_text_that_is_no_path_stays():
     assert last_part("a photo of a dog/cat") == "a photo of a dog/cat"
+
+
+def test_captions_are_told_where_they_were_trained(small_job):
+    job = small_job(freezing="adapter", exports=["kohya"])
+    text = card_of(run(job).final)[1]
+    assert "| captions | 3 different ones: `picture 0 of ohwx dog`, `picture 1 of" in text
+    plain = small_job(
+        name="plain", freezing="adapter", data={"captions": "none"}, exports=["kohya"]
+    )
+    result = run(plain)
+    assert "| prompt | `a photo of ohwx dog` |" in card_of(result.final)[1]
+    with safe_open(result.final / "plain.safetensors", "pt") as file:
+        tags = json.loads(file.metadata()["ss_tag_frequency"])
+    assert tags == {"1_ohwx dog": {"a photo of ohwx dog": 3}}
+    with safe_open(job.folder / "final/small.safetensors", "pt") as file:
+        tags = json.loads(file.metadata()["ss_tag_frequency"])
+    assert tags == {"1_ohwx dog": {f"picture {i} of ohwx dog": 1 for i in range(3)}}
+
+
+@pytest.mark.parametrize("format_", ["lora", "kohya", "peft", "merged", "single_file"])
+def test_zero_terminal_snr_is_told_to_other_programs(small_job, format_):
+    model = {"kind": "stable_diffusion", "source": "builtin:tiny", "prediction": "v_prediction"}
+    job = small_job(
+        model=model, freezing="adapter", exports=[format_], prior="none",
+        scheduler={"kind": "ddpm", "zero_terminal_snr": True}, train={"steps": 1},
+    )  # fmt: skip
+    result = run(job)
+    text = card_of(result.final)[1]
+    assert "zero terminal SNR" in text
+    assert "guidance_rescale=0.7" in text
+    if format_ != "merged":
+        assert "`zsnr` on" in text
+        assert "Zero Terminal SNR" in text
+    plain = small_job(name="plain", model=model, freezing="adapter", exports=[format_],
+                      prior="none", train={"steps": 1})  # fmt: skip
+    assert "zero terminal SNR" not in card_of(run(plain).final)[1]

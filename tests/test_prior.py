@@ -9,10 +9,14 @@ import torch
 from PIL import Image
 
 from dreambooth.engine.context import EngineContext
+from dreambooth.engine.data.text import run_prompts
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
+from dreambooth.jobs.checks import preflight
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import dump_job, load_job
 from dreambooth_plugins.sampler.cfg import ClassifierFreeGuidance
 
 COUNT = 6
@@ -163,3 +167,66 @@ def test_each_epoch_shows_every_class_image_once(make):
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert prior.pick(1) == epochs[0][1]  # going back, as a resumed run does
+
+
+# --- a sampler of their own
+
+OWN = {"sampler": {"kind": "cfg", "steps": 2, "guidance_scale": 3.0}}
+
+
+def test_class_images_of_an_own_sampler_outlive_the_preview_s(make, drawn):
+    run(make(name="one", prior=OWN))
+    assert len(drawn) == COUNT
+    drawn.clear()
+    for number, change in enumerate(
+        ({"steps": 3}, {"guidance_scale": 1.0}, {"negative": "blurry"}, {"solver": "euler"})
+    ):
+        run(make(name=f"two-{number}", prior=OWN, sampler=change))
+    assert drawn == []
+    run(make(name="three", prior={"sampler": {**OWN["sampler"], "guidance_scale": 4.0}}))
+    assert len(drawn) == COUNT
+
+
+def test_they_are_what_a_job_with_that_sampler_draws(make, drawn):
+    """One entry of the store serves both."""
+    run(make(name="one", prior=OWN, sampler={"steps": 5}))
+    drawn.clear()
+    run(make(name="two", sampler={"steps": 2, "guidance_scale": 3.0}))
+    assert drawn == []
+
+
+def test_its_faults_and_its_price_are_told(make):
+    job = make(prior={"sampler": {"kind": "cfg", "steps": 1000}})
+    [problem] = preflight(job)
+    assert problem.at == ("prior", "sampler", "steps")
+    assert "1000 sampling steps" in problem.message
+    job = make(prior={"sampler": {"kind": "cfg", "steps": 3, "guidance_scale": 1.0}})
+    assert job.prior.cost(job).forwards == COUNT * 3
+    assert make().prior.cost(make()).forwards == COUNT * 2 * 2
+
+
+def test_alongside_its_negative_prompt_is_encoded_beforehand(make, drawn):
+    prior = {
+        "when": "alongside", "count": 3, "reuse": 1,
+        "sampler": {"kind": "cfg", "steps": 2, "negative": "blurry"},
+    }  # fmt: skip
+    freezing = {"kind": "components", "train": ["unet"]}
+    job = make(prior=prior, freezing=freezing, train={"steps": 4})
+    assert run(job).steps == 4
+    assert len(drawn) > 3
+    with open_devices(job.train) as devices:
+        ctx = EngineContext(
+            job, devices.device, Precision("fp32", devices.device), job.folder, Quiet(), devices
+        )
+        assert "blurry" in run_prompts(ctx, job.data.scan(ctx).items)
+
+
+def test_a_job_file_says_it_and_says_what_is_wrong(make, tmp_path):
+    job = make(prior=OWN)
+    file = tmp_path / "job.yaml"
+    file.write_text(dump_job(job))
+    assert load_job(file) == job
+    named = load_job(file, ["prior.sampler.steps=4"])
+    assert named.prior.sampler.steps == 4
+    with pytest.raises(JobErrors, match='did you mean "steps"'):
+        load_job(file, ["prior.sampler.stpes=4"])

@@ -90,6 +90,10 @@ def test_plan_says_what_trains_and_writes_nothing(small_job, tmp_path):
     planned = dreambooth.plan(job)
     assert sum(part.trainable for part in planned.parts) > 0
     assert not job.folder.exists()
+    chosen = small_job(freezing={"kind": "patterns", "train": ["unet.*attn2.to_k.weight"]})
+    names = dreambooth.plan(chosen).trains
+    assert set(names) < set(planned.trains)
+    assert all(n.startswith("unet.") and n.endswith("attn2.to_k.weight") for n in names)
 
 
 def test_run_sample_and_export_work_on_what_run_returned(small_job, capsys, tmp_path):

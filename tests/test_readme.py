@@ -123,7 +123,8 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
     """Each command as it stands there, one after the other; the job that `init` writes is short."""
     short = replace(
         starter.SMALL,
-        prior=(2, 2), guidance=(4.0, 2), batch_size=1, samples_every=2, per_prompt=1,
+        usual=replace(starter.SMALL.usual, class_images=2, sampling_steps=2),
+        prior_batch=2, batch_size=1, samples_every=2, per_prompt=1,
         sample_prompts=starter.SMALL.sample_prompts[:1],
     )  # fmt: skip
     monkeypatch.setattr(starter, "SMALL", short)
@@ -145,7 +146,7 @@ def test_the_console_blocks_work_as_printed(dbt, tmp_path, monkeypatch):
     left = GUIDES["runs"].split("## What a run leaves")[1].split("```")[1]
     named = set(re.findall(r"^  ([\w.-]+)/? ", left, flags=re.MULTILINE))
     made = {path.name for path in (tmp_path / "my-dog/runs/my-dog").glob("[!.]*")}
-    assert made - {"exports", "report.html"} == named
+    assert made - {"report.html"} == named
 
 
 @pytest.mark.slow

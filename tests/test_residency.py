@@ -16,7 +16,6 @@ import torch
 from dreambooth.engine.cost import activations
 from dreambooth.engine.cost.plan import make_plan
 from dreambooth.engine.cost.residency import Residency, residency_of
-from dreambooth.engine.data.moments import MOMENTS_CHUNK
 from dreambooth.engine.devices.precision import has_bf16_units
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
@@ -41,23 +40,31 @@ def table(job):
 
 def test_the_table(small_job):
     unet = {"kind": "components", "train": ["unet"]}
-    base, both, cached = {"unet"}, {"unet", "text_encoder"}, {"cache": False}
+    texts, vae, base, cached = {"text_encoder"}, {"vae"}, {"unet"}, {"cache": False}
     plain = table(small_job(freezing=unet)).parts
-    assert plain["encoding"] == {"vae"}
-    assert plain["class images"] == both
-    assert plain["class pictures"] == both | {"vae"}
-    assert plain["texts"] == both
-    assert plain["training"] == base
-    assert plain["export"] == both
+    assert plain["texts"] == texts
+    assert plain["encoding"] == plain["class pictures"] == vae
+    assert plain["class images"] == plain["training"] == base
+    assert plain["export"] == base | texts
     assert not {"drawing", "validation"} & plain.keys()
     drawn = table(small_job(freezing=unet, samples={"every": 2})).parts
-    assert drawn["training"] == drawn["drawing"] == base | {"vae"}
+    assert drawn["training"] == base
+    assert drawn["drawing"] == base | vae
     fresh = table(small_job(freezing=unet, train=cached, prior="none")).parts
-    assert fresh["training"] == both | {"vae"}
-    assert not {"encoding", "class images", "class pictures"} & fresh.keys()
+    assert fresh["training"] == base | texts | vae
+    assert not {"texts", "encoding", "class images", "class pictures"} & fresh.keys()
     copied = table(small_job(freezing=unet, prior={"when": "alongside"}))
     assert copied.copies["training"] == base
     assert not copied.copies.get("export")
+    both = table(small_job(freezing={"kind": "components", "train": ["unet", "text_encoder"]}))
+    assert both.parts["texts"] == texts  # for the class images
+    assert both.parts["training"] == base | texts
+    # What trains is known when the weights are: the encoder is met again beside the denoiser.
+    later = small_job(freezing={"kind": "patterns", "train": ["*attn2*"]})
+    found = residency_of(later, later.model.describe(), [], ["unet"])
+    assert found.keeps_texts
+    assert not found.texts_first
+    assert found.parts["texts"] == base | texts
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,10 @@ def test_the_session_obeys_the_table(small_job, monkeypatch, sections):
             held = set(model.loaded())
             shown = self.parts.get("class pictures", ()) if before == "class images" else ()
             assert held <= {*self.parts.get(before, ()), *shown}, (before, held)
+            trains = self.parts["training"]
+            kinds = [held & {part} for part in ("unet", "text_encoder", "vae")]
+            met = sum(map(bool, kinds))
+            assert met < 2 or held <= trains or before in ("drawing", "export"), (before, held)
         enter(self, phase, model)
         assert set(model.loaded()) <= set(self.parts.get(phase, ())), phase
         if model.base is not None:
@@ -195,8 +206,9 @@ def test_the_plan_is_what_each_phase_takes_at_stable_diffusions_size(
 def test_weights_that_load_while_a_phase_is_counted_count_once(small_job, make_ctx):
     job = small_job()
     vae = (model := job.model.open(make_ctx(device="meta"))).parts["vae"]
-    with torch.no_grad(), activations.AsComputed(torch.float32):
-        pixels = torch.empty(MOMENTS_CHUNK, 3, *job.data.size, device="meta")
+    blocked = torch.backends.mkldnn.is_available()
+    with torch.no_grad(), activations.AsComputed(torch.float32, blocked=blocked):
+        pixels = torch.empty(3, 3, *job.data.size, device="meta")
         wanted = activations.peak(
             lambda: encode(model, pixels), [*vae.parameters(), *vae.buffers()]
         )
@@ -208,7 +220,7 @@ def test_the_largest_phase_is_shown(small_job, dbt, tmp_path):
     job = small_job(samples={"every": 2}, validation={"every": 2})
     plan = make_plan(job, Quiet())
     assert [p.phase for p in plan.phases] == [
-        "encoding", "class images", "class pictures", "texts",
+        "texts", "encoding", "class images", "class pictures",
         "training", "validation", "drawing", "export",
     ]  # fmt: skip
     assert plan.largest.total == max(p.total for p in plan.phases)
@@ -217,3 +229,15 @@ def test_the_largest_phase_is_shown(small_job, dbt, tmp_path):
     said = dbt("run", "job.yaml", "--dry-run", cwd=tmp_path).stdout
     assert "at most" in said
     assert "drawing samples" in said
+
+
+def test_a_vae_is_counted_in_float32_whatever_the_run_computes_in(small_job):
+    """It runs in it: latents are kept, and half precision overflows there."""
+    phases = {
+        precision: {p.phase: p.working for p in make_plan(job, Quiet()).phases}
+        for precision in ("fp32", "bf16")
+        for job in [small_job(train={"precision": precision})]
+    }
+    for phase in ("encoding", "class pictures"):
+        assert phases["bf16"][phase] == phases["fp32"][phase] > 0
+    assert phases["bf16"]["class images"] < phases["fp32"]["class images"]

@@ -38,7 +38,7 @@ PRODUCT = [ROOT / "src/dreambooth", ROOT / "plugins/dreambooth_plugins"]
 
 ALLOWED_CALLS = {
     # Packages by names of ours: readers of further picture formats.
-    "import_module": {"__init__.py", "deferred.py", "images.py"},
+    "import_module": {"__init__.py", "deferred.py", "family.py", "images.py"},
     "subprocess.Popen": {"launcher.py"},
     # dreambooth.testing: this Python, with code of its own.
     "subprocess.run": {"base.py", "command.py"},

@@ -126,6 +126,7 @@ def test_too_little_memory_names_the_options_that_help_most_first(small_job, mon
         "train: {batch_size: 1, accumulation: 8}",
         "train.ema: null",
         "freezing.train: [unet]",
+        "freezing.kind: adapter",
         "optimizer.kind: adamw8bit",
     }
 

@@ -26,9 +26,9 @@ _WHERE = {
     **dict.fromkeys(("JobError", "RunError", "UserError"), "dreambooth.errors"),
     **dict.fromkeys(
         (
-            "Callback", "DataSource", "Exporter", "FindingRule", "FreezingPolicy", "LRSchedule",
-            "Loss", "Metric", "Model", "Optimizer", "Prior", "Sampler", "Scheduler", "Subject",
-            "Tracker",
+            "Callback", "Captioner", "DataSource", "Exporter", "FindingRule", "FreezingPolicy",
+            "LRSchedule", "Loss", "Masker", "Metric", "Model", "Optimizer", "Prior",
+            "SafetyChecker", "Sampler", "Scheduler", "Subject", "Tracker",
         ),
         "dreambooth.interfaces",
     ),
@@ -51,16 +51,19 @@ if TYPE_CHECKING:
     from dreambooth.errors import UserError as UserError
     from dreambooth.hookspecs import hookimpl as hookimpl
     from dreambooth.interfaces import Callback as Callback
+    from dreambooth.interfaces import Captioner as Captioner
     from dreambooth.interfaces import DataSource as DataSource
     from dreambooth.interfaces import Exporter as Exporter
     from dreambooth.interfaces import FindingRule as FindingRule
     from dreambooth.interfaces import FreezingPolicy as FreezingPolicy
     from dreambooth.interfaces import Loss as Loss
     from dreambooth.interfaces import LRSchedule as LRSchedule
+    from dreambooth.interfaces import Masker as Masker
     from dreambooth.interfaces import Metric as Metric
     from dreambooth.interfaces import Model as Model
     from dreambooth.interfaces import Optimizer as Optimizer
     from dreambooth.interfaces import Prior as Prior
+    from dreambooth.interfaces import SafetyChecker as SafetyChecker
     from dreambooth.interfaces import Sampler as Sampler
     from dreambooth.interfaces import Scheduler as Scheduler
     from dreambooth.interfaces import Subject as Subject

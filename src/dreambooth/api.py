@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.results.card import Export
     from dreambooth.engine.results.draw import Drawn
-    from dreambooth.interfaces import Evaluation, Metric
+    from dreambooth.interfaces import Evaluation, Metric, SafetyChecker
 
 AnyRun = RunResult | Path | str
 """A run: what `run` returned, or its folder (or job file)."""
@@ -91,15 +91,22 @@ def sample(
     guidance: float | None = None,
     negative: str | None = None,
     size: int | tuple[int, int] | None = None,
+    safety: SafetyChecker | str | None = None,
+    step: int | Sequence[int] | None = None,
     out: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Drawn:
     """Draw `count` pictures a prompt with a trained run; `{identifier}` and `{class_noun}` fill in.
 
-    `size` is the side, or (height, width), in pixels; `out` a new or empty folder, by default
-    `samples/drawn-N` of the run. Files of the pictures are in the answer's `files`.
+    `steps` are sampling steps. `step` is a training step that the run keeps a checkpoint or an
+    export of; of several each has a row of the grid. `size` is the side, or (height, width), in
+    pixels; `out` a new or empty folder, by default `samples/drawn-N` of the run. Files of the
+    pictures are in the answer's `files`. `safety` is what looks at them before they are written,
+    by default the job's own: a checker, its kind, or another action of the job's (`off`, `flag`,
+    `blur`, `refuse`).
     """
     from dreambooth.engine.results.draw import DrawRequest, draw_from_run
+    from dreambooth.jobs.named import named_checker
     from dreambooth.jobs.samplers import with_sampler_options
 
     folder, job = open_run(_folder(run))
@@ -111,7 +118,9 @@ def sample(
         negative=negative,
         size=(size, size) if isinstance(size, int) else size,
         sampler=sampler,
+        safety=named_checker(safety, job) if isinstance(safety, str) else safety,
         out=Path(out).absolute() if out is not None else None,
+        training_steps=[step] if isinstance(step, int) else sorted({*(step or ())}),
     )
     return draw_from_run(folder.path, request, reporter or _reporter())
 
@@ -122,23 +131,27 @@ def export(
     *,
     options: Mapping[str, Any] | None = None,
     dest: Path | str | None = None,
+    step: int | None = None,
     check: bool = True,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a trained run in another file format (`lora`, `kohya`, `diffusers`, a plugin's).
 
     `options` are the format's own (`{"dtype": "fp16"}`); `dest` is a new or empty folder, by
-    default `exports/FORMAT` of the run. With `check` the files are read back and compared with the
+    default `exports/FORMAT` of the run. `step` is a training step that the run keeps, into
+    `exports/FORMAT-step-N`. With `check` the files are read back and compared with the
     live model: `RunError` where they differ.
     """
     from dreambooth.engine.results.exports import export_run
-    from dreambooth.jobs.exporters import named_exporter
+    from dreambooth.jobs.named import named_exporter
 
     folder, job = run_of(_folder(run))
     given = [f"{name}={json.dumps(value)}" for name, value in (options or {}).items()]
     exporter = named_exporter(folder.job, job, format, given)
     where = Path(dest).absolute() if dest is not None else None
-    made, _ = export_run(folder, job, exporter, reporter or _reporter(), dest=where, check=check)
+    made, _ = export_run(
+        folder, job, exporter, reporter or _reporter(), dest=where, check=check, step=step
+    )
     return made
 
 
@@ -152,11 +165,12 @@ def evaluate(
     all_steps: bool = False,
     reporter: Reporter | None = None,
 ) -> list[Evaluation]:
-    """Measure a trained run, and write `evaluations/step-N.json` into its folder.
+    """Measure a trained run, and write the numbers into `evaluations/` of its folder.
 
     `prompts` is a YAML file of prompts or the prompts themselves, by default those of the job's
     samples; one of the class and some unrelated ones are added. `step` is one whose weights the
-    run keeps. With `all_steps` the samples drawn while training are measured instead.
+    run keeps. With `all_steps` the samples drawn while training are measured instead. Numbers of
+    other prompts or another encoder lie beside each other (`Evaluation.file`).
     """
     from dreambooth.component.previews import entry_of
     from dreambooth.engine.results.evaluation import evaluate_run

@@ -25,16 +25,19 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import (
         Callback,
+        Captioner,
         DataSource,
         Exporter,
         FindingRule,
         FreezingPolicy,
         Loss,
         LRSchedule,
+        Masker,
         Metric,
         Model,
         Optimizer,
         Prior,
+        SafetyChecker,
         Sampler,
         Scheduler,
         Tracker,
@@ -150,6 +153,27 @@ def register_findings() -> list[type[FindingRule]]:
 
     Asked once a run is trained and measured, and by `dbt evaluate`.
     """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_safety() -> list[type[SafetyChecker]]:
+    """Return checkers of drawn pictures (`safety:`), e.g. `[OpenNSFW]`.
+
+    Asked of previews and of what `dbt sample` draws, before anything is written.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_captioners() -> list[type[Captioner]]:
+    """Return what describes pictures in words (`dbt doctor --captions`), e.g. `[Blip]`."""
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_maskers() -> list[type[Masker]]:
+    """Return what finds the subject in pictures (`dbt doctor --masks`), e.g. `[U2Net]`."""
     raise NotImplementedError  # abstract
 
 

@@ -22,6 +22,7 @@ from dreambooth.interfaces import (
     Model,
     Optimizer,
     Prior,
+    SafetyChecker,
     Sampler,
     Scheduler,
     Subject,
@@ -148,6 +149,19 @@ class Checkpoints(Section):
     the newest: `{}` for the validation loss. A run still goes on from the newest."""
 
 
+class Exports(Section):
+    """File formats of the result, and of steps on the way to it."""
+
+    short_for: ClassVar[str] = "formats"
+    formats: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
+    """File formats of the result; `auto`: what the freezing policy's artifact calls for."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Write them at every n-th step as well, as `exports/<format>-step-<n>`; 0 never does. They
+    are compared with the live model at the end of the run alone, and by `dbt export --step`."""
+    keep_last: int | None = Field(default=None, ge=1)
+    """Of how many of the newest steps they stay; null keeps all."""
+
+
 class Log(Section):
     """How often numbers are written."""
 
@@ -180,9 +194,9 @@ class Job(Section):
     """What trains and what stays frozen."""
     loss: Annotated[Loss, Slot("loss")] = kind("prior_preservation")
     """The training loss."""
-    scheduler: Annotated[Scheduler, Slot("scheduler")] = kind("ddpm")
+    scheduler: Annotated[Scheduler, Slot("scheduler")] = kind("auto")
     """The noise scheduler of training."""
-    sampler: Annotated[Sampler, Slot("sampler")] = kind("cfg")
+    sampler: Annotated[Sampler, Slot("sampler")] = kind("auto")
     """Draws class images, previews and final pictures."""
     optimizer: Annotated[Optimizer, Slot("optimizer")] = kind("adamw")
     """The optimizer."""
@@ -192,6 +206,9 @@ class Job(Section):
     """How long, how much at once, how exactly."""
     samples: Samples = Samples()
     """Pictures drawn before training and while it goes on."""
+    safety: Annotated[SafetyChecker, Slot("safety")] | None = None
+    """What looks at previews, and at what `dbt sample` draws, before they are written (`open_nsfw`,
+    `compvis`); null: nothing. Pictures of the embedded base are never looked at."""
     validation: Validation = Validation()
     """The loss on one fixed batch."""
     early_stop: Annotated[Callback, Slot("callback")] | None = None
@@ -208,8 +225,9 @@ class Job(Section):
     """Watchers of the run, called in this order."""
     findings: Literal["auto"] | list[Annotated[FindingRule, Slot("finding")]] = "auto"
     """Rules that say in words how the run went; `auto`: all that are installed."""
-    exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] = "auto"
-    """File formats of the result; `auto`: what the freezing policy's artifact calls for."""
+    exports: Literal["auto"] | list[Annotated[Exporter, Slot("exporter")]] | Exports = "auto"
+    """File formats of the result; `auto`: what the freezing policy's artifact calls for. Or a
+    mapping of `formats`, `every` and `keep_last`, to write them on the way as well."""
 
     if not TYPE_CHECKING:  # pydantic's own signature is the better one to check calls against
 
@@ -236,6 +254,11 @@ class Job(Section):
     def folder(self) -> Path:
         """The run's folder."""
         return self.output / self.name
+
+    @property
+    def exporting(self) -> Exports:
+        """What is exported, and when, whichever way the job says it."""
+        return self.exports if isinstance(self.exports, Exports) else Exports(formats=self.exports)
 
     def resolved(self) -> dict[str, Any]:
         """Return the whole job as plain data, defaults written out."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import models
 import torch
 from harness import LORA, Bench, Row, ratio, step_seconds
 
@@ -38,6 +39,40 @@ def lora(bench: Bench) -> None:
     leaner(bench, "LoRA, checkpointing", peaks, 0.75, freezing=LORA, train=saving)
     half = {**saving, "precision": "bf16"}
     leaner(bench, "LoRA, checkpointing, bf16 base", peaks, 0.5, freezing=LORA, train=half)
+
+
+def lora_sdxl(bench: Bench) -> None:
+    """A LoRA of SDXL against diffusers' script: the loss of its first step, speed and memory.
+
+    The tiny model with random weights, or the real one's sizes; there for a step that is timed
+    after one that warms up, in bfloat16 on both sides.
+    """
+    real = bench.size.name == "sdxl"
+    folder = bench.model if real else models.tiny_sdxl()
+    inner = replace(bench, model=folder, size=models.SIZES["sdxl" if real else "tiny-sdxl"])
+    skip = 1 if real else SKIP
+    precision = "bf16" if real else "fp32"
+    options = ["--rank=4", "--center_crop", *(["--mixed_precision=bf16"] if real else [])]
+    model = {"kind": "sdxl", "source": str(folder)}
+    train = {"steps": inner.size.steps, "batch_size": 1, "precision": precision}
+    job = inner.job("sdxl", model=model, freezing=LORA, train=train)
+    ratios, shares, theirs = [], [], []
+    for _ in range(inner.rounds if not real else 1):
+        ours = inner.measured("steps.py", job, inner.size.steps - skip, "alone")["ours"]
+        marks = inner.peer("sdxl", *options, script="train_dreambooth_lora_sdxl.py")
+        theirs.append(median(step_seconds(marks, skip)))
+        ratios.append(theirs[-1] / median(ours))
+        shares.append(inner.measured("peak.py", job)["peak"] / marks["peak_bytes"])
+    name = "SDXL's size" if real else "the tiny SDXL"
+    loss = inner.measured("equal_loss.py", job, inner.work / "peer-sdxl.json.safetensors")
+    note = f"ours {loss['ours']:.6f}, theirs {loss['theirs']:.6f}"
+    goal = 1e-2 if real else 1e-5
+    bench.rows.append(Row(f"loss of a step apart, {name}", loss["apart"], "", goal, note=note))
+    note = f"theirs {median(theirs):.3g} s a step, {precision}"
+    what = f"steps a second against the script, LoRA of {name}"
+    bench.rows.append(ratio(what, ratios, 1.0, at_least=True, note=note))
+    what = f"peak memory against the script, LoRA of {name}"
+    bench.rows.append(ratio(what, shares, 1.0, at_least=False))
 
 
 def compare(

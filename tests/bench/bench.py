@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import models
 import typer
-from against import against_peer, lora, precision, precision_rule, whole_run
+from against import against_peer, lora, lora_sdxl, precision, precision_rule, whole_run
 from harness import LORA, Bench, Row, ratio
 from rich.console import Console
 from rich.table import Table
@@ -195,7 +195,7 @@ def machine() -> str:
 
 
 def main(
-    size: Annotated[str, typer.Option(help="small | sd15")] = "small",
+    size: Annotated[str, typer.Option(help="small | sd15 | sdxl")] = "small",
     peer_script: Annotated[
         Path | None, typer.Option(help="Folder of diffusers' examples/dreambooth.")
     ] = None,
@@ -208,12 +208,16 @@ def main(
     console = Console(width=150)
     folder = work or Path(tempfile.mkdtemp(prefix="dreambooth-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
-    model = models.builtin() if size == "small" else models.sd15(folder)
+    made = {"small": lambda _: models.builtin(), "sd15": models.sd15, "sdxl": models.sdxl}
+    model = made[size](folder)
     bench = Bench(models.SIZES[size], model, folder.absolute(), pairs, peer_script)
     parts = [overhead, drawing, around, many_pictures, memory, precision_rule]
     parts += [first_step, long_run, two_processes] if size == "small" else []
     if peer_script is not None:
-        parts += [against_peer, lora, precision, *([whole_run] if size == "small" else [])]
+        parts += [against_peer, lora, precision]
+        parts += [whole_run, lora_sdxl] if size == "small" else []
+    if size == "sdxl":  # larger than most machines: against the script alone
+        parts = [lora_sdxl] if peer_script is not None else []
     wanted = only.split(",") if only else [part.__name__ for part in parts]
     for part in parts:
         if part.__name__ in wanted:

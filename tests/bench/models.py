@@ -27,6 +27,8 @@ class Size:
 SIZES = {
     "small": Size("small", 64, 1, 40, 25, 40, 20),
     "sd15": Size("sd15", 256, 1, 8, 4, 2, 2),
+    "sdxl": Size("sdxl", 256, 1, 2, 2, 2, 1),
+    "tiny-sdxl": Size("small", 64, 1, 40, 5, 8, 8),
 }
 
 UNET = {
@@ -60,6 +62,13 @@ def builtin() -> Path:
     from importlib.resources import files
 
     return Path(str(files("dreambooth_plugins"))) / "base_emoji" / "emoji-64"
+
+
+def tiny_sdxl() -> Path:
+    """Return the folder of `builtin:tiny-sdxl`."""
+    from dreambooth_plugins.model.tiny import tiny_folder
+
+    return tiny_folder("tiny-sdxl", build=True)
 
 
 def sd15(folder: Path) -> Path:
@@ -97,6 +106,49 @@ def sd15(folder: Path) -> Path:
         requires_safety_checker=False,
     )
     pipe.save_pretrained(dest)
+    return dest
+
+
+def sdxl(folder: Path) -> Path:
+    """Return SDXL's shipped configuration with random weights, written once (7 GB, bfloat16).
+
+    Uniform weights of variance 1 / fan-in, norms 1, biases 0: activations stay finite.
+    """
+    dest = folder / "sdxl-random"
+    if (dest / "done").is_file():
+        return dest
+    import shutil
+
+    import torch
+    from safetensors.torch import save_file
+
+    from dreambooth_plugins.model import builtin as shipped
+    from dreambooth_plugins.model import parts_of
+    from dreambooth_plugins.model.folder.clip_vocabulary import clip_vocabulary
+    from dreambooth_plugins.model.folder.loading import skeleton
+    from dreambooth_plugins.model.folder.source import Source
+    from dreambooth_plugins.model.folder.tokenizer import make_tokenizer, save_tokenizer
+
+    config = shipped.config_folder("sdxl")
+    shutil.copytree(config, dest, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for part in parts_of.SDXL:
+        dtype = torch.float32 if part.role == "vae" else torch.bfloat16
+        state = {}
+        for name, like in skeleton(Source(parts_of.SDXL, config), part.name).state_dict().items():
+            tensor = torch.empty(like.shape, dtype=dtype)
+            if tensor.dim() < 2:
+                tensor.fill_(float("norm" in name and name.endswith("weight")))
+            else:
+                bound = (3.0 / tensor[0].numel()) ** 0.5
+                tensor.uniform_(-bound, bound, generator=generator)
+            state[part.file_key(name)] = tensor
+        save_file(state, dest / part.name / f"{part.stem}.safetensors", {"format": "pt"})
+        del state
+        if part.tokenizer:
+            tokenizer = make_tokenizer(config / part.tokenizer, *clip_vocabulary())
+            save_tokenizer(tokenizer, dest / part.tokenizer)
+    (dest / "done").touch()
     return dest
 
 

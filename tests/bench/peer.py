@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 
 def stand_in() -> None:
@@ -38,11 +39,18 @@ def stand_in() -> None:
         transforms.CenterCrop = transforms.RandomCrop = Crop
         transforms.ToTensor = lambda: to_tensor
         transforms.Normalize = lambda mean, std: lambda x: (x - mean[0]) / std[0]
+        transforms.RandomHorizontalFlip = Flip
         transforms.InterpolationMode = Image.Resampling
+        functional = types.ModuleType("torchvision.transforms.functional")
+        functional.crop = crop
         module = types.ModuleType("torchvision")
         module.__spec__ = ModuleSpec("torchvision", None)
         module.transforms = transforms
-        sys.modules |= {"torchvision": module, "torchvision.transforms": transforms}
+        sys.modules |= {
+            "torchvision": module,
+            "torchvision.transforms": transforms,
+            "torchvision.transforms.functional": functional,
+        }
 
 
 class Compose:
@@ -74,8 +82,42 @@ class Crop:
         return image.crop((left, top, left + self.size, top + self.size))
 
 
+class Flip:
+    def __init__(self, p=0.5):
+        self.p = p
+
+
+def crop(image, top, left, height, width):
+    return image.crop((left, top, left + width, top + height))
+
+
 def to_tensor(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def kept_first_step() -> dict[str, torch.Tensor]:
+    """Return what the first step's network was given and its losses were, as they come."""
+    from diffusers import UNet2DConditionModel
+    from torch.nn import functional
+
+    kept: dict[str, torch.Tensor] = {}
+    forward, mse = UNet2DConditionModel.forward, functional.mse_loss
+
+    def seen(self, sample, timestep, *args, **kwargs):
+        if torch.is_grad_enabled() and "z_t" not in kept:
+            kept.update(z_t=sample.detach().clone(), t=timestep.detach().clone())
+        return forward(self, sample, timestep, *args, **kwargs)
+
+    def compared(pred, target, *args, **kwargs):
+        loss, number = mse(pred, target, *args, **kwargs), sum(n[:5] == "loss_" for n in kept)
+        if number < 2:
+            kept.update({
+                f"target_{number}": target.detach().clone(), f"loss_{number}": loss.detach().clone()
+            })  # fmt: skip
+        return loss
+
+    UNet2DConditionModel.forward, functional.mse_loss = seen, compared
+    return kept
 
 
 def main() -> None:
@@ -101,6 +143,7 @@ def main() -> None:
         return result
 
     StableDiffusionPipeline.__call__ = drawn
+    first = kept_first_step()
     began = time.monotonic()
     sys.argv = [script, *arguments]
     try:
@@ -109,6 +152,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         values = {**marks, "began": began, "ended": time.monotonic(), "peak_bytes": peak}
         Path(record).write_text(json.dumps(values))
+        if first:
+            save_file({n: t.contiguous() for n, t in first.items()}, f"{record}.safetensors")
 
 
 if __name__ == "__main__":

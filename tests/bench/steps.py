@@ -35,11 +35,14 @@ class Bare:
         self.t, self.prior = batch.draw.t, batch.is_prior
         self.unet: Any = session.model.parts["unet"]
         self.tokens = None
+        self.added: dict[str, Any] = {}
         if session.model.text_is_frozen:
             with torch.no_grad():
-                self.embeds = condition(session.model, batch.prompts, batch.geometry).tensors[
-                    "embeds"
-                ]
+                cond = condition(session.model, batch.prompts, batch.geometry).tensors
+            self.embeds = cond["embeds"]
+            if "pooled" in cond:
+                added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
+                self.added = {"added_cond_kwargs": added}
         else:
             distinct = list(dict.fromkeys(batch.prompts))
             self.place = torch.tensor([distinct.index(p) for p in batch.prompts])
@@ -56,7 +59,7 @@ class Bare:
             embeds = (
                 self.embeds if self.tokens is None else self.encoder(self.tokens)[0][self.place]
             )
-            pred = self.unet(self.z_t, self.t, encoder_hidden_states=embeds).sample
+            pred = self.unet(self.z_t, self.t, encoder_hidden_states=embeds, **self.added).sample
         rows = (pred.float() - self.target).square().mean(dim=(1, 2, 3))
         return rows[~self.prior].mean() + rows[self.prior].mean()
 

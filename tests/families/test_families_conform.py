@@ -22,6 +22,10 @@ class TestStableDiffusion(FamilyConformance):
     component: ClassVar = StableDiffusion(source="builtin:tiny")
 
 
+class TestStableDiffusion2(FamilyConformance):
+    component: ClassVar = StableDiffusion(source="builtin:tiny-sd2")
+
+
 class TestSDXL(FamilyConformance):
     component: ClassVar = SDXL(source="builtin:tiny-sdxl")
 

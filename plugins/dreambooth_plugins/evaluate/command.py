@@ -82,8 +82,8 @@ def evaluate(
     """Measure a trained run: likeness, prompts, class, variety, drift, copying.
 
     Draws the same prompts and seeds with the untrained base and the trained model, once, and
-    writes evaluations/step-N.json into the run. Each number stands beside the untrained base's and
-    the photographs' own, with its standard error. Numbers of different encoders are not compared.
+    writes the numbers into evaluations/ of the run, beside those of other prompts or encoders. Each
+    number stands beside the untrained base's and the photographs' own, with its standard error.
     """
     from dreambooth import JobError
     from dreambooth.api import evaluate as measure
@@ -137,7 +137,7 @@ def _show(folder: RunFolder, name: str, found: Sequence[Evaluation], all_steps: 
             echo(line, indent=2)
     if all_steps:
         echo(best_line(found), indent=2)
-    for line in finding_lines(read_findings(folder)):
+    for line in finding_lines(read_findings(folder, found[-1].file.name)):
         echo(line, indent=9)
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 NAMES = {
     "subject_similarity": "likeness",
     "prompt_alignment": "does as told",
+    "prompt_contrast": "prompts apart",
     "prior_preservation": "class like yours",
     "diversity": "variety",
     "drift": "drift",
     "copying": "nearest photo",
+    "photo_distance": "pixels apart",
 }
 COLUMNS = ("step", "name", "encoder", "value", "stderr", "n", "baseline", "real", "better")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dreambooth import Problem
 from dreambooth.interfaces.freezing import ArtifactKind
 from dreambooth_plugins.exporter.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -119,6 +120,20 @@ class Kohya(AdapterFile):
         boft = "BOFT turns the weights, and programs read it by rules of their own"
         return reason(policy, ("lora", "loha", "lokr"), dora=dora, oft=oft, boft=boft)
 
+    def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
+        """Find what `Stored` finds, and products of factors for layers that are one in the file."""
+        from dreambooth_plugins.formats.lora.lycoris import METHODS
+
+        yield from super().check(job, info)
+        if info is not None and info.flow is not None and info.layouts.get(self.layout) == "":
+            for method in sorted(job.freezing.adapter_methods() & {*METHODS}):
+                why = f"has several layers of {info.family} in one, and {NO_PLACE[method]}"
+                yield Problem(
+                    ("exports",),
+                    f"{self.kind} {why}",
+                    "export it as merged, or train a LoRA",
+                )
+
     def write_adapters(
         self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
     ) -> None:
@@ -126,7 +141,8 @@ class Kohya(AdapterFile):
         from dreambooth_plugins.formats.lora import kohya
         from dreambooth_plugins.formats.model_spec import file_name
 
-        kohya.write(artifact, model, dest / file_name(ctx.job, "adapter"), ctx.job, self.dtype)
+        path = dest / file_name(ctx.job, "adapter")
+        kohya.write(artifact, model, path, ctx.job, self.dtype, self.layout)
 
     def stored(self, artifact: Artifact) -> list[LowRank]:
         """Return the adapters with one alpha a part."""
@@ -135,20 +151,21 @@ class Kohya(AdapterFile):
         return with_one_alpha(super().stored(artifact))
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
-        """Compare as diffusers reads the file; LoHa and LoKr, which it does not, update by update.
+        """Compare as diffusers reads the file; what it does not read, update by update.
 
-        Those are read back by the rules of LyCORIS, AUTOMATIC1111 and ComfyUI.
+        That are LoHa and LoKr, by the rules of LyCORIS, AUTOMATIC1111 and ComfyUI, and transformers
+        whose layers are fused in the file: it knows these in the published sizes alone.
         """
         from dreambooth_plugins.formats.lora.lycoris import METHODS
 
         kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
-        if not kinds & {*METHODS}:
+        if not kinds & {*METHODS} and model.info.flow is None:
             return super().verify(artifact, model, dest, ctx)
         from dreambooth_plugins.exporter.factors_check import check_factors
         from dreambooth_plugins.formats.model_spec import file_name
 
         file = dest / file_name(ctx.job, "adapter")
-        return check_factors(artifact, model, file, model.adapter_keys("kohya"), self.dtype)
+        return check_factors(artifact, model, file, self.dtype)
 
     def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
         """Return how the file is opened."""
@@ -158,3 +175,56 @@ class Kohya(AdapterFile):
 
         how = lycoris_usage if job.freezing.adapter_methods() & {*METHODS} else lora_usage
         return how(job, info, files, file_name(job, "adapter"))
+
+
+class ComfyUI(Kohya):
+    """ComfyUI's own names of a transformer's LoRA: `diffusion_model.<module>`, as its makers call
+    the modules.
+
+    `<run>.safetensors`, the alpha multiplied into the weights. For FLUX.1, Stable Diffusion 3 and
+    what came after; the older families' files are those of `kohya`.
+    """
+
+    kind: Literal["comfyui"] = "comfyui"  # type: ignore[assignment]
+    layout: ClassVar[str] = "comfyui"
+
+    def refusal(self, policy: FreezingPolicy) -> str:
+        """Refuse all but LoRA: fused layers have no place for the other methods."""
+        return reason(policy, ("lora",), dora="a fused layer has one magnitude for several")
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the file is opened."""
+        from dreambooth_plugins.exporter.usage import comfyui_usage
+        from dreambooth_plugins.formats.model_spec import file_name
+
+        return comfyui_usage(job, info, files, file_name(job, "adapter"))
+
+
+class Peft(AdapterFile):
+    """PEFT's own folders, one a part: `PeftModel.from_pretrained(pipe.unet, 'unet')`.
+
+    Holds every method, OFT and BOFT included. A learned word lies beside them
+    (`learned_embeds.safetensors`).
+    """
+
+    kind: Literal["peft"] = "peft"
+
+    def write_adapters(
+        self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context
+    ) -> None:
+        """Write a folder for each part into `dest`."""
+        from dreambooth_plugins.formats.lora import peft_folder
+
+        peft_folder.write(artifact, model, dest, self.dtype)
+
+    def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
+        """Load the folders into a plain pipeline with PEFT and compare what it draws."""
+        from dreambooth_plugins.exporter.peft_check import check_folders
+
+        return check_folders(artifact, model, dest, ctx, self.dtype)
+
+    def usage(self, job: Job, info: ModelInfo, files: Sequence[str]) -> str:
+        """Return how the folders are opened."""
+        from dreambooth_plugins.exporter.usage import peft_usage
+
+        return peft_usage(job, info, files)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from dreambooth.helpers.live import drawn, solver_of, times_at
 from dreambooth.interfaces import Check, RowGeometry
-from dreambooth_plugins.common.libraries import diffusers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ PROMPT = "a photo of {} dog"
 TIMESTEPS = (0.05, 0.5, 0.95)
 """Where predictions are compared, as shares of the schedule."""
 STEPS, GUIDANCE = 8, 7.5
-"""How the compared latents are drawn (DDIM)."""
+"""How the compared latents are drawn (DDIM, or Euler for flows)."""
 MAX_SIDE = 32
 """Latent cells a side, so that the check of a large model takes seconds."""
 LOOSE = 0.25
@@ -75,8 +75,7 @@ def inputs(model: LoadedModel) -> tuple[Tensor, Tensor]:
     side = max(step, min(model.info.resolution // spec.factor, MAX_SIDE) // step * step)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(len(TIMESTEPS), spec.channels, side, side, generator=generator)
-    steps = model.info.schedule.get("num_train_timesteps", 1000)
-    return latents, torch.tensor([int(share * steps) for share in TIMESTEPS])
+    return latents, times_at(model.info, TIMESTEPS)
 
 
 def rows(model: LoadedModel, latents: Tensor) -> list[RowGeometry]:
@@ -92,11 +91,6 @@ def prompt_of(model: LoadedModel) -> str:
     return PROMPT.format(" ".join(model.words) or "a")
 
 
-def solver(model: LoadedModel) -> Any:
-    """Return the solver both sides draw with."""
-    return diffusers.DDIMScheduler.from_config(dict(model.info.schedule), clip_sample=False)
-
-
 @torch.no_grad()
 def live_outputs(
     model: LoadedModel, tensors: Mapping[str, Tensor], ctx: Context, base: Base = "held"
@@ -105,16 +99,11 @@ def live_outputs(
     latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
     exactly = torch.autocast(ctx.device.type, enabled=False)
     with in_float32(model, base), weights_in_place(model, tensors), exactly:
-        empty, prompt = model.encode_prompts(["", prompt_of(model)])
+        [prompt] = model.encode_prompts([prompt_of(model)])
         geometry = rows(model, latents)
         cond = model.condition(model.collate([prompt] * len(t)), geometry)
         predictions = model.denoise(latents, t, cond)
-        both = model.condition(model.collate([empty, prompt]), geometry[:1] * 2)
-        z, steps = latents[:1], solver(model)
-        steps.set_timesteps(STEPS)
-        for step in steps.timesteps:
-            e_u, e_c = model.denoise(torch.cat([z, z]), step.expand(2), both).chunk(2)
-            z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
+        z = drawn(model, prompt_of(model), "", latents[:1], STEPS, GUIDANCE, geometry[0])
     return Outputs(_once(cond), predictions, z)
 
 
@@ -127,8 +116,8 @@ def file_outputs(pipe: Any, model: LoadedModel, ctx: Context) -> Outputs:
     latents, t = (tensor.to(ctx.device) for tensor in inputs(model))
     prompt = prompt_of(model)
     cond, predictions = model.answer(pipe, [prompt] * len(t), latents, t, rows(model, latents))
-    drawn = model.draw(pipe, prompt, "", latents[:1], solver(model), STEPS, GUIDANCE)
-    return Outputs(_once(cond), predictions, drawn)
+    z = model.draw(pipe, prompt, "", latents[:1], solver_of(model.info), STEPS, GUIDANCE)
+    return Outputs(_once(cond), predictions, z)
 
 
 def _once(cond: Conditioning) -> dict[str, Tensor]:
@@ -165,24 +154,28 @@ def in_float32(model: LoadedModel, base: Base) -> Iterator[None]:
     """Hold denoiser and text encoders in float32 for the block, then as they were.
 
     Rounding to half precision hides what a file does wrong, and there is none of it in what is
-    written. Parts that were not in memory leave it again.
+    written. Weights are widened one by one in place of the rounded ones, and rounded back to just
+    these: the base is in memory once. Parts that were not in memory leave it again.
     """
     before = model.loaded()
     parameters = dict(model.named_parameters("denoiser", "text_encoders"))
-    saved = {n: p.data for n, p in parameters.items() if p.dtype != torch.float32}
+    narrow = {n: p.dtype for n, p in parameters.items() if p.dtype != torch.float32}
     try:
-        for part in sorted({name.split(".", 1)[0] for name in saved}):
+        for part in sorted({name.split(".", 1)[0] for name in narrow}):
             stored = model.stored_weights(part) if base == "source" else {}
-            for name, held in saved.items():
-                if name.split(".", 1)[0] == part:
-                    exact = unrounded(held, stored.get(name.replace(".base_layer.", ".")))
-                    parameters[name].data = exact.to(held.device, torch.float32)
+            for name in (n for n in narrow if n.split(".", 1)[0] == part):
+                held = parameters[name].data
+                exact = unrounded(held, stored.get(name.replace(".base_layer.", ".")))
+                parameters[name].data = exact.to(held.device, torch.float32, copy=True)
+                del held, exact
         yield
     finally:
-        for name, held in saved.items():
-            parameters[name].data = held
         for part in set(model.loaded()) - set(before):
             model.release(part)
+        kept = set(model.loaded())
+        for name, dtype in narrow.items():
+            if name.split(".", 1)[0] in kept:
+                parameters[name].data = parameters[name].data.to(dtype)
 
 
 def unrounded(held: Tensor, stored: Tensor | None) -> Tensor:
@@ -219,8 +212,12 @@ def weights_in_place(model: LoadedModel, tensors: Mapping[str, Tensor]) -> Itera
 
 
 def apart(here: Tensor, there: Tensor) -> float:
-    """Return the largest absolute difference in standard deviations; infinity if not finite."""
-    there = there.to(here.device)
-    difference = (here.float() - there.float()).abs().max() / there.float().std()
+    """Return the largest absolute difference in standard deviations; infinity if not finite.
+
+    What does not vary (guidance of every row) is compared as it is.
+    """
+    there = there.to(here.device).float()
+    spread = there.std(correction=0)
+    difference = (here.float() - there).abs().max() / torch.where(spread == 0, 1.0, spread)
     value = float(difference)
     return value if math.isfinite(value) else math.inf

@@ -29,9 +29,10 @@ class WholeFolder(Stored):
         solver_config: Mapping[str, Any],
     ) -> None:
         """Write the whole model with what was trained into `dest`."""
-        from dreambooth_plugins.exporter.merging import trained_weights
+        from dreambooth_plugins.exporter.merging import learned_rows, trained_weights
 
-        model.save(dest, solver_config, trained_weights(artifact, model), self.dtype)
+        weights = {**trained_weights(artifact, model), **learned_rows(artifact)}
+        model.save(dest, solver_config, weights, self.dtype)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Open the folder with diffusers and compare trained weights and what it draws."""
@@ -54,10 +55,10 @@ class Diffusers(WholeFolder):
 
 
 class Merged(WholeFolder):
-    """The adapter folded into the base: a diffusers folder like that of full tuning.
+    """An adapter, a learned word or both put into the base: a folder like that of full tuning.
 
-    Opens everywhere, and is as large as the base.
+    Opens everywhere, and is as large as the base. A word is in its tokenizer and text encoder.
     """
 
     kind: Literal["merged"] = "merged"
-    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter"})
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"adapter", "embedding"})

@@ -9,7 +9,6 @@ from dreambooth_plugins.common.dtypes import torch_dtype
 from dreambooth_plugins.exporter.comparison import weights_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from dreambooth.interfaces import Artifact, LoadedModel
@@ -20,37 +19,35 @@ HALF = {"fp16": 5e-3, "bf16": 4e-2}
 """The same for factors that were rounded: three or four of them are multiplied."""
 
 
-def check_factors(
-    artifact: Artifact, model: LoadedModel, file: Path, names: Mapping[str, str], dtype: str
-) -> Check:
+def check_factors(artifact: Artifact, model: LoadedModel, file: Path, dtype: str) -> Check:
     """Compare the update of each module in `file` with that of the live model's layer.
 
-    `names` maps qualified names of modules to those in the file. diffusers reads no such file:
-    the rules are those of LyCORIS, alpha / rank where a factor tells its rank.
+    diffusers reads no such file: the rules are those of LyCORIS, alpha / rank where a factor tells
+    its rank.
     """
     import torch
     from safetensors.torch import load_file
 
     from dreambooth_plugins.formats.lora.lycoris import delta
 
-    stored: dict[str, dict[str, Any]] = {}
-    for name, tensor in load_file(file).items():
-        at, _, role = name.partition(".")
-        stored.setdefault(at, {})[role.removesuffix(".weight")] = tensor.float()
+    stored = {
+        f"{found.part}.{found.module}": {role: t.float() for role, t in found.tensors.items()}
+        for found in model.read_adapter(load_file(file))
+    }
     worst, count = 0.0, 0
     with torch.no_grad(), weights_in_place(model, artifact.tensors):
         for part, adapter in artifact.metadata["adapters"].items():
             for module in adapter["modules"]:
-                found = stored.pop(names[f"{part}.{module}"], {})
+                found = stored.pop(f"{part}.{module}", {})
                 alpha = found.pop("alpha", None)
                 layer: Any = model.parts[part].get_submodule(module)
                 live = layer.get_delta_weight("default").float().cpu().flatten(1)
                 if not found:
                     return Check(False, f"{file.name} lacks the adapter of {part}.{module}")
                 scale = None if alpha is None else float(alpha)
-                if "lora_up" in found:
-                    up, down = found["lora_up"].flatten(1), found["lora_down"]
-                    there = up @ down.flatten(1) * ((scale or 1.0) / len(down))
+                if "up" in found:
+                    up, down = found["up"].flatten(1), found["down"]
+                    there = up @ down.flatten(1) * (1.0 if scale is None else scale / len(down))
                 else:
                     there = delta(found, scale)
                 if there.shape != live.shape:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dreambooth.interfaces.model import NEW_ROWS
 from dreambooth_plugins.common.libraries import BaseTunerLayer
 from dreambooth_plugins.exporter.comparison import weights_in_place
 
@@ -20,8 +21,19 @@ if TYPE_CHECKING:
 
 
 def trained_weights(artifact: Artifact, model: LoadedModel) -> Mapping[str, Tensor]:
-    """Return the weights by the base's names: those that trained, or adapters folded into them."""
-    return merged_weights(artifact, model) if artifact.kind == "adapter" else artifact.tensors
+    """Return the weights by the base's names: those that trained, or adapters folded into them.
+
+    Rows of a learned word are among neither of them: see `learned_rows`.
+    """
+    if artifact.kind == "adapter":
+        return merged_weights(artifact, model)
+    rows = learned_rows(artifact)
+    return {name: tensor for name, tensor in artifact.tensors.items() if name not in rows}
+
+
+def learned_rows(artifact: Artifact) -> dict[str, Tensor]:
+    """Return the rows [n, dim] of a learned word by qualified name; empty without one."""
+    return {n: t for n, t in artifact.tensors.items() if n.endswith(f".{NEW_ROWS}")}
 
 
 @torch.no_grad()

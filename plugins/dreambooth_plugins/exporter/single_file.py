@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dreambooth import FreezingPolicy, Job
+    from dreambooth import Job
     from dreambooth.interfaces import Artifact, Check, Context, LoadedModel, ModelInfo
 
 
@@ -20,19 +20,15 @@ class SingleFile(Stored):
     `from_single_file`.
 
     Adapters are folded in. Beside it lies `config/`, the diffusers configuration and tokenizer:
-    with it the file opens without a connection, whatever the sizes of the model.
+    with it the file opens without a connection, whatever the sizes of the model. A learned word
+    lies beside it too (`embeddings/<word>.safetensors`): programs that read this layout know the
+    words of CLIP's own tokenizer alone.
     """
 
     kind: Literal["single_file"] = "single_file"
-    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter"})
+    accepts: ClassVar[frozenset[ArtifactKind]] = frozenset({"weights", "adapter", "embedding"})
     reads_whole_model: ClassVar[bool] = True
     layout: ClassVar[str] = "original"
-
-    def refusal(self, policy: FreezingPolicy) -> str:
-        """Refuse a word: programs that read this layout have CLIP's own tokenizer."""
-        if policy.learns_word():
-            return "the programs that read it know the words of CLIP's own tokenizer alone"
-        return ""
 
     def write(
         self,
@@ -44,8 +40,11 @@ class SingleFile(Stored):
     ) -> None:
         """Write the file and its configuration into `dest`."""
         from dreambooth_plugins.exporter.single_file_tensors import write_single_file
+        from dreambooth_plugins.formats.embedding import write_word
 
-        write_single_file(artifact, model, dest, ctx, solver_config, self.dtype)
+        with model.without_tokens():
+            write_single_file(artifact, model, dest, ctx, solver_config, self.dtype)
+        write_word(artifact, dest, self.dtype, model.info)
 
     def verify(self, artifact: Artifact, model: LoadedModel, dest: Path, ctx: Context) -> Check:
         """Open the file with `from_single_file`; compare every weight and what it draws."""

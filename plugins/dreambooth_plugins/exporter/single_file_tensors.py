@@ -8,9 +8,11 @@ from safetensors import safe_open
 
 from dreambooth.interfaces import Check
 from dreambooth_plugins.common.tensors import write_tensors
-from dreambooth_plugins.exporter.comparison import live_outputs, tolerance_for
+from dreambooth_plugins.exporter.comparison import in_float32, live_outputs, tolerance_for
 from dreambooth_plugins.exporter.diffusers_check import compare_pipeline
+from dreambooth_plugins.exporter.embedding_check import load_word
 from dreambooth_plugins.exporter.merging import trained_weights
+from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.model_spec import file_name, model_spec
 from dreambooth_plugins.formats.original.names import LAYOUT
 
@@ -70,30 +72,33 @@ def check_single_file(
     Every weight of every part must be the trained one, or else the source's (equal to the bit,
     after the cast in half precision); text embeddings, predictions and drawn latents must agree.
     """
-    here = live_outputs(model, artifact.tensors, ctx, base="source")
-    [file] = dest.glob("*.safetensors")
-    try:
-        pipe = model.pipeline(dest / CONFIG, file)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        OSError,
-        NotImplementedError,
-    ) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        return Check(False, f"diffusers cannot open {file.name}: {said}")
-    return compare_pipeline(
-        pipe,
-        _expected(artifact, model),
-        here,
-        model,
-        ctx,
-        dtype,
-        tolerance=tolerance_for(artifact),
-        what="opened with from_single_file",
-    )
+    [file] = (path for path in dest.glob("*.safetensors") if path.name != EMBEDDING_FILE)
+    # Within it, so that what the file has of the base is in memory once.
+    with in_float32(model, "source"):
+        here = live_outputs(model, artifact.tensors, ctx, base="source")
+        try:
+            pipe = model.pipeline(dest / CONFIG, file)
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            RuntimeError,
+            OSError,
+            NotImplementedError,
+        ) as error:
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            return Check(False, f"diffusers cannot open {file.name}: {said}")
+        return compare_pipeline(
+            pipe,
+            _expected(artifact, model),
+            here,
+            model,
+            ctx,
+            dtype,
+            tolerance=tolerance_for(artifact),
+            what="opened with from_single_file",
+            load=lambda: load_word(pipe, artifact, dest, dtype, model.info),
+        )
 
 
 def _expected(artifact: Artifact, model: LoadedModel) -> Iterator[tuple[str, Tensor]]:

@@ -23,6 +23,11 @@ class Stored(Exporter):
     dtype: Dtype = "fp32"
     """Precision of the stored weights; fp16 and bf16 halve the size."""
 
+    def stored_bytes(self, trained: int, whole: int) -> int:
+        """Return the bytes in the stored precision."""
+        full = super().stored_bytes(trained, whole)
+        return full if self.dtype == "fp32" else full // 2
+
     def check(self, job: Job, info: ModelInfo | None) -> Iterator[Problem]:
         """Find a family whose files cannot be written so, or not be compared."""
         if info is None:

@@ -14,6 +14,12 @@ def file_name(job: Job | None, otherwise: str) -> str:
     return f"{otherwise if job is None else job.name}.safetensors"
 
 
+def has_zero_terminal_snr(job: Job | None, info: ModelInfo) -> bool:
+    """Say whether the last timestep was pure noise in training: by the job, or by the base."""
+    asked = job is not None and getattr(job.scheduler, "zero_terminal_snr", False)
+    return bool(asked or info.schedule.get("rescale_betas_zero_snr"))
+
+
 def model_spec(info: ModelInfo, job: Job | None, suffix: str) -> dict[str, str]:
     """Return the `modelspec.*` texts (Stability's ModelSpec 1.0.0); `suffix` is `/lora` or empty.
 

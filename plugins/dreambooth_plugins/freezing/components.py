@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dreambooth import Job
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo
+    from dreambooth_plugins.freezing.adapter.policy import Adapter
 
 
 class Components(NamedParts):
@@ -91,6 +92,12 @@ class Components(NamedParts):
                 "full training changes the base, and this run keeps no copy of it", self.base_hint()
             )
         yield model.base
+
+    def lighter(self) -> Adapter:
+        """Return adapters on the same parts."""
+        from dreambooth_plugins.freezing.adapter.policy import Adapter
+
+        return Adapter() if self.train == "auto" else Adapter(train=list(self.train))
 
     def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
         """Return every parameter of the named parts."""

@@ -42,20 +42,23 @@ class Patterns(PerPart):
         """Find globs that begin with another part, and options of parts that do not train."""
         if info is None:
             return
-        reached = info.part_names("denoiser", "text_encoders")
+        reached = _reached(info)
         for i, pattern in enumerate(self.train):
             part = pattern.split(".", 1)[0]
             if part in info.parts and part not in reached:
+                kind = (
+                    f", {info.frozen[part]}, which stays frozen here" if part in info.frozen else ""
+                )
                 yield Problem(
                     ("freezing", "train", i),
-                    f'globs do not reach into "{part}"',
+                    f'globs do not reach into "{part}"{kind}',
                     f"parts they can train: {', '.join(reached)}",
                 )
         yield from self.part_problems(job, self.trained_parts(info))
 
     def trained_parts(self, info: ModelInfo) -> tuple[str, ...]:
         """Return the parts whose names a glob may begin with."""
-        parts = info.part_names("denoiser", "text_encoders")
+        parts = _reached(info)
         return tuple(p for p in parts if any(_may_name(pattern, p) for pattern in self.train))
 
     def trainable(self, model: LoadedModel) -> Mapping[str, Parameter]:
@@ -86,6 +89,11 @@ class Patterns(PerPart):
             for option in ("train", "freeze")
             for pattern in getattr(self, option)
         ]
+
+
+def _reached(info: ModelInfo) -> tuple[str, ...]:
+    parts = info.part_names("denoiser", "text_encoders")
+    return tuple(part for part in parts if part not in info.frozen)
 
 
 def _may_name(pattern: str, part: str) -> bool:

@@ -212,6 +212,10 @@ def check_part(
                 f'loss "{job.loss.kind}" is computed on latents and gives "{part}" no gradient',
                 f'take "{name}" out of freezing.train, or use a loss that trains the VAE',
             )
+        elif part in info.frozen:
+            yield Problem(
+                at, f'"{part}" is {info.frozen[part]}, which stays frozen here', choices(info)
+            )
         elif part not in reached | vae:
             yield Problem(at, f'"{part}" takes no part in the training loss', choices(info))
 
@@ -226,4 +230,4 @@ def unknown(at: tuple[str | int, ...], name: str, info: ModelInfo) -> Problem:
 def choices(info: ModelInfo) -> str:
     """Name what can be trained in this model."""
     parts = [p for role in ("denoiser", "text_encoders") for p in info.roles.get(role, ())]
-    return f"it can train: {', '.join(parts)}"
+    return f"it can train: {', '.join(part for part in parts if part not in info.frozen)}"

@@ -79,7 +79,7 @@ class Pivotal(LearnsWord, Adapter):
         made = super().artifact(model, weights)
         return replace(made, metadata={**made.metadata, **self.word_facts(model)})
 
-    def at(self, folder: Path) -> Pivotal | None:  # type: ignore[override]
+    def at(self, folder: Path) -> Pivotal | None:
         """Return this policy beginning with what was written into `folder`; None without a word."""
-        found = self.with_file(folder)
-        return self.model_copy(update={**found, "init": folder}) if found else None
+        found, adapter = self.with_file(folder), super().at(folder)
+        return self.model_copy(update={**found, "init": folder}) if found and adapter else None

@@ -10,7 +10,7 @@ from dreambooth import Metric, Problem
 from dreambooth.component import JobPath
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Evidence
-from dreambooth_plugins.metric.judge.names import AUTO, find
+from dreambooth_plugins.metric.judge.names import AUTO, ENET, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,10 @@ class Judged(Metric):
     """A metric that needs an encoder; subclasses give a formula."""
 
     encoder: str = Field(default=AUTO, min_length=1)
-    """`auto`: the embedded base's own CLIP where that base trains, else `enet-i`; or
-    `emoji-64-clip`, `emoji-128-clip`, `enet-i` (EfficientNet-lite0, the extra `judge`), or the
-    folder of a CLIP, DINO or DINOv2 model in the form of transformers."""
+    """`auto`: for an embedded base and pictures that are drawings, as its own are, the CLIP that
+    was trained beside it; for photographs, and for other models, `enet-i`. Or `emoji-64-clip`,
+    `emoji-128-clip`, `enet-i` (EfficientNet-lite0, the extra `judge`), or the folder of a CLIP,
+    DINO or DINOv2 model in the form of transformers."""
 
     def reads_text(self) -> bool:
         """Say whether the encoder must compare pictures with words."""
@@ -72,7 +73,18 @@ class Judged(Metric):
         """Return the score, beside the untrained base's and the photographs'."""
         from dreambooth_plugins.metric.judge.encoders import open_encoder
 
-        return self.formula(evidence, open_encoder(self.chosen(ctx), str(ctx.device)))
+        chosen = self.chosen(ctx)
+        if self.encoder == AUTO and chosen.family == "clip" and not self.reads_text():
+            from dreambooth_plugins.metric.judge.drawn import are_drawings
+
+            if not are_drawings(evidence.instances):
+                # What draws and judges drawings finds any two photographs alike.
+                try:
+                    chosen = find(ENET)
+                except JobError as error:
+                    ctx.warn(f"not measured: {chosen.label} knows drawings alone; {error.hint}")
+                    return []
+        return self.formula(evidence, open_encoder(chosen, str(ctx.device)))
 
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
         """Return the score of the evidence through an encoder."""
@@ -99,7 +111,9 @@ class SubjectSimilarity(Judged):
 class PromptAlignment(Judged):
     """How well pictures do what the prompt says: cosine with its words, the identifier left out.
 
-    CLIP-T of the papers. Needs an encoder that reads text, a CLIP. Higher is better.
+    CLIP-T of the papers, and beside it `prompt_contrast`: how much better a picture fits its own
+    prompt than the others that name the subject. Needs an encoder that reads text, a CLIP. Higher
+    is better.
     """
 
     kind: Literal["prompt_alignment"] = "prompt_alignment"
@@ -109,10 +123,10 @@ class PromptAlignment(Judged):
         return True
 
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
-        """Return the score; see `judge.measures`."""
-        from dreambooth_plugins.metric.judge.measures import prompt_alignment
+        """Return both scores; see `judge.measures`."""
+        from dreambooth_plugins.metric.judge.measures import prompt_alignment, prompt_contrast
 
-        return prompt_alignment(evidence, encoder)
+        return [*prompt_alignment(evidence, encoder), *prompt_contrast(evidence, encoder)]
 
 
 class PriorPreservation(Judged):
@@ -150,6 +164,7 @@ class Copying(Judged):
     """How near a picture is to its nearest photograph, mirrored or not: a warning, no goal.
 
     Over pictures whose prompt names the subject. Lower is better, below the photographs' own.
+    Beside it `photo_distance`: the same by pixels at 16 x 16, where higher is better.
     """
 
     kind: Literal["copying"] = "copying"
@@ -157,8 +172,9 @@ class Copying(Judged):
     def formula(self, evidence: Evidence, encoder: Opened) -> Sequence[Score]:
         """Return the score; see `judge.measures`."""
         from dreambooth_plugins.metric.judge.measures import copying
+        from dreambooth_plugins.metric.judge.nearness import photo_distance
 
-        return copying(evidence, encoder)
+        return [*copying(evidence, encoder), *photo_distance(evidence)]
 
 
 class PerceptualDiversity(Judged):

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 from dreambooth import hookimpl
 from dreambooth_plugins.model.auto import Auto
+from dreambooth_plugins.model.flow.flux import Flux
+from dreambooth_plugins.model.flow.flux2_klein import Flux2Klein
+from dreambooth_plugins.model.flow.qwen_image import QwenImage
+from dreambooth_plugins.model.flow.sd3 import StableDiffusion3
+from dreambooth_plugins.model.flow.z_image import ZImage
 from dreambooth_plugins.model.sdxl import SDXL
 from dreambooth_plugins.model.stable_diffusion import StableDiffusion
 
@@ -16,4 +21,6 @@ if TYPE_CHECKING:
 @hookimpl
 def register_models() -> list[type[Model]]:
     """Return the model families that come with the trainer."""
-    return [Auto, SDXL, StableDiffusion]
+    return [
+        Auto, Flux, Flux2Klein, QwenImage, SDXL, StableDiffusion, StableDiffusion3, ZImage,
+    ]  # fmt: skip

@@ -9,6 +9,11 @@ from dreambooth.component import escape_variables
 from dreambooth.errors import JobError
 from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.model import builtin
+from dreambooth_plugins.model.flow.flux import Flux
+from dreambooth_plugins.model.flow.flux2_klein import Flux2Klein
+from dreambooth_plugins.model.flow.qwen_image import QwenImage
+from dreambooth_plugins.model.flow.sd3 import StableDiffusion3
+from dreambooth_plugins.model.flow.z_image import ZImage
 from dreambooth_plugins.model.folder import hub
 from dreambooth_plugins.model.folder.source import read_json
 from dreambooth_plugins.model.folder_model import FolderModel
@@ -20,11 +25,14 @@ if TYPE_CHECKING:
 
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo, Vocabulary
 
-FAMILIES: tuple[type[FolderModel], ...] = (StableDiffusion, SDXL)
+FAMILIES: tuple[type[FolderModel], ...] = (
+    StableDiffusion, SDXL, Flux, StableDiffusion3, ZImage, Flux2Klein, QwenImage,
+)  # fmt: skip
 
 
 class Auto(FolderModel):
-    """A model whose family its files tell: Stable Diffusion 1.x, 2.x, or SDXL.
+    """A model whose family its files tell: Stable Diffusion 1.x to 3.5, FLUX.1, FLUX.2 klein,
+    Z-Image, Qwen-Image.
 
     A diffusers folder says it in model_index.json, a single file by the names of its tensors. The
     run's own job names the family it came to.
@@ -83,8 +91,7 @@ class Auto(FolderModel):
         known = ", ".join(cls.pipeline_class for cls in FAMILIES)
         raise JobError(
             f"{folder} holds a {name or 'model without a pipeline'}, of no family known here",
-            f"known are Stable Diffusion 1.x and 2.x, and SDXL ({known}); a plugin may bring "
-            "others, named in model.kind",
+            f"known are {known}; a plugin may bring others, named in model.kind",
         )
 
     def settled(self, describe: Callable[[], ModelInfo]) -> FolderModel:  # type: ignore[override]
@@ -95,7 +102,7 @@ class Auto(FolderModel):
         """Read what the model is (see its family)."""
         return self.family().describe()
 
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary | None:
         """Read the vocabulary of its first text encoder."""
         return self.family().vocabulary()
 

@@ -10,7 +10,7 @@ from dreambooth.errors import JobError
 PREFIX = "builtin:"
 CONFIGS = Path(__file__).parent / "configs"
 BASES = Path(__file__).parents[1] / "base_emoji"
-TINY, EMOJI = ("tiny", "tiny-sdxl"), ("emoji-64", "emoji-128")
+TINY, EMOJI = ("tiny", "tiny-sd2", "tiny-sdxl"), ("emoji-64", "emoji-128")
 
 
 def _unknown(name: str, known: list[str], what: str) -> JobError:
@@ -23,8 +23,8 @@ def _unknown(name: str, known: list[str], what: str) -> JobError:
 def base_folder(name: str, *, build: bool) -> Path:
     """Return the diffusers folder of a built-in base model.
 
-    `tiny` and `tiny-sdxl` (random weights, for tests and dry runs) are made in the user's cache
-    on first use; with `build=False` its configuration alone serves until then.
+    `tiny`, `tiny-sd2` and `tiny-sdxl` (random weights, for tests and dry runs) are made in the
+    user's cache on first use; with `build=False` their configuration alone serves until then.
     """
     if name in TINY:
         from dreambooth_plugins.model.tiny import tiny_folder

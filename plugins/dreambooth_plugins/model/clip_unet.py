@@ -9,7 +9,8 @@ import torch
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
 from dreambooth_plugins.common.dtypes import dtype_of
-from dreambooth_plugins.formats.lora import kohya
+from dreambooth_plugins.formats.lora import diffusers, kohya
+from dreambooth_plugins.formats.lora.naming import sort_tensors
 from dreambooth_plugins.formats.original.names import LAYOUT, to_original
 from dreambooth_plugins.model.folder.loaded import LoadedFolder
 from dreambooth_plugins.model.folder.loading import skeleton
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.nn import Module
+
+    from dreambooth.interfaces import AdapterTensors
 
 
 def _adaptable(module: Module) -> bool:
@@ -98,11 +101,26 @@ class ClipUNet(LoadedFolder):
             for name, module in skeleton(self.source, part).named_modules()
             if _adaptable(module)
         }
-        if layout == "diffusers":
+        if layout == diffusers.LAYOUT:
             return files
-        if layout != "kohya":
+        if layout != kohya.LAYOUT:
             raise KeyError(layout)
         return kohya.module_names(files, self._configs())
+
+    def adapter_file(self, layout: str, adapters: Sequence[AdapterTensors]) -> dict[str, Tensor]:
+        """Name the tensors of adapters as `diffusers` or `kohya` do."""
+        names = self.adapter_keys(layout)
+        if layout == kohya.LAYOUT:
+            return kohya.file_tensors(names, adapters)
+        return diffusers.file_tensors(names, adapters, self.info.part_names("denoiser"))
+
+    def read_adapter(self, tensors: Mapping[str, Tensor]) -> list[AdapterTensors]:
+        """Sort the tensors of a file with diffusers', PEFT's, kohya's or LyCORIS' names."""
+        known: Mapping[str, str] = {}
+        if kohya.is_kohya(tensors):
+            both = (self.adapter_keys(layout) for layout in (kohya.LAYOUT, diffusers.LAYOUT))
+            known = kohya.read_names(*both)
+        return sort_tensors(tensors, known)
 
     def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
         """Give a part's tensors the names of the `original` layout (see `LoadedModel.convert`)."""

@@ -61,7 +61,7 @@ def unet_info(
     texts = parts_in.names(source.parts, "text_encoders")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     sample = unet["sample_size"]
-    schedule = read_schedule(source.config)
+    schedule = read_schedule(source)
     return ModelInfo(
         prediction=_prediction(source.config, schedule),
         schedule=schedule,
@@ -79,18 +79,20 @@ def unet_info(
     )
 
 
-def read_schedule(folder: Path) -> dict[str, Any]:
+def read_schedule(source: Source) -> dict[str, Any]:
     """Return the scheduler's configuration, the name of its class included.
 
-    Where the file leaves the name out, model_index.json has it: diffusers goes by that one.
+    Where the file leaves the name out, model_index.json has it: diffusers goes by that one. What
+    the job says of the prediction counts before the file's word.
     """
+    folder = source.config
     file = folder / "scheduler" / "scheduler_config.json"
     schedule = read_json(file)
     if schedule.get("_class_name") is None:
         named = class_of(read_json(folder / "model_index.json"), "scheduler")
         schedule = {**schedule, "_class_name": named} if isinstance(named, str) else schedule
     check_keys(file, schedule, SCHEDULE, ("_class_name",))
-    return schedule
+    return {**schedule, "prediction_type": source.prediction} if source.prediction else schedule
 
 
 def check_tokenizers(source: Source) -> None:

@@ -6,14 +6,16 @@ A family says what its parts are and reads its JSON files; where they lie is the
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import ValidationInfo, field_serializer, field_validator
 
 from dreambooth.component import escape_variables, expand_variables, resolve_path
 from dreambooth.errors import JobError
 from dreambooth.interfaces import Model, ModelInfo
+from dreambooth_plugins.formats.original import families
 from dreambooth_plugins.model import builtin
 from dreambooth_plugins.model.folder import hub
 from dreambooth_plugins.model.folder.part import Part
@@ -50,6 +52,9 @@ class FolderModel(Model):
     `builtin:sd20-base`, `builtin:sd21`. Found out from the file where that is possible."""
     vae: str | None = None
     """Another VAE: a folder (of a VAE, or of a model that has one) or a single file."""
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """What the model predicts, for files that do not say it, or say it wrongly (many v-prediction
+    models of SD 1.x and 2.x); null: what its files say."""
 
     @field_validator("source", "config", "vae", mode="after")
     @classmethod
@@ -79,6 +84,10 @@ class FolderModel(Model):
         """Return the opened model; nothing heavy is read yet."""
         raise NotImplementedError  # abstract
 
+    def parts_of(self, folder: Path) -> tuple[Part, ...]:
+        """Return the parts a diffusers folder of this family has: the default, all of them."""
+        return self.parts
+
     def check_folder(self, folder: Path) -> None:
         """Raise `JobError` unless `folder` is a diffusers folder of this family."""
         raise NotImplementedError  # abstract
@@ -104,13 +113,15 @@ class FolderModel(Model):
         from dreambooth_plugins.model.folder.vocabulary import check_ids, vocabulary_of
 
         source = self._locate(opening=False, fetch=False)
-        info = self.info(source)
-        if not self.source.startswith(builtin.PREFIX):
-            check_ids(vocabulary_of(source), source)
+        info = self._described(source)
+        found = None if self.source.startswith(builtin.PREFIX) else vocabulary_of(source)
+        if found is not None:
+            check_ids(found, source)
         return info
 
-    def vocabulary(self) -> Vocabulary:
-        """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration)."""
+    def vocabulary(self) -> Vocabulary | None:
+        """Read the tokenizer's vocabulary (CLIP's own for a file with a shipped configuration);
+        None for the tokenizers of language models."""
         if self.source.removeprefix(builtin.PREFIX) in builtin.TINY:
             from dreambooth_plugins.model.folder.vocabulary import shipped_vocabulary
             from dreambooth_plugins.model.tiny import MERGES
@@ -123,19 +134,38 @@ class FolderModel(Model):
     def open(self, ctx: Context) -> LoadedModel:
         """Open the model; downloads a hub model's weights unless the device is `meta`."""
         source = self._locate(opening=True, fetch=ctx.device.type != "meta")
-        return self.loaded(self.info(source), source, ctx)
+        if not self.source.startswith(builtin.PREFIX):
+            self._tell(source, ctx)
+        return self.loaded(self._described(source), source, ctx)
+
+    def _tell(self, source: Source, ctx: Context) -> None:
+        """Warn of weights that were rounded for drawing alone."""
+        try:
+            rounded = source.rounded()
+        except JobError:
+            return  # still to be downloaded; who reads them says what is wrong
+        for file in rounded:
+            ctx.warn(
+                f"{file} holds weights rounded to 8 bits (fp8): training begins with what is left "
+                "of them; take the fp16 file where there is one"
+            )
 
     def at(self, folder: Path) -> Self:
         """Return this model with everything taken from the diffusers folder `folder`."""
         named = {"kind": self.kind, "source": escape_variables(str(Path(folder).absolute()))}
         return type(self).model_validate(named)
 
+    def _described(self, source: Source) -> ModelInfo:
+        embedded = self.source.startswith(builtin.PREFIX)
+        return replace(self.info(source), embedded=embedded)
+
     def _locate(self, *, opening: bool, fetch: bool) -> Source:
         """Find the model's files; `opening` builds a built-in's weights, `fetch` downloads."""
         vae = self._vae_path()
         if self.source.startswith(builtin.PREFIX):
             name = self.source.removeprefix(builtin.PREFIX)
-            source = Source(self.parts, builtin.base_folder(name, build=opening), vae=vae)
+            folder = builtin.base_folder(name, build=opening)
+            source = Source(self.parts, folder, vae=vae, prediction=self.prediction)
             self.check_folder(source.config)
             if vae is not None:
                 source.check(weights=opening)
@@ -149,8 +179,9 @@ class FolderModel(Model):
                 self.parts, self.source, self.revision, self.variant, self.allow_pickle
             )
             folder = model.folder(fetch=fetch)
-        source = Source(self.parts, folder, None, vae, self.variant, self.allow_pickle)
         self.check_folder(folder)
+        parts = self.parts_of(folder)
+        source = Source(parts, folder, None, vae, self.variant, self.allow_pickle, self.prediction)
         source.check(weights=fetch or not from_hub)
         return source
 
@@ -174,13 +205,17 @@ class FolderModel(Model):
         check_file(path, self.allow_pickle)
         from dreambooth_plugins.common.headers import read_header
 
-        shipped = self.shipped(path, read_header(path), own_vae=vae is not None)
+        header = read_header(path)
+        shipped = self.shipped(path, header, own_vae=vae is not None)
+        said = None if self.config else families.said_prediction(header)
         config = self.config or builtin.PREFIX + shipped
         if config.startswith(builtin.PREFIX):
             folder = builtin.config_folder(config.removeprefix(builtin.PREFIX))
         else:
             folder = Path(config)
             self.check_folder(folder)
-        source = Source(self.parts, folder, path, vae, None, self.allow_pickle)
+        source = Source(
+            self.parts, folder, path, vae, None, self.allow_pickle, self.prediction or said
+        )
         source.check(weights=True)
         return source

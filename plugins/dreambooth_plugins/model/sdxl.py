@@ -55,4 +55,4 @@ class SDXL(FolderModel):
     def shipped(self, path: Path, header: Header, *, own_vae: bool) -> str:
         """Return the configuration for what the file says it predicts."""
         families.check_sdxl_layout(path, header, own_vae=own_vae)
-        return families.sdxl_config(header)
+        return families.sdxl_config(header, self.prediction)

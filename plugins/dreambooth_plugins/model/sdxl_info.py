@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
+from dreambooth.interfaces import Usual
 from dreambooth_plugins.formats.original.families import SDXL_FAMILY
 from dreambooth_plugins.formats.original.limits import original_refusal
 from dreambooth_plugins.model import parts_of
@@ -38,6 +39,17 @@ _UNET = {
 _KINDS = {"unet": _UNET, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER, "vae": VAE}
 _REAL_WIDTH = 2048
 """Of the texts of the published model and all that is made from it."""
+
+
+_USUAL = Usual(
+    source="diffusers' DreamBooth guide for SDXL (README_sdxl.md) and its LoRA script",
+    lora=True,
+    lora_parts=("unet",),
+    lora_rank=4,
+    steps=500,
+    accumulation=4,
+    sampling_steps=25,
+)
 
 
 def model_info(source: Source) -> ModelInfo:
@@ -78,6 +90,7 @@ def _read(source: Source) -> ModelInfo:
         },
         learns_words={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
         guidance_default=5.0,
+        usual=_USUAL,
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from dreambooth.helpers.transfer import upload
 from dreambooth.interfaces import Conditioning
 from dreambooth_plugins.common.dtypes import dtype_of
+from dreambooth_plugins.formats.model_spec import has_zero_terminal_snr
+from dreambooth_plugins.formats.original.names import LAYOUT
 from dreambooth_plugins.model.clip_unet import ClipUNet
 
 if TYPE_CHECKING:
@@ -34,13 +36,23 @@ class LoadedSDXL(ClipUNet):
         al. 2023, arXiv:2307.01952, section 2.1); `pooled` is the second encoder's projected one.
         Both see every prompt padded to the tokenizers' full length.
         """
-        first, _ = self._hidden(_FIRST, prompts)
-        second, pooled = self._hidden(_SECOND, prompts)
-        embeds = torch.cat([first, second], dim=-1)
-        return [
-            Conditioning({"embeds": row, "pooled": one})
-            for row, one in zip(embeds, pooled, strict=True)
-        ]
+        pieces = {part: self.encode_part(part, prompts) for part in (_FIRST, _SECOND)}
+        rows = zip(*pieces.values(), strict=True)
+        return [self.joined(dict(zip(pieces, row, strict=True))) for row in rows]
+
+    def encode_part(self, part: str, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts with one encoder: `embeds` [tokens, dim], of the second `pooled` too."""
+        embeds, pooled = self._hidden(part, prompts)
+        if part == _FIRST:
+            return [Conditioning({"embeds": row}) for row in embeds]
+        both = zip(embeds, pooled, strict=True)
+        return [Conditioning({"embeds": row, "pooled": one}) for row, one in both]
+
+    def joined(self, pieces: Mapping[str, Conditioning]) -> Conditioning:
+        """Put both encoders' states side by side; `pooled` is the second one's."""
+        first, second = pieces[_FIRST].tensors, pieces[_SECOND].tensors
+        embeds = torch.cat([first["embeds"], second["embeds"]], dim=-1)
+        return Conditioning({"embeds": embeds, "pooled": second["pooled"]})
 
     def _hidden(self, part: str, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return an encoder's last but one hidden states, and its first output, float32."""
@@ -48,7 +60,9 @@ class LoadedSDXL(ClipUNet):
         found = self._through(part, lambda text: text(rows, output_hidden_states=True))
         return found.hidden_states[-2].float(), found[0].float()
 
-    def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
+    def condition(
+        self, cond: Conditioning, rows: Sequence[RowGeometry], *, guidance: float | None = None
+    ) -> Conditioning:
         """Add `time_ids` [B, 6] float32: original size, crop corner, target size of each row."""
         ids = [[*r.original_size, *r.crop_top_left, *r.target_size] for r in rows]
         added = upload(torch.tensor(ids, dtype=torch.float32), self._ctx.device)
@@ -102,6 +116,18 @@ class LoadedSDXL(ClipUNet):
             "pooled_prompt_embeds": pooled,
             "negative_pooled_prompt_embeds": empty_pooled,
         }
+
+    def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """Give a part's tensors the names of a layout (see `LoadedModel.convert`).
+
+        In the original one a model that predicts v has the empty tensors by which ComfyUI and Forge
+        know it: `v_pred`, and `ztsnr` where the last timestep is pure noise.
+        """
+        named = super().convert(part, tensors, layout)
+        if part == "unet" and layout == LAYOUT and self.info.prediction == "v_prediction":
+            zero = has_zero_terminal_snr(self._ctx.job, self.info)
+            named |= {mark: torch.zeros(0) for mark in ("v_pred", "ztsnr")[: 1 + zero]}
+        return named
 
     def index_options(self) -> Mapping[str, Any]:
         """Return what the source says of an absent negative prompt, and that there are no extras.

@@ -45,4 +45,4 @@ class StableDiffusion(FolderModel):
     def shipped(self, path: Path, header: Header, *, own_vae: bool) -> str:
         """Return the configuration of the file's version."""
         families.check_layout(path, header, own_vae=own_vae)
-        return "" if self.config else families.shipped_config(path, header)
+        return "" if self.config else families.shipped_config(path, header, self.prediction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
+from dreambooth.interfaces import Usual
 from dreambooth_plugins.formats.original.families import ONE_FAMILY
 from dreambooth_plugins.formats.original.limits import original_refusal
 from dreambooth_plugins.model import parts_of
@@ -51,7 +52,7 @@ def _read(source: Source) -> ModelInfo:
     for part in PARTS:
         check_network(part, source.config_folder(part) / "config.json", configs[part])
     unet, text, vae = (configs[part] for part in PARTS)
-    schedule = read_schedule(source.config)
+    schedule = read_schedule(source)
     check_tokenizers(source)
     _check_fit(source, unet, text, vae)
     family = _family(unet)
@@ -69,6 +70,7 @@ def _read(source: Source) -> ModelInfo:
         if names
         else {"title": "Stable Diffusion"},
         learns_words={"text_encoder": "emb_params"},
+        usual=Usual(lora_parts=("unet",)),
     )
 
 

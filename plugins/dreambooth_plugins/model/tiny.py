@@ -1,4 +1,5 @@
-"""Tiny models of random weights, for tests and dry runs: `builtin:tiny`, `builtin:tiny-sdxl`.
+"""Tiny models of random weights, for tests and dry runs: `builtin:tiny`,
+`builtin:tiny-sd2`, `builtin:tiny-sdxl`.
 
 The weights are a function of their names alone: the same bits on every machine.
 """
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     from dreambooth_plugins.model.folder.part import Part
 
 CONFIGS = Path(__file__).parent / "configs"
-MODELS = {"tiny": parts_of.STABLE_DIFFUSION, "tiny-sdxl": parts_of.SDXL}
-"""Name -> parts."""
+MODELS = {
+    "tiny": parts_of.STABLE_DIFFUSION,
+    "tiny-sd2": parts_of.STABLE_DIFFUSION,
+    "tiny-sdxl": parts_of.SDXL,
+}
+"""Name -> parts: Stable Diffusion 1.x, 2.x (v-prediction), SDXL."""
 RECIPE = 1
 """Raised when the same configuration would come to mean other weights."""
 MERGES = 1000

@@ -92,6 +92,9 @@ class ClassImages(PriorSet):
     def _show(self, count: int) -> None:
         """Write the first pictures and their seeds into the run's folder."""
         folder, shown = self._ctx.folder / "prior", min(count, SHOWN)
+        if self._pictures.present(shown) < shown:  # the denoiser has drawn them all
+            for part in self._source.info.part_names("denoiser"):
+                self._source.release(part)
         self._pictures.ensure(shown, "Decoding class images")
         if not self._ctx.is_main:
             return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
 from dreambooth import Problem
-from dreambooth.interfaces import Prior, PriorCost
+from dreambooth.interfaces import Prior, PriorCost, Sampler
+from dreambooth.plugins import Slot
 from dreambooth_plugins.prior.class_prompt import CLASS_PROMPT, ClassPrompt, class_prompt_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from dreambooth import Job
     from dreambooth.interfaces import (
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
         ModelInfo,
         NoiseSchedule,
         PriorSet,
-        Sampler,
         Subject,
     )
     from dreambooth_plugins.prior.class_images import ClassSet
 
 
 class Generated(Prior):
-    """Class images sampled from the base with the job's sampler, kept as latents.
+    """Class images sampled from the base, kept as latents.
 
     The set lies in the store shared by all jobs, keyed by prompt, model, size, seed, sampler and
     noise schedule: a second run reuses it, a changed one makes its own, an interrupted one is
@@ -49,6 +49,9 @@ class Generated(Prior):
     finished as it was begun."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the set; apart from train.seed, so that jobs with other seeds share it."""
+    sampler: Annotated[Sampler, Slot("sampler")] | None = None
+    """What draws the set; null takes the job's own sampler. With one of its own, another preview
+    sampler draws no class image anew."""
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """Refuse class prompts that carry the identifier or an unknown placeholder."""
@@ -60,6 +63,12 @@ class Generated(Prior):
                 "raise prior.count or lower prior.batch_size",
             )
 
+    def settled(self, describe: Callable[[], ModelInfo]) -> Self:
+        """Return this prior with what its sampler leaves to the model written out."""
+        if self.sampler is None or (found := self.sampler.settled(describe)) is self.sampler:
+            return self
+        return self.model_copy(update={"sampler": found})
+
     def open(
         self, ctx: Context, model: LoadedModel, sampler: Sampler, schedule: NoiseSchedule
     ) -> PriorSet:
@@ -67,7 +76,7 @@ class Generated(Prior):
         from dreambooth_plugins.prior.class_images import Ahead, Alongside
 
         kind = Ahead if self.when == "ahead" else Alongside
-        images = kind(self._set(), ctx, model, sampler, schedule)
+        images = kind(self._set(), ctx, model, self.sampler or sampler, schedule)
         images.prepare()
         return images
 
@@ -77,7 +86,8 @@ class Generated(Prior):
         """Look the set up in the store."""
         from dreambooth_plugins.prior.class_images import ClassImages
 
-        latents = ClassImages(self._set(), ctx, model, sampler, schedule).latents
+        drawn_by = self.sampler or sampler
+        latents = ClassImages(self._set(), ctx, model, drawn_by, schedule).latents
         wanted = self.pictures(ctx.job)
         if self.when == "ahead" and latents.present(self.count) == self.count:
             return wanted  # a set that was drawn in other batches may end elsewhere
@@ -105,8 +115,9 @@ class Generated(Prior):
         """Price the set in denoiser forwards."""
         pictures = self.pictures(job)
         schedule = job.scheduler.open(job.model.describe())
-        solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
+        sampler = self.sampler or job.sampler
+        solver = schedule.solver_config(job.data.size, sampler.sampling_steps())
         alongside = self.when == "alongside"
         note = "a frozen copy of the base stays in memory" if alongside else ""
-        forwards = round(pictures * job.sampler.forwards(solver))
-        return PriorCost(pictures, forwards, note, alongside, self.batch_size)
+        forwards = round(pictures * sampler.forwards(solver))
+        return PriorCost(pictures, forwards, note, alongside, self.batch_size, self.sampler)

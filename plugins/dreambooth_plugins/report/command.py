@@ -56,6 +56,8 @@ def report(
     echo(f"report   {one_line(shown_path(dest))} ({file_size(len(html.encode()))})", indent=9)
     for run in report_.runs:
         echo(f"verdict  {run.name}: {run.verdict}", indent=9)
+        for finding in run.findings:
+            echo(f"{finding.mark:<8} {finding.sentence}", indent=9)
         for note in run.notes:
             echo(f"note     {note}", indent=9)
     if with_originals:

@@ -101,7 +101,8 @@ class Evaluation:
     measures: list[Measure]
     pictures: list[PictureMeasure]
     asked: str = ""
-    """What was drawn: the run's own samples, or other prompts (`dbt evaluate`)."""
+    """Tells other prompts and encoders (`dbt evaluate`) from the run's own samples: empty."""
+    file: str = ""
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name."""
@@ -110,7 +111,9 @@ class Evaluation:
 
 def comparable(evaluations: list[Evaluation]) -> list[Evaluation]:
     """Return the evaluations whose numbers compare: one encoder, the last one's, and one set of
-    prompts, that of the most steps."""
+    prompts, that of the most steps; none of none."""
+    if not evaluations:
+        return []
     same = [e for e in evaluations if e.encoder == evaluations[-1].encoder]
     asked = Counter(e.asked for e in same)
     return [e for e in same if e.asked == max(asked, key=lambda a: asked[a])]

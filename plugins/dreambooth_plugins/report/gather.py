@@ -109,7 +109,7 @@ def read_run(folder: RunFolder, pool: Pool, room: int) -> Run:
     before = pool.size
     photos, notes = photos_of(manifest, pool, scrub)
     evaluations, bad = read_evaluations(folder.path, scrub, key_of)
-    findings, worse = read_findings(folder.path, scrub)
+    findings, worse = read_findings(folder, evaluations, scrub)
     curves, last = curves_of(folder.path)
     steps = int((manifest.get("result") or {}).get("steps") or max([last, *sets.files]))
     verdict, best = verdict_of(evaluations, findings, steps, bool(sets.files))

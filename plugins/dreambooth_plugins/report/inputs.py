@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from dreambooth.files import MAX_JSON, read_limited
 from dreambooth.helpers.text import flat
+from dreambooth.runs.evaluations import OWN, findings_file, id_in
 from dreambooth_plugins.report.document import (
     MAX_EVALUATIONS,
     MAX_FINDINGS,
@@ -23,18 +24,21 @@ from dreambooth_plugins.report.document import (
 from dreambooth_plugins.report.private import clipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from dreambooth.runs.folder import RunFolder
     from dreambooth_plugins.report.private import Scrub
 
 MEASURES = {
     "subject_similarity": "Likeness to your photographs",
     "prompt_alignment": "Doing what the prompt says",
+    "prompt_contrast": "Telling one prompt from another",
     "prior_preservation": "Others of its class drawn like yours",
     "diversity": "Variety of the pictures",
     "drift": "Change in unrelated pictures",
     "copying": "Nearness to a single photograph",
+    "photo_distance": "Distance to the nearest photograph, by pixels",
 }
 _STEP = re.compile(r"step-(\d{1,12})")
 
@@ -78,8 +82,6 @@ class _Picture(_Record):
 class _Evaluation(_Record):
     step: int = Field(ge=0)
     encoder: str = "an encoder that is not named"
-    prompts: str | int = ""
-    images_per_prompt: int = 0
     metrics: list[_Metric] = Field(default=[], max_length=64)
     pictures: list[_Picture] = Field(default=[], max_length=4096)
 
@@ -139,8 +141,10 @@ def read_evaluations(
             )
             for p in data.pictures
         ]
-        asked = f"{data.prompts} x {data.images_per_prompt}"
-        found.append(Evaluation(data.step, scrub.words(data.encoder), measures, pictures, asked))
+        encoder = scrub.words(data.encoder)
+        found.append(
+            Evaluation(data.step, encoder, measures, pictures, id_in(path.name), path.name)
+        )
     return sorted(found, key=lambda e: e.step), notes
 
 
@@ -149,9 +153,25 @@ def title_of(name: str) -> str:
     return MEASURES.get(name) or clipped(flat(name.replace("_", " ")).capitalize(), 80)
 
 
-def read_findings(folder: Path, scrub: Scrub) -> tuple[list[Finding], list[str]]:
-    """Return a run's findings, problems first, and a sentence where they cannot be read."""
-    path, notes = folder / "findings.json", list[str]()
+def surest(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """Return the evaluation whose findings count: of the run's last step, of the most pictures.
+
+    Those of the run's own samples where others are of no more: they know since when.
+    """
+    last = [e for e in evaluations if e.step == evaluations[-1].step]
+    return max(last, key=lambda e: (len(e.pictures), e.asked == OWN), default=None)
+
+
+def read_findings(
+    folder: RunFolder, evaluations: Sequence[Evaluation], scrub: Scrub
+) -> tuple[list[Finding], list[str]]:
+    """Return a run's findings, problems first, and a sentence where they cannot be read.
+
+    The run's own, or those that `dbt evaluate` left of more pictures of the last step.
+    """
+    best, notes = surest(evaluations), list[str]()
+    path = findings_file(folder, best.file if best else "")
+    path = path if path.exists() else folder.findings
     if not path.exists() or (data := _checked(path, _Findings, notes)) is None:
         return [], notes
     rank = {"problem": 0, "look": 1, "good": 2}

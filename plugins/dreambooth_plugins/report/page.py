@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dreambooth.errors import RunError
 from dreambooth_plugins.report.charts import charts_of
 from dreambooth_plugins.report.compare import differences, verdicts
+from dreambooth_plugins.report.document import comparable
 from dreambooth_plugins.report.inputs import title_of
 from dreambooth_plugins.report.pictures.strip import spread
 from dreambooth_plugins.report.poster import freedom_map, poster
@@ -144,12 +145,13 @@ def measures_of(run: Run) -> dict[str, Any]:
     names = list(dict.fromkeys(m.name for e in run.evaluations for m in e.measures))
     if not names:
         return {"heads": [], "rows": []}
-    last = [run.evaluations[-1].measure(name) for name in names]
+    last = [comparable(run.evaluations)[-1].measure(name) for name in names]
     rows = [("Untrained", False, [_figure(m.baseline if m else None) for m in last])]
     for e in run.evaluations:
         found = [e.measure(name) for name in names]
         cells = [_figure(m.value, m.stderr) if m else "" for m in found]
-        rows.append((f"Step {e.step}", e.step == run.best, cells))
+        drawn = f", {len(e.pictures)} drawn for it, {e.encoder}" if e.asked else ""
+        rows.append((f"Step {e.step}{drawn}", e.step == run.best and not drawn, cells))
     rows.append(
         ("Photographs among themselves", False, [_figure(m.real if m else None) for m in last])
     )
@@ -198,7 +200,7 @@ def _data(runs: list[Run], charts: list[Chart]) -> dict[str, Any]:
                 "photos": [asdict(photo) for photo in run.photos],
                 "values": [
                     {"step": e.step, "key": p.key, "seed": p.seed, "values": p.values}
-                    for e in run.evaluations
+                    for e in comparable(run.evaluations)
                     for p in e.pictures
                 ][:2000],
             }
@@ -206,7 +208,7 @@ def _data(runs: list[Run], charts: list[Chart]) -> dict[str, Any]:
         ],
         "charts": [asdict(chart) for chart in charts],
         "evaluations": [
-            {"run": run.name, "step": e.step, "encoder": e.encoder, **asdict(m)}
+            {"run": run.name, "step": e.step, "drawn": e.asked, "encoder": e.encoder, **asdict(m)}
             for run in runs
             for e in run.evaluations
             for m in e.measures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -10,7 +10,7 @@ from dreambooth import Problem, Sampler
 from dreambooth_plugins.sampler.steps import SOLVERS, STABLE_DIFFUSION, Guidance, SolverName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dreambooth.interfaces import Context, LoadedModel, ModelInfo
     from dreambooth.interfaces.context import Progress
 
+USUAL_SCALE = 7.5
+"""Of Stable Diffusion 1.x and 2.x."""
 Sigma = Annotated[float, Field(ge=0.0)]
 
 
@@ -25,8 +27,9 @@ class ClassifierFreeGuidance(Sampler):
     """Guidance e_u + s (e_c - e_u) (Ho & Salimans 2022), both halves in one forward."""
 
     kind: Literal["cfg"] = "cfg"
-    guidance_scale: float = Field(default=7.5, ge=0.0)
-    """How strongly pictures follow the prompt; 1 is no guidance, at half the cost."""
+    guidance_scale: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
+    """How strongly pictures follow the prompt; 1 is no guidance, at half the cost. `auto`: what is
+    usual for the family, 7.5 for Stable Diffusion 1.x and 2.x, 5 for SDXL."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 30
     """Sampling steps."""
     solver: SolverName = "dpmpp_2m_karras"
@@ -48,6 +51,20 @@ class ClassifierFreeGuidance(Sampler):
         if value is not None and value[0] >= value[1]:
             raise ValueError(f"no sigma lies in ({value[0]}, {value[1]}]: lo must be below hi")
         return value
+
+    def settled(self, describe: Callable[[], ModelInfo]) -> Self:
+        """Return this sampler with the family's guidance scale written out."""
+        if self.guidance_scale != "auto":
+            return self
+        return self.model_copy(update={"guidance_scale": self.scale(describe())})
+
+    def scale(self, info: ModelInfo | None = None) -> float:
+        """Return the guidance scale for a model; without one that of Stable Diffusion."""
+        if self.guidance_scale != "auto":
+            return self.guidance_scale
+        if info is not None and info.guidance != "cfg":
+            return 1.0
+        return USUAL_SCALE if info is None else info.guidance_default
 
     def check(self, job: Job, info: ModelInfo | None) -> Iterable[Problem]:
         """Report a solver or a number of steps that does not fit the model's schedule."""
@@ -76,7 +93,7 @@ class ClassifierFreeGuidance(Sampler):
         return sample(
             model,
             prompts,
-            guidance=self.guidance(),
+            guidance=self.guidance(model.info),
             solver=self.solver,
             steps=self.steps,
             seeds=seeds,
@@ -89,7 +106,7 @@ class ClassifierFreeGuidance(Sampler):
 
     def extra_prompts(self) -> list[str]:
         """Return the negative prompt, where there is guidance."""
-        return [] if self.guidance_scale == 1.0 else [self.negative]
+        return [] if self.scale() == 1.0 else [self.negative]
 
     def sampling_steps(self) -> int:
         """Return `steps`."""
@@ -105,9 +122,9 @@ class ClassifierFreeGuidance(Sampler):
         at = evaluations(self.solver, self.steps, solver_config or STABLE_DIFFUSION)
         return float(sum(2 if self.guidance().at(sigma) else 1 for sigma in at))
 
-    def guidance(self) -> Guidance:
-        """Return how strongly, and where, predictions follow the prompt."""
-        return Guidance(self.guidance_scale, self.rescale, self.interval)
+    def guidance(self, info: ModelInfo | None = None) -> Guidance:
+        """Return how strongly, and where, predictions of a model follow the prompt."""
+        return Guidance(self.scale(info), self.rescale, self.interval)
 
     def _problems(self, job: Job, info: ModelInfo) -> Iterator[Problem]:
         if info.prediction == "flow":
@@ -117,7 +134,7 @@ class ClassifierFreeGuidance(Sampler):
                 "use a sampler for flow matching",
             )
             return
-        if info.guidance != "cfg" and self.guidance_scale != 1.0:
+        if info.guidance != "cfg" and self.scale(info) != 1.0:
             given = "takes it as an input" if info.guidance == "embedded" else "has none"
             yield Problem(
                 ("sampler", "guidance_scale"),

@@ -87,7 +87,9 @@ class DiscreteSchedule(NoiseSchedule):
             noise += self.offset_noise * torch.randn((shape[0], 1, 1), generator=rng)
         return t, noise
 
-    def timestep_quantiles(self, count: int, rng: torch.Generator) -> Tensor:
+    def timestep_quantiles(
+        self, count: int, rng: torch.Generator, size: tuple[int, int] = (1, 1)
+    ) -> Tensor:
         """Return low + floor((i + 1/2) (high - low) / count), int64 [count]; nothing is drawn."""
         places = torch.arange(count)
         return self.low + (2 * places + 1) * (self.high - self.low) // (2 * count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dreambooth import Tracker, hookimpl
+from dreambooth_plugins.tracker.csv import Csv
 from dreambooth_plugins.tracker.jsonl import Jsonl
 from dreambooth_plugins.tracker.tensorboard import TensorBoard
 from dreambooth_plugins.tracker.wandb import Wandb
@@ -10,5 +11,5 @@ from dreambooth_plugins.tracker.wandb import Wandb
 
 @hookimpl
 def register_trackers() -> list[type[Tracker]]:
-    """Bring `tensorboard`, `jsonl` and `wandb`."""
-    return [TensorBoard, Jsonl, Wandb]
+    """Bring `tensorboard`, `jsonl`, `csv` and `wandb`."""
+    return [TensorBoard, Jsonl, Csv, Wandb]

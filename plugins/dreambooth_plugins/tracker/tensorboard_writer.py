@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.text.metadata import create_summary_metadata
 
 from dreambooth.helpers.pictures import grid
 from dreambooth.interfaces import TrackerWriter
+from dreambooth_plugins.tracker import event_summaries
 from dreambooth_plugins.tracker.event_file import EventFile
 
 if TYPE_CHECKING:
@@ -22,6 +18,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from dreambooth.interfaces import Histogram
+
 
 class TensorBoardWriter(TrackerWriter):
     """Turns what the engine logs into summaries. `pictures` is `grid`, `each` or `none`.
@@ -29,9 +27,11 @@ class TensorBoardWriter(TrackerWriter):
     Scalars are float32, as TensorBoard keeps them; `metrics.jsonl` has them in full.
     """
 
-    def __init__(self, folder: Path, resume_step: int, pictures: str) -> None:
+    def __init__(
+        self, folder: Path, resume_step: int, pictures: str, *, histograms: bool = False
+    ) -> None:
         self._resume_step = resume_step
-        self._pictures = pictures
+        self._pictures, self._histograms = pictures, histograms
         self._file = EventFile(folder, resume_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -45,17 +45,31 @@ class TensorBoardWriter(TrackerWriter):
         if self._pictures == "none" or not images:
             return
         if self._pictures == "grid":
-            values = [_picture(name, grid(images, background="black"))]
+            values = [event_summaries.picture(name, grid(images, background="black"))]
         else:
-            values = [_picture(f"{name}/{i}", image) for i, image in enumerate(images)]
+            values = [
+                event_summaries.picture(f"{name}/{i}", image) for i, image in enumerate(images)
+            ]
         if captions:
             listed = "\n".join(f"{i}. {caption}" for i, caption in enumerate(captions, start=1))
-            values.append(_text(f"{name}/captions", listed))
+            values.append(event_summaries.text(f"{name}/captions", listed))
         self._write(step, values)
 
     def text(self, name: str, text: str) -> None:
         """Write a text as it stands (TensorBoard would read it as Markdown)."""
-        self._write(self._resume_step, [_text(name, f"```\n{text}\n```")])
+        self._write(self._resume_step, [event_summaries.text(name, f"```\n{text}\n```")])
+
+    def hyperparameters(self, name: str, job: Mapping[str, Any]) -> None:
+        """Write a resolved job's options as a row of the dashboard HPARAMS."""
+        self._write(0, [event_summaries.hyperparameters(name, job)])
+
+    def wants_histograms(self) -> bool:
+        """Say what the option `histograms` says."""
+        return self._histograms
+
+    def histogram(self, step: int, name: str, histogram: Histogram) -> None:
+        """Write how numbers are spread."""
+        self._write(step, [event_summaries.histogram(name, histogram)])
 
     def flush(self) -> None:
         """Bring the events to the disk."""
@@ -67,25 +81,3 @@ class TensorBoardWriter(TrackerWriter):
 
     def _write(self, step: int, values: list[Any]) -> None:
         self._file.add(step, time.time(), Summary(value=values))
-
-
-def _picture(tag: str, image: Image) -> Any:
-    encoded = BytesIO()
-    image.convert("RGB").save(encoded, "PNG")
-    picture = Summary.Image(
-        width=image.width,
-        height=image.height,
-        colorspace=3,
-        encoded_image_string=encoded.getvalue(),
-    )
-    return Summary.Value(tag=tag, image=picture)
-
-
-def _text(tag: str, text: str) -> Any:
-    tensor = TensorProto(
-        dtype=DT_STRING,
-        string_val=[text.encode()],
-        tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-    )
-    metadata = create_summary_metadata(display_name=tag, description="")
-    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)

@@ -19,7 +19,7 @@ Format = Annotated[
         "--format",
         "-f",
         metavar="FORMAT",
-        help="diffusers, lora, kohya, merged, single_file, embedding, or a plugin's.",
+        help="diffusers, lora, kohya, peft, merged, single_file, embedding, or a plugin's.",
         show_default=False,
     ),
 ]
@@ -33,7 +33,7 @@ Step = Annotated[
         "--step",
         min=1,
         metavar="N",
-        help="A training step whose checkpoint is kept; into exports/FORMAT-step-N.",
+        help="A training step that is kept; into exports/FORMAT-step-N.",
     ),
 ]
 
@@ -65,13 +65,13 @@ def export(
     format allows is a failure (exit code 1); half precision is reported.
 
     Formats: diffusers (a folder), merged (an adapter folded into one), single_file (the original
-    layout: A1111, Forge, ComfyUI), lora (diffusers), kohya (LoRA for A1111, Forge, ComfyUI),
-    embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
+    layout: A1111, Forge, ComfyUI), lora (diffusers), kohya (LoRA for A1111, Forge, ComfyUI), peft
+    (every method), embedding (a learned word). `dbt plugins show FORMAT` lists the options of one.
     """
     from dreambooth.cli.display.progress import reporter_for
     from dreambooth.console import say, stderr, stdout
     from dreambooth.helpers.text import json_text, one_line
-    from dreambooth.jobs.exporters import named_exporter
+    from dreambooth.jobs.named import named_exporter
     from dreambooth.process import only_displays
     from dreambooth.runs.finding import run_of
 

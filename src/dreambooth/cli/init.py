@@ -22,6 +22,8 @@ _NAME_HINT = "Use letters, digits, dot, dash and underscore; at most 100."
 _WORD_HINT = "For example: --identifier ohwx --class-noun dog."
 EMOJI, TINY = "builtin:emoji-64", "builtin:tiny"
 JOB, SCHEMA, PICTURES = "job.yaml", "job.schema.json", "pictures"
+_LORA = typer.Option("--lora/--no-lora", help="Train a LoRA, or the model (as usual for it).")
+Adapter = Annotated[bool | None, _LORA]
 
 
 class Example(StrEnum):
@@ -56,9 +58,7 @@ def init(
         str | None,
         typer.Option(help="For a .safetensors file that does not tell: see model.config."),
     ] = None,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Train a LoRA, a small file, instead of the model.")
-    ] = False,
+    lora: Adapter = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run; the directory's by default.")
     ] = None,
@@ -82,6 +82,7 @@ def init(
     name = name or run_name(directory, noun)
     _check_words(name, identifier, noun)
     starter, notes = _starter(directory, folder, example is not None, noun, chosen, config)
+    lora = starter.numbers.lora if lora is None else lora
     starter = replace(starter, name=name, identifier=identifier, lora=lora)
 
     files[SCHEMA] = schema_text().encode()
@@ -126,8 +127,8 @@ def _default_model(example: bool) -> tuple[str, list[str]]:
 def _describe(model: str, config: str | None = None) -> ModelInfo:
     from dreambooth.plugins import registry
 
-    cls = registry().kinds("model")["auto"]
-    chosen = cls.model_validate({"source": model, "config": config})
+    named = {"source": model, "config": config}
+    chosen = registry().kinds("model")["auto"].model_validate(named)
     return cast("Model", chosen).describe()
 
 
@@ -149,15 +150,15 @@ def _starter(
 
     own = folder == directory / PICTURES
     sides = [] if example else _sides(folder, must_exist=not own)
-    native, multiple, guidance, notes = _native(model, config)
+    native, multiple, described, notes = _native(model, config)
     resolution = pick_resolution(sides, native, multiple)
     if resolution < native:
         notes.append(f"small pictures: resolution {resolution}, not the model's own {native}")
     path = PICTURES if own else _from(directory, folder)
     count = EXAMPLE_COUNT if example else len(sides)
-    source, config = (_as_seen_from(directory, named) for named in (model, config))
-    assert source is not None
-    return Starter("", "", noun, path, count, resolution, source, config, guidance), notes
+    source, config = str(_as_seen_from(directory, model)), _as_seen_from(directory, config)
+    usual = (described.guidance_default, described.usual) if described else ()
+    return Starter("", "", noun, path, count, resolution, source, config, *usual), notes
 
 
 def _as_seen_from(directory: Path, named: str | None) -> str | None:
@@ -191,9 +192,9 @@ def _check_words(name: str, identifier: str, noun: str) -> None:
                 raise JobError(f"--{option}: {fault['msg']}", _WORD_HINT) from None
 
 
-def _native(model: str, config: str | None) -> tuple[int, int, float | None, list[str]]:
-    """Return the model's own side in pixels, what sides are multiples of, the guidance scale that
-    is usual for its family (None: that of its size), and notes.
+def _native(model: str, config: str | None) -> tuple[int, int, ModelInfo | None, list[str]]:
+    """Return the model's own side, what sides are multiples of, what it is (None where its numbers
+    are those of its size), and notes.
 
     `JobError` for a model on this machine that a job cannot train; one of the hub may be out of
     reach for now.
@@ -206,14 +207,15 @@ def _native(model: str, config: str | None) -> tuple[int, int, float | None, lis
         described = _describe(model, config)
     except UserError as error:
         if _is_here(model):
-            hint = error.hint.replace("set model.config to", "add --config")
+            hint = error.hint.partition(", or model.prediction")[0]
+            hint = hint.replace("set model.config to", "add --config")
             hint = hint.replace("in model.config", "with --config")
             raise JobError(f"--model: {error.message}", hint) from None
         note = f"{error.message}; {preset.resolution} pixels assumed"
         return preset.resolution, preset.multiple, None, [note]
-    usual = None if model.startswith("builtin:") else described.guidance_default
     multiple = max(preset.multiple, described.latent.multiple)
-    return described.resolution, multiple, usual, []
+    known = None if model.startswith("builtin:") else described
+    return described.resolution, multiple, known, []
 
 
 def _is_here(model: str) -> bool:
@@ -234,8 +236,8 @@ def _sides(folder: Path, must_exist: bool) -> list[int]:
         raise JobError(f"--pictures: {folder} is no folder", "Name the folder that holds them.")
     sides = picture_sides(folder)
     if must_exist and not sides:
-        message = f"--pictures: no picture directly in {folder}"
-        raise JobError(message, _nested(folder) or "JPEG, PNG and WebP are read.")
+        hint = _nested(folder) or "JPEG, PNG and WebP are read."
+        raise JobError(f"--pictures: no picture directly in {folder}", hint)
     return sides
 
 

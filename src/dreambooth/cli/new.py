@@ -19,7 +19,8 @@ def new(
             "--slot",
             metavar="SLOT",
             help="What it brings: model, data, prior, freezing, loss, scheduler, sampler, "
-            "optimizer, lr_schedule, tracker, metric, exporter, callback, or command.",
+            "optimizer, lr_schedule, tracker, metric, finding, exporter, callback, safety, "
+            "captioner, masker, or command.",
             show_default=False,
         ),
     ],

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from dreambooth.runs.result import RunResult
 
 
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="With --dry-run: would it fit into, say, 12GiB?"),
+]
+
+
 def run(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file.", show_default=False)],
     override: Annotated[
@@ -36,6 +42,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop: nothing is trained.")
     ] = False,
+    memory: Memory = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an existing run is moved aside.")
     ] = False,
@@ -63,9 +70,7 @@ def run(
 
     process.only_displays()
     process.spare()
-
-    if fresh and resume_from:
-        raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    limit = _check_options(dry_run, fresh, resume_from, memory)
     launcher.require_environment()
     if dry_run and launcher.rank():  # the first process shows the plan
         return
@@ -80,10 +85,23 @@ def run(
                 return
             if processes == 1 or dry_run:
                 _train(loaded, dry_run, fresh, resume_from, processes, outlook)
+                if limit:
+                    show_fit(loaded, limit)
                 return
     except UserError as error:
         raise _of_this_process(error) from error
     sys.exit(launcher.launch(_same_command(job, override or (), fresh, resume_from), processes))
+
+
+def _check_options(dry_run: bool, fresh: bool, resume_from: str | None, memory: str | None) -> int:
+    """Refuse options that exclude each other; return the memory to hold the job against, or 0."""
+    from dreambooth.helpers.units import read_bytes
+
+    if fresh and resume_from:
+        raise JobError("--fresh and --resume-from exclude each other", "leave one of them out")
+    if memory and not dry_run:
+        raise JobError("--memory is looked at by --dry-run alone", "add --dry-run, or leave it out")
+    return read_bytes("--memory", memory) if memory else 0
 
 
 def _same_command(
@@ -201,6 +219,18 @@ def _train(
     )
     if speaks:
         show_result(console, job, result, time.monotonic() - began)
+
+
+def show_fit(job: Job, limit: int) -> None:
+    """Say whether a job fits into a memory of `limit` bytes, and which options would make it."""
+    from dreambooth.cli.display.fit import fit_lines
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.console import say, stdout
+    from dreambooth.engine.cost.fitting import held_against
+
+    console = stdout()
+    for number, line in enumerate(fit_lines(held_against(job, limit, reporter_for(console)))):
+        say(console, f"{'' if number else 'memory':<13} {line}", indent=14)
 
 
 def show_worst(console: Console, job: Job, count: int = 2) -> None:

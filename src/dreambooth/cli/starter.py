@@ -10,6 +10,8 @@ from statistics import median
 from string import Template
 from typing import TYPE_CHECKING
 
+from dreambooth.component.model_info import Usual
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,13 +28,11 @@ class Preset:
     multiple: int
     """Training sides are chosen as multiples of this."""
     prompt: str
-    prior: tuple[int, int]
-    """Class images; how many at once."""
-    guidance: tuple[float, int]
-    """Guidance scale; sampling steps."""
-    lr: str
-    lora: tuple[str, str]
-    """Learning rate and parts of a LoRA."""
+    prior_batch: int
+    """Class images that are drawn at once."""
+    guidance: float
+    usual: Usual
+    """Numbers where those of the model's family are not known."""
     lr_schedule: str
     batch_size: int
     samples_every: int
@@ -45,10 +45,17 @@ SMALL = Preset(
     resolution=64,
     multiple=16,
     prompt="a photo of a {identifier} {class_noun}",
-    prior=(40, 20),
-    guidance=(4.0, 25),
-    lr="3e-4",
-    lora=("2e-3", "[unet, text_encoder]"),
+    prior_batch=20,
+    guidance=4.0,
+    usual=Usual(
+        source="",
+        lr=3e-4,
+        lora_lr=2e-3,
+        lora_parts=("denoiser", "text_encoders"),
+        class_images=40,
+        steps=400,
+        sampling_steps=25,
+    ),
     lr_schedule="cosine",
     batch_size=2,
     samples_every=100,
@@ -63,10 +70,9 @@ LARGE = Preset(
     resolution=512,
     multiple=64,
     prompt="a photo of {identifier} {class_noun}",
-    prior=(200, 4),
-    guidance=(7.5, 30),
-    lr="5e-6",
-    lora=("1e-4", "[unet]"),
+    prior_batch=4,
+    guidance=7.5,
+    usual=Usual(),
     lr_schedule="constant",
     batch_size=1,
     samples_every=200,
@@ -96,6 +102,8 @@ class Starter:
     """Configuration of a single file that does not tell its own."""
     guidance: float | None = None
     """Guidance scale that is usual for the model's family; None takes that of its size."""
+    usual: Usual | None = None
+    """What is usual besides for the family; None takes the numbers of the model's size."""
     lora: bool = False
     """Train an adapter instead of whole parts."""
 
@@ -105,9 +113,20 @@ class Starter:
         return preset_for(self.model)
 
     @property
+    def numbers(self) -> Usual:
+        """Return the numbers that are usual for the family, or the size."""
+        return self.usual or self.preset.usual
+
+    @property
     def steps(self) -> int:
-        """Return training steps: 400 for the small base, else 200 a picture, 400 to 1200."""
-        return 400 if self.preset is SMALL else min(1200, max(400, 200 * self.count))
+        """Return training steps: the usual number, else 200 a picture, 400 to 1200."""
+        return self.numbers.steps or min(1200, max(400, 200 * self.count))
+
+
+def plain(rate: float) -> str:
+    """Write a learning rate as people do: 1e-4."""
+    mantissa, _, exponent = f"{rate:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def preset_for(model: str) -> Preset:
@@ -157,7 +176,7 @@ def run_name(directory: Path, class_noun: str) -> str:
 
 def job_text(starter: Starter) -> str:
     """Return a job file (YAML) with the usual options written out and explained."""
-    preset = starter.preset
+    preset, numbers = starter.preset, starter.numbers
     values = {
         "name": starter.name,
         "model": starter.model,
@@ -166,19 +185,23 @@ def job_text(starter: Starter) -> str:
         "pictures": starter.pictures,
         "prompt": preset.prompt,
         "resolution": starter.resolution,
-        "count": preset.prior[0],
-        "prior_batch": preset.prior[1],
-        "guidance": preset.guidance[0] if starter.guidance is None else starter.guidance,
-        "sampling_steps": preset.guidance[1],
+        "count": numbers.class_images,
+        "prior_batch": preset.prior_batch,
+        "guidance": preset.guidance if starter.guidance is None else starter.guidance,
+        "sampling_steps": numbers.sampling_steps,
         "steps": starter.steps,
+        "accumulation": numbers.accumulation,
         "batch_size": preset.batch_size,
         "every": preset.samples_every,
         "per_prompt": preset.per_prompt,
     }
     written = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
-    lr, parts = preset.lora if starter.lora else (preset.lr, "")
-    written |= {"lr": lr, "lr_schedule": preset.lr_schedule}
-    written["freezing"] = (_LORA if starter.lora else _WHOLE).format(parts=parts)
+    rate = numbers.lora_lr if starter.lora else numbers.lr
+    written |= {"lr": plain(rate), "lr_schedule": preset.lr_schedule}
+    parts = f"[{', '.join(numbers.lora_parts)}]"
+    freezing = _LORA if starter.lora else _WHOLE
+    written["freezing"] = freezing.format(parts=parts, rank=numbers.lora_rank)
+    written["source"] = f"# Numbers are those of {numbers.source}.\n" if starter.usual else ""
     config = f"\n  config: {json.dumps(starter.config)} ¦ what kind of model the file holds"
     written["config"] = config if starter.config else ""
     written["prompts"] = "\n".join(f"    - {json.dumps(p)}" for p in preset.sample_prompts)
@@ -198,14 +221,14 @@ freezing:
 _LORA = """\
 freezing:
   kind: adapter ¦ a small file beside the model; `dbt plugins list` shows more
-  method: {{kind: lora, rank: 8}} ¦ higher: more detail, and more of the background
+  method: {{kind: lora, rank: {rank}}} ¦ higher: more detail, and more of the background
   train: {parts} ¦ with text_encoder it comes closer, and keeps less of the class"""
 
 _TEMPLATE = Template("""\
 # yaml-language-server: $$schema=./job.schema.json
 # A DreamBooth job. Check it with `dbt validate`, train it with `dbt run`; paths start here.
 # Prompts fill in {identifier} and {class_noun}. What is left out takes its default.
-version: 1
+${source}version: 1
 name: $name ¦ the run's folder below `output`
 output: runs
 
@@ -238,10 +261,10 @@ loss:
   kind: prior_preservation
   prior_weight: 1.0 ¦ weight of class images against your pictures
 
-scheduler: {kind: ddpm} ¦ the noise scheduler of training
+scheduler: {kind: auto} ¦ the noise scheduler of training: that of the model's family
 
 sampler:
-  kind: cfg
+  kind: auto
   guidance_scale: $guidance ¦ how strongly pictures follow the prompt
   steps: $sampling_steps ¦ sampling steps a picture
 
@@ -253,7 +276,7 @@ lr_schedule: {kind: $lr_schedule, warmup_steps: 0}
 train:
   steps: $steps ¦ optimizer steps
   batch_size: $batch_size ¦ your pictures a step; as many class images come on top
-  accumulation: 1 ¦ batches summed up before an update: a larger batch in less memory
+  accumulation: $accumulation ¦ batches summed up before an update: a larger batch in less memory
   precision: auto ¦ auto | fp32 | bf16 | fp16
   seed: 0 ¦ the same seed draws the same noise, crops and samples
 

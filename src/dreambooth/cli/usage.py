@@ -50,7 +50,7 @@ def _options() -> Iterator[tuple[str, str]]:
         for name in model.model_fields:
             found.setdefault(name, f"{section}.{name}")
     for shared in (True, False):  # what every kind of a slot takes goes before what one does
-        for slot in SLOTS.values():
+        for slot in (slot for slot in SLOTS.values() if slot.field):
             taken = [
                 set(cls.model_fields) - {"kind"} for cls in registry().kinds(slot.name).values()
             ]

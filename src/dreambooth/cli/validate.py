@@ -22,6 +22,13 @@ def validate(
             help="Set an option, e.g. -o train.steps=200; paths are relative to the job file.",
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Also count memory (takes seconds): does each job fit, and which options would?",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check job files, all faults at once.
@@ -31,6 +38,7 @@ def validate(
     from dreambooth.console import print_error, print_warning
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.helpers.text import json_text, printable, redacted_in
+    from dreambooth.helpers.units import read_bytes
     from dreambooth.jobs import identifiers
     from dreambooth.jobs.diagnostics import JobErrors
     from dreambooth.jobs.loading import check_job
@@ -38,6 +46,7 @@ def validate(
     from dreambooth.process.launcher import require_environment
 
     require_environment()
+    limit = None if memory is None else read_bytes("--memory", memory)
     for problem in () if as_json else registry().problems():
         print_warning(problem)
     results: list[dict[str, Any]] = []
@@ -56,10 +65,28 @@ def validate(
                 typer.echo(printable(f"{file}: ok: {result['summary']}"))
                 for message in result["warnings"]:
                     print_warning(f"{file}: {message}", f"dbt identifier {file} proposes others")
+            if limit is not None:
+                _hold_against(job, limit, result, quiet=as_json)
     if as_json:
         typer.echo(json_text(redacted_in(results)))
     if not all(result["ok"] for result in results):
         raise typer.Exit(EXIT_BAD_JOB)
+
+
+def _hold_against(job: Job, limit: int, result: dict[str, Any], *, quiet: bool) -> None:
+    """Count the job's memory; one that does not fit is none that can be run there."""
+    from dreambooth.cli.display.fit import fit_data, fit_lines
+    from dreambooth.cli.display.progress import reporter_for
+    from dreambooth.console import stdout
+    from dreambooth.engine.cost.fitting import held_against
+    from dreambooth.engine.reporting import Quiet
+    from dreambooth.helpers.text import printable
+
+    fit = held_against(job, limit, Quiet() if quiet else reporter_for(stdout()))
+    result |= {"memory": fit_data(fit), "ok": fit.fits}
+    if not quiet:
+        for line in fit_lines(fit):
+            typer.echo(printable(f"{result['file']}: {line}"))
 
 
 def summary(job: Job) -> str:

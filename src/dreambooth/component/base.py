@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -124,6 +124,8 @@ class Problem:
 class Section(BaseModel):
     """Typed options: frozen, unknown keys refused, attribute docstrings become descriptions."""
 
+    short_for: ClassVar[str] = ""
+    """The option that a bare value in the section's place means, where its field takes one."""
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",

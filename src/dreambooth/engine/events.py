@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from dreambooth.engine.checkpoints import files, rotation
 from dreambooth.engine.checkpoints.best import Best
 from dreambooth.engine.checkpoints.restoring import taking_back
 from dreambooth.engine.checkpoints.rotation import Pace
+from dreambooth.engine.results import on_the_way
 from dreambooth.engine.results.contact import write_contact_sheet
 from dreambooth.engine.results.samples import (
     draw_samples,
@@ -25,6 +22,7 @@ from dreambooth.engine.results.samples import (
 from dreambooth.engine.watching import nonfinite, validation
 from dreambooth.engine.watching.observers import Observers
 from dreambooth.engine.watching.stopping import LeftOut
+from dreambooth.engine.watching.timings import Timings
 from dreambooth.engine.watching.trackers import Trackers
 from dreambooth.errors import RunError
 from dreambooth.interfaces import RunView, Stop
@@ -57,12 +55,14 @@ class Events:
         """Whether it was ended for good, so that the same command does not go on with it."""
         self.best = Best(self._job.checkpoints.keep_best)
         self._save_asked = False
-        self._saved_at = self._sampled_at = self._validated_at = -1
+        self._saved_at = -1
+        self._done = {"validated": -1, "sampled": -1, "exported": -1}
+        """The step at which each was done last."""
         self._place = folder.identity() if self._ctx.is_main else None
         trained = sum(p.numel() for p in session.state.parameters.values())
         assert self._ctx.devices is not None  # steps are taken on devices
         self._pace = Pace(self._job, self._ctx.devices, trained)
-        self._clock = (time.monotonic(), session.state.step)
+        self._timings = Timings(folder, session.state.step)
 
     @contextmanager
     def opened(self, found: Checkpoint | None) -> Iterator[Events]:
@@ -78,23 +78,27 @@ class Events:
                 kept = found.numbers.get("best")
                 self.best.load(kept, self._folder.checkpoints, self._ctx.warn)
                 # An older version's were done before the checkpoint of their step, always.
-                looked = found.numbers.get("looked", {"validated": step, "sampled": step})
-                self._validated_at = int(looked["validated"])
-                self._sampled_at = int(looked["sampled"])
-        self._cut_timings(step)
+                done = found.numbers.get("looked", {})
+                self._done = {name: int(done.get(name, step)) for name in self._done}
+        if self._ctx.is_main:
+            self._timings.begin()
         self._trackers = Trackers(self._ctx, step)
         try:
             if not found:
                 self._trackers.text("job", dump_job(self._job))
             self._tell("start")
-            self._look(step)
-            if found and self._save_asked:
-                self.save()
-            self._observers.raise_failure()
-            self._observers.states()  # what cannot be saved is told before the first step
             yield self
         finally:
             self._trackers.close()
+
+    def at_start(self) -> None:
+        """Do what is due before the first step of this life, and was not done in the last one."""
+        step = self._session.state.step
+        self._look(step)
+        if step and self._save_asked:
+            self.save()
+        self._observers.raise_failure()
+        self._observers.states()  # what cannot be saved is told before the first step
 
     def after_step(self, result: StepResult) -> None:
         """Do what is due after a step."""
@@ -111,17 +115,20 @@ class Events:
         self._observers.raise_failure()
 
     def _look(self, step: int, *, ended: bool = False) -> None:
-        """Validate and draw what is due at a step and not done; once asked to stop, leave it.
+        """Validate, draw and export what is due at a step and not done; asked to stop, leave it.
 
         The checkpoint then says so, and the run's next life begins with it.
         """
         try:
-            if validation.is_due(self._job, step) and self._validated_at != step:
+            if validation.is_due(self._job, step) and self._done["validated"] != step:
                 self._stop.before_leisure()
                 self.validate()
-            if self._sample_due(step, ended) and self._sampled_at != step:
+            if self._sample_due(step, ended) and self._done["sampled"] != step:
                 self._stop.before_leisure()
                 self.sample()
+            if on_the_way.is_due(self._job, step) and self._done["exported"] != step:
+                self._stop.before_leisure()
+                self.export()
         except LeftOut:
             self._stop.settle()
 
@@ -162,7 +169,7 @@ class Events:
             "callbacks": self._observers.states(),
             "best": self.best.state(),
             "scalars": self.scalars,
-            "looked": {"validated": self._validated_at, "sampled": self._sampled_at},
+            "looked": dict(self._done),
         }
         options, best = self._job.checkpoints, self.best.step
         files.save(
@@ -192,7 +199,7 @@ class Events:
         """Measure the loss on the fixed batch; training is not touched by it."""
         with self._session.during("validation"):
             losses = validation.losses(self._session, self._stop.look)
-        self._validated_at = self._session.state.step
+        self._done["validated"] = self._session.state.step
         self._publish(losses)
         self._tell("validate")
 
@@ -206,10 +213,18 @@ class Events:
         values = self._ctx.share(values)
         if values is None:
             raise LeftOut
-        self._sampled_at = self._session.state.step
+        self._done["sampled"] = self._session.state.step
         if values:
             self._publish(values)
         self._tell("sample")
+
+    def export(self) -> None:
+        """Write the result as it is at this step; training is not touched by it."""
+        if self._ctx.is_main:
+            self._require_folder()
+            on_the_way.export_step(self._session, self._folder)
+        self._ctx.share(None)  # nobody trains on while the weights are being read
+        self._done["exported"] = self._session.state.step
 
     def _draw(self) -> dict[str, float]:
         self._require_folder()
@@ -226,13 +241,12 @@ class Events:
                 f"cannot write samples into {folder}: {error.strerror or error}",
                 "make room and run the same command again: it goes on from the last checkpoint",
             ) from error
-        with Image.open(sheet) as image:
-            caption = " | ".join(job.subject.fill(e.prompt) for e in job.samples.entries)
-            self._trackers.images(step, "samples", [image.convert("RGB")], [caption])
+        caption = " | ".join(job.subject.fill(e.prompt) for e in job.samples.entries)
+        self._trackers.sheet(step, "samples", sheet, caption)
         if contact is not None:
-            with Image.open(contact) as image:
-                over_time = f"photographs, then samples up to step {step}"
-                self._trackers.images(step, "contact_sheet", [image.convert("RGB")], [over_time])
+            over_time = f"photographs, then samples up to step {step}"
+            self._trackers.sheet(step, "contact_sheet", contact, over_time)
+        self._trackers.weights(step, session.state.parameters)
         self._ctx.reporter.pictures(step, sheet)
         untrained = pictures
         if step:
@@ -252,7 +266,9 @@ class Events:
         self._ctx.logged.clear()
         self._meter.reset()
         self._publish(values)
-        self._time(step)
+        if self._ctx.is_main:
+            self._require_folder()
+            self._timings.write(step)
         self._tell("log")
 
     def _publish(self, values: Mapping[str, float]) -> None:
@@ -269,19 +285,6 @@ class Events:
         self._saved_at = -1  # a checkpoint of this step would not know of them
         if self.best.see(step, values):
             self._save_asked = True
-
-    def _time(self, step: int) -> None:
-        now, (then, before) = time.monotonic(), self._clock
-        self._clock = (now, step)
-        if self._ctx.is_main:
-            self._require_folder()
-            line = {"step": step, "seconds": round(now - then, 4), "steps": step - before}
-            with self._folder.timings.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def _cut_timings(self, step: int) -> None:
-        if step == 0 and self._ctx.is_main:
-            self._folder.timings.unlink(missing_ok=True)
 
     def _tell(self, event: Event) -> None:
         job, state = self._job, self._session.state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,9 @@ from dreambooth.engine.manifest import (
     describe_run,
 )
 from dreambooth.engine.reporting import Logged, Quiet
-from dreambooth.engine.results.card import Facts, write_card
+from dreambooth.engine.results.card import write_card
 from dreambooth.engine.results.conclusion import conclude
-from dreambooth.engine.results.exports import export_all
+from dreambooth.engine.results.exports import export_all, facts_now
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, settle_compiling, train_step
 from dreambooth.engine.watching.failures import explained
@@ -138,10 +139,13 @@ def fit(
         compiled = settle_compiling(session, manifest.get("compiled"))
         with stop_requests(devices) as stop:
             events = stack.enter_context(Events(session, folder, meter, stop).opened(found))
-            if ctx.is_main:
-                ready = round(time.monotonic() - began, 3)
-                folder.update_manifest(first_step_seconds=ready, compiled=compiled)
             with reporter.training(state.step, job.train.steps):
+                events.at_start()
+                if ctx.is_main:
+                    ready = round(time.monotonic() - began, 3)
+                    folder.update_manifest(first_step_seconds=ready, compiled=compiled)
+                if state.step == 0:
+                    reporter.step(0)
                 before = snapshot(session) if state.step == 0 else None
                 while state.step < job.train.steps and not events.stopped:
                     heed(stop.agreed(), events, session)
@@ -278,10 +282,8 @@ def finish(session: Session, folder: RunFolder, events: Events, exports: list[Ex
 
 def write_cards(session: Session, folder: RunFolder, events: Events, exports: list[Export]) -> None:
     """Put a model card beside every export."""
-    facts = Facts(
-        steps=session.state.step,
-        images=len(session.scan.items),
-        precision=session.ctx.precision.name,
+    facts = replace(
+        facts_now(session),
         scalars=dict(events.scalars),
         kept=events.best.why(),
         stopped=events.stopped,

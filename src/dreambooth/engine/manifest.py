@@ -13,6 +13,7 @@ from dreambooth.engine.data.moments import content
 from dreambooth.engine.devices.machine import describe_machine
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.reporting import Quiet
+from dreambooth.engine.results.card import captions_of
 from dreambooth.errors import JobError
 from dreambooth.helpers.naming import versions
 from dreambooth.jobs.changes import moved
@@ -54,6 +55,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         ],
         **describe_base(model),
         "images": {item.id: " ".join(content(item)) for item in session.scan.items},
+        "captions": captions_of(ctx.job, session.scan.items),
         "held_out": [item.id for item in session.split.held_out],
         "rejected": {r.id: r.reason for r in session.scan.rejected},
         "store": pinned(ctx, session.prior.entries()),

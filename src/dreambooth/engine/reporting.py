@@ -39,7 +39,10 @@ class Reporter(Protocol):
         """Show training from step `start` to `steps` while the block runs."""
 
     def step(self, step: int) -> None:
-        """Say that optimizer step number `step` is done."""
+        """Say that optimizer step number `step` is done, with all that came after it.
+
+        0: what a fresh run looks at before its first step.
+        """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a logged step."""

@@ -91,9 +91,10 @@ class Session:
 
 
 def open_session(ctx: EngineContext, scan: Scan) -> Session:
-    """Load, cache and prepare: VAE first, then the prior, then text, then what trains.
+    """Load, cache and prepare: texts first, then images, then the prior, then what trains.
 
-    Parts come into memory when first asked for and leave as soon as nothing later needs them.
+    Parts come into memory when first asked for and leave before a phase that has no need of them:
+    text encoders, VAE and denoiser are never there together unless they train together.
     """
     if trouble := store_trouble():
         ctx.warn(trouble)
@@ -102,14 +103,16 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     model = job.model.open(ctx)
     schedule = job.scheduler.open(model.info)
     residency = residency_of(job, model.info, scan.items)
+    residency.enter("texts", model)
+    text.encode_first(ctx, model, scan.items, residency, draws_first(ctx, model, schedule))
     residency.enter("encoding", model)
     moments = open_moments(ctx, model, scan.items) if residency.keeps_latents else None
     residency.enter("class images", model)
     prior = job.prior.open(ctx, model, job.sampler, schedule)
+    residency.enter("training", model)
     parameters = prepare_training(ctx, model)
     trained = {name.split(".", 1)[0] for name in parameters}
     residency = residency_of(job, model.info, scan.items, trained)
-    residency.enter("texts", model)
     text.settle(ctx, model, scan.items, residency)
     residency.enter("training", model)
     state = open_state(ctx, parameters)
@@ -127,6 +130,15 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
     if job.validation.every:
         session.fixed = fixed_batch(ctx, batches, schedule, prior, parts)
     return session
+
+
+def draws_first(ctx: EngineContext, model: LoadedModel, schedule: NoiseSchedule) -> bool:
+    """Say whether class images have to be drawn before the first step: the store lacks some."""
+    prior, opened = ctx.job.prior, len(ctx.stores)
+    pictures = prior.cost(ctx.job).pictures
+    lacks = bool(pictures) and prior.cached(ctx, model, ctx.job.sampler, schedule) < pictures
+    del ctx.stores[opened:]  # only looked at
+    return ctx.share(lacks)
 
 
 def prepare_training(ctx: EngineContext, model: LoadedModel) -> dict[str, Parameter]:

@@ -100,6 +100,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
     if reference is not None and batch.wants_reference is not None:
         rows = batch.wants_reference.view(-1, 1, 1, 1)
         target = torch.where(rows, reference, target)
+    weighed = s.schedule.weight(batch.draw.t)
     losses = s.job.loss.rows(
         StepTensors(
             pred=pred,
@@ -108,7 +109,7 @@ def forward_rows(s: Session, batch: Batch) -> Tensor:
             t=batch.draw.t,
             snr=s.schedule.snr(batch.draw.t),
             is_prior=batch.is_prior,
-            weight=batch.weight,
+            weight=batch.weight if weighed is None else batch.weight * weighed,
             mask=batch.mask,
             prediction=s.model.info.prediction,
             snr_table=s.schedule.snr_table(),

@@ -22,7 +22,7 @@ def logged_at(name: str) -> Event:
     """Return the event after which a number is new: what is measured on samples comes with them."""
     if name.startswith("validation/"):
         return "validate"
-    return "sample" if name.startswith("metric/") else "log"
+    return "sample" if name.startswith(("metric/", "safety/")) else "log"
 
 
 def engine_scalars(job: Job) -> list[str]:
@@ -54,7 +54,7 @@ def never_logged(job: Job, name: str, at: Location) -> Problem | None:
             f'"{name}" is the loss of class rows, and prior kind "{job.prior.kind}" brings none',
             f"use {name.rpartition('_')[0]}, or a prior with class images",
         )
-    if name.startswith("metric/"):
+    if name.startswith(("metric/", "safety/")):
         return _never_measured(job, name, at)
     if nearest(name, known, cutoff=0.75) or name.startswith("validation/"):
         return Problem(at, f'no number is logged as "{name}"', did_you_mean(name, known))
@@ -62,7 +62,12 @@ def never_logged(job: Job, name: str, at: Location) -> Problem | None:
 
 
 def _never_measured(job: Job, name: str, at: Location) -> Problem | None:
-    if not job.metrics:
+    looks = name.startswith("safety/")
+    if looks and job.safety is None:
+        return Problem(
+            at, f'"{name}" is never logged: no checker looks at samples', "name one in safety"
+        )
+    if not looks and not job.metrics:
         return Problem(
             at,
             f'"{name}" is never logged: the job measures nothing on its samples',

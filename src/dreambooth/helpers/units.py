@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from dreambooth.errors import JobError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", re.IGNORECASE)
+
+
+def read_bytes(option: str, text: str) -> int:
+    """Return a number of bytes a person wrote: `12GiB`, `800 MiB`, `24GB`; `JobError` otherwise."""
+    match = _BYTES.fullmatch(text)
+    count = round(float(match[1]) * (_UNITS | _BINARY)[match[2].lower()]) if match else 0
+    if count < 2**20:
+        raise JobError(f"{option}: {text!r} is no size of a memory", "write it as 12GiB or 800MiB")
+    return count
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,15 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
-from dreambooth.component.model_info import LatentSpec, ModelInfo, Prediction, Role
+from dreambooth.component.model_info import (
+    FlowSpec,
+    LatentSpec,
+    ModelInfo,
+    Prediction,
+    Role,
+    Usual,
+)
+from dreambooth.component.tensors import AdapterTensors, Conditioning, Latents, RowGeometry
 from dreambooth.interfaces import answers as _answers  # noqa: F401 - hold plugins to these
-from dreambooth.interfaces import tensor_answers as _tensor_answers  # noqa: F401
 from dreambooth.interfaces.callback import Callback, Event, Observer, RunView, Save, Stop
 from dreambooth.interfaces.context import Chunks, Context, Progress
 from dreambooth.interfaces.data import (
@@ -35,28 +42,26 @@ from dreambooth.interfaces.metric import (
     RunRecord,
     Score,
 )
-from dreambooth.interfaces.model import (
-    NEW_ROWS,
-    Conditioning,
-    Latents,
-    LoadedModel,
-    Model,
-    RowGeometry,
-)
+from dreambooth.interfaces.model import NEW_ROWS, LoadedModel, Model
 from dreambooth.interfaces.optimizer import LARGE, LRSchedule, Optimizer
 from dreambooth.interfaces.prior import NoPrior, Prior, PriorCost, PriorRow, PriorSet
+from dreambooth.interfaces.safety import Action, SafetyChecker
 from dreambooth.interfaces.sampler import Sampler
 from dreambooth.interfaces.scheduler import Draw, NoiseSchedule, Scheduler
-from dreambooth.interfaces.tracker import Tracker, TrackerWriter
+from dreambooth.interfaces.sidecars import Captioner, Masker
+from dreambooth.interfaces.tracker import Histogram, Tracker, TrackerWriter
 from dreambooth.interfaces.vocabulary import Vocabulary
 
 __all__ = [
     "AUTO",
     "LARGE",
     "NEW_ROWS",
+    "Action",
+    "AdapterTensors",
     "Artifact",
     "ArtifactKind",
     "Callback",
+    "Captioner",
     "Check",
     "Chunks",
     "Conditioning",
@@ -70,13 +75,16 @@ __all__ = [
     "Exporter",
     "Finding",
     "FindingRule",
+    "FlowSpec",
     "FreezingPolicy",
+    "Histogram",
     "Item",
     "LRSchedule",
     "LatentSpec",
     "Latents",
     "LoadedModel",
     "Loss",
+    "Masker",
     "Metric",
     "Model",
     "ModelInfo",
@@ -96,6 +104,7 @@ __all__ = [
     "RowGeometry",
     "RunRecord",
     "RunView",
+    "SafetyChecker",
     "Sample",
     "Sampler",
     "Save",
@@ -108,6 +117,7 @@ __all__ = [
     "Subject",
     "Tracker",
     "TrackerWriter",
+    "Usual",
     "Vocabulary",
     "unknown_placeholders",
     "without_identifier",

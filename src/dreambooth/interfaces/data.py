@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from dreambooth.component.tensors import RowGeometry
     from dreambooth.interfaces.context import Context
-    from dreambooth.interfaces.model import RowGeometry
 
 Side = Annotated[int, Field(ge=8, le=8192)]
 

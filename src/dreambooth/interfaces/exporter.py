@@ -55,6 +55,13 @@ class Exporter(Component):
         """
         return ""
 
+    def stored_bytes(self, trained: int, whole: int) -> int:
+        """Return about how many bytes an export takes, for the plan.
+
+        `trained` counts the numbers that train, `whole` those of the whole model.
+        """
+        return 4 * (whole if self.reads_whole_model else trained)
+
     def write(
         self,
         artifact: Artifact,
@@ -65,7 +72,9 @@ class Exporter(Component):
     ) -> None:
         """Write into the new, empty folder `dest`. The engine renames it into place.
 
-        `artifact.metadata` also holds what the engine knows of the run: `steps` and `images`.
+        `artifact.metadata` also holds what the engine knows of the run: `steps`, `images` (their
+        number) and `captions` (prompt -> number of pictures). `ctx.job.name` names the file; of a
+        step on the way it says the step.
         """
         raise NotImplementedError  # abstract
 

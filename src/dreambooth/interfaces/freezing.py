@@ -144,6 +144,10 @@ class FreezingPolicy(Component):
         """Say whether `prepare` keeps a frozen copy (`LoadedModel.keep_base`), for the plan."""
         return False
 
+    def lighter(self) -> FreezingPolicy | None:
+        """Return a policy for the same parts that takes less memory, to be named where it lacks."""
+        return None
+
     def at(self, folder: Path) -> FreezingPolicy | None:
         """Return this policy beginning with what an exporter of its artifact wrote into `folder`.
 

@@ -96,7 +96,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The numbers of one step of a run, as `evaluations/step-000400.json` holds them."""
+    """The numbers of one step of a run, as a file in `evaluations/` holds them."""
 
     step: int
     scores: Sequence[Score]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component import Component
@@ -20,41 +19,17 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from dreambooth.component.model_info import ModelInfo
+    from dreambooth.component.tensors import (
+        AdapterTensors,
+        Conditioning,
+        Latents,
+        RowGeometry,
+    )
     from dreambooth.interfaces.context import Context
     from dreambooth.interfaces.vocabulary import Vocabulary
 
 NEW_ROWS = "new_rows"
 """Last part of the qualified name of a parameter that `LoadedModel.add_tokens` made."""
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Latents of B images, scaled and shifted into the space the denoiser trains in."""
-
-    mean: Tensor
-    """[B, C, h, w], float32."""
-    std: Tensor | None
-    """Same shape; None where the autoencoder is deterministic."""
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the denoiser is conditioned on: named tensors.
-
-    From `encode_prompts` each tensor belongs to one prompt and has no batch dimension
-    (`embeds` [tokens, dim], `pooled` [dim], ...); from `collate` on, dimension 0 is the row.
-    """
-
-    tensors: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RowGeometry:
-    """Per-row facts some families condition on (SDXL's time ids); sizes are (height, width)."""
-
-    original_size: tuple[int, int]
-    crop_top_left: tuple[int, int]
-    target_size: tuple[int, int]
 
 
 class LoadedModel(Called, ABC):
@@ -100,6 +75,27 @@ class LoadedModel(Called, ABC):
 
         Runs with gradients where the caller has them enabled (a text encoder that trains).
         """
+
+    def encode_part(self, part: str, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode each prompt with one text encoder alone: a piece of what `joined` puts together.
+
+        With it encoders come into memory one after the other, and each keeps its texts under its
+        own fingerprint. The default is for families of one encoder; where a family of several has
+        none of its own, all of them encode together.
+        """
+        return self.encode_prompts(prompts)
+
+    def joined(self, pieces: Mapping[str, Conditioning]) -> Conditioning:
+        """Return what `encode_prompts` gives for a prompt, of what each encoder made of it.
+
+        `pieces` is by part; the default puts the tensors of all together.
+        """
+        return next(iter(pieces.values())) if len(pieces) == 1 else _union(pieces)
+
+    def encodes_apart(self) -> bool:
+        """Say whether each text encoder can be asked alone (`encode_part`)."""
+        one = len(self.info.part_names("text_encoders")) == 1
+        return one or type(self).encode_part is not LoadedModel.encode_part
 
     @abstractmethod
     def collate(self, conditionings: Sequence[Conditioning]) -> Conditioning:
@@ -160,13 +156,39 @@ class LoadedModel(Called, ABC):
         """Read prompts as the base does for the block: added tokens are text like any other."""
         return nullcontext()
 
-    def condition(self, cond: Conditioning, rows: Sequence[RowGeometry]) -> Conditioning:
-        """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing."""
+    def condition(
+        self, cond: Conditioning, rows: Sequence[RowGeometry], *, guidance: float | None = None
+    ) -> Conditioning:
+        """Add what depends on the row (SDXL time ids, Flux guidance); the default adds nothing.
+        `guidance`, where the network takes it: a sampler's; None in training."""
         return cond
 
     def adapter_keys(self, layout: str) -> Mapping[str, str]:
         """Map qualified module names to the names a file layout (`kohya`, ...) gives them."""
         return {}
+
+    def adapter_file(self, layout: str, adapters: Sequence[AdapterTensors]) -> dict[str, Tensor]:
+        """Return the tensors of a file of adapters, under the names `layout` has for them.
+
+        The family owns what a layout calls its blocks, and which modules it has in one (a fused
+        query, key and value). `RunError` for a layout that has no place for them.
+        """
+        raise self._no_layout(layout)
+
+    def read_adapter(self, tensors: Mapping[str, Tensor]) -> list[AdapterTensors]:
+        """Sort the tensors of somebody's file by module and role: the reverse of `adapter_file`.
+
+        The layout is told by the names. First called with tensors on `meta`, whose shapes are held
+        against the model, then with a mapping that reads each one when it is asked for: look at
+        each once, and at no value. A module the model lacks is returned as the file names it.
+        """
+        raise self._no_layout("of that file")
+
+    def _no_layout(self, layout: str) -> RunError:
+        return RunError(
+            f"adapters of the family {self.info.family} have no layout {layout} here",
+            "export them as merged, which every tool reads",
+        )
 
     def convert(self, part: str, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
         """Return a part's tensors, named as `save` writes them, under the names a layout of
@@ -243,6 +265,12 @@ class LoadedModel(Called, ABC):
         for part in self.info.part_names(*parts_or_roles):
             for name, parameter in self.parts[part].named_parameters():
                 yield f"{part}.{name}", parameter
+
+
+def _union(pieces: Mapping[str, Conditioning]) -> Conditioning:
+    from dreambooth.component.tensors import Conditioning
+
+    return Conditioning({n: t for piece in pieces.values() for n, t in piece.tensors.items()})
 
 
 class Model(Component):

@@ -49,6 +49,8 @@ class PriorCost:
     """A frozen copy of denoiser and text encoders stays in memory while training."""
     at_once: int = 1
     """Pictures drawn together, which decides the memory."""
+    sampler: Sampler | None = None
+    """What draws them, where it is not the job's sampler."""
 
 
 class PriorSet(Called, ABC):

@@ -27,7 +27,7 @@ class Draw:
     """The random part of B training rows."""
 
     t: Tensor
-    """[B], timesteps as the network takes them (int64 for discrete schedules)."""
+    """[B], timesteps: int64 for discrete schedules, the time s in [0, 1] in float32 for flows."""
     noise: Tensor
     """[B, C, h, w], float32, offset noise included."""
 
@@ -45,14 +45,16 @@ class NoiseSchedule(Called, ABC):
         Row i depends on `rngs[i]` alone, in a fixed order: timestep first, then noise.
         """
 
-    def timestep_quantiles(self, count: int, rng: torch.Generator) -> Tensor:
+    def timestep_quantiles(
+        self, count: int, rng: torch.Generator, size: tuple[int, int] = (1, 1)
+    ) -> Tensor:
         """Return `count` timesteps at the quantiles (i + 1/2) / count of what `draw` gives.
 
-        [count], ascending, of the type of `Draw.t`: validation spreads its rows with them. The
-        default draws `QUANTILE_DRAWS` a quantile from `rng`; a schedule that knows its
-        distribution returns the exact ones.
+        [count], ascending, of the type of `Draw.t`: validation spreads its rows with them. `size`
+        is that of the latents, (h, w). The default draws `QUANTILE_DRAWS` a quantile from `rng`; a
+        schedule that knows its distribution returns the exact ones.
         """
-        drawn = self.draw((1, 1, 1), [rng] * (count * QUANTILE_DRAWS)).t
+        drawn = self.draw((1, *size), [rng] * (count * QUANTILE_DRAWS)).t
         return drawn.sort().values[QUANTILE_DRAWS // 2 :: QUANTILE_DRAWS]
 
     @abstractmethod
@@ -70,6 +72,13 @@ class NoiseSchedule(Called, ABC):
     @abstractmethod
     def snr(self, t: Tensor) -> Tensor | None:
         """Return abar/(1-abar) at t [B]; None for flow models."""
+
+    def weight(self, t: Tensor) -> Tensor | None:
+        """Return [B] float32, what the schedule weighs rows at t [B] with in training.
+
+        None (the default) for all alike. Losses multiply by it as by any weight of a row.
+        """
+        return None
 
     def snr_table(self) -> Tensor | None:
         """Return the SNR of every timestep that `draw` can give, [T] float32 on the CPU.

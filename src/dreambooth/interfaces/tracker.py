@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dreambooth.component import Component
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dreambooth.interfaces.context import Context
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often numbers lie where: `counts[i]` of them in [edges[i], edges[i + 1])."""
+
+    edges: Sequence[float]
+    """One more than `counts`; the last bucket has its right edge."""
+    counts: Sequence[float]
+    total: float
+    """Sum of the numbers."""
+    squares: float
+    """Sum of their squares."""
 
 
 class TrackerWriter(Called, ABC):
@@ -30,6 +44,13 @@ class TrackerWriter(Called, ABC):
         self, step: int, name: str, images: Sequence[Image], captions: Sequence[str]
     ) -> None:
         """Write pictures drawn at `step`; the default keeps none."""
+
+    def wants_histograms(self) -> bool:
+        """Say whether `histogram` shall be called: counting takes time. Default: no."""
+        return False
+
+    def histogram(self, step: int, name: str, histogram: Histogram) -> None:
+        """Write how numbers are spread at `step` (`weights/unet`); the default keeps none."""
 
     def text(self, name: str, text: str) -> None:
         """Write a text, such as the resolved job; the default keeps none."""

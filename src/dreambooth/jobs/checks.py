@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dreambooth.component import Problem
@@ -45,6 +46,7 @@ def preflight(job: Job) -> list[Problem]:
     problems += _size(job, info)
     problems += _exports(job)
     problems += _automatic(job, info)
+    problems += _on_the_way(job)
     problems += _sample_prompts(job)
     problems += _plain_mistakes(job)
     problems += _validation(job)
@@ -68,6 +70,8 @@ def _ask(component: Component, at: Location, job: Job, info: ModelInfo | None) -
         return [_told(error, at)]
     if odd := [item for item in found if not isinstance(item, Problem)]:
         raise refused(component, "check", f"gives {odd[0]!r:.60} where Problems are wanted")
+    if isinstance(at[-1], str) and len(at) > 1:  # inside of another: it knows its own name alone
+        found = [replace(p, at=(*at, *p.at[1:]) if p.at[:1] == at[-1:] else p.at) for p in found]
     return found
 
 
@@ -151,42 +155,65 @@ def _exports(job: Job) -> Iterator[Problem]:
         for kind, cls in registry().kinds("exporter").items()
         if artifacts & getattr(cls, "accepts", frozenset())
     ]
-    if job.exports == "auto":
+    formats = job.exporting.formats
+    if formats == "auto":
         if not artifacts & AUTOMATIC.keys():
             named = f": {', '.join(fitting)}" if fitting else "; no installed one does"
             hint = f"name an exporter that accepts it in exports{named}"
             yield Problem(("exports",), f"{made}, for which exports: auto has no format", hint)
-    elif not job.exports or any(artifacts & exporter.accepts for exporter in job.exports):
+    elif not formats or any(artifacts & exporter.accepts for exporter in formats):
         yield from _refusals(job, made)
     else:
         hint = f"fitting: {', '.join(fitting)}" if fitting else "no installed exporter fits"
-        named = ", ".join(e.kind for e in job.exports)
+        named = ", ".join(e.kind for e in formats)
         yield Problem(("exports",), f"{made}, which the exports ({named}) do not accept", hint)
 
 
 def _automatic(job: Job, info: ModelInfo | None) -> Iterator[Problem]:
     """Ask the exporters that `auto` comes to, which stand nowhere in the job."""
-    if job.exports == "auto" and job.freezing.artifacts & AUTOMATIC.keys():
+    if job.exporting.formats == "auto" and job.freezing.artifacts & AUTOMATIC.keys():
         for exporter in automatic_exporters(job):
             yield from _ask(exporter, ("exports",), job, info)
 
 
 def _refusals(job: Job, made: str) -> Iterator[Problem]:
     """Find single exporters that would write nothing, or something else than what was made."""
-    for i, exporter in enumerate(job.exports):
-        assert isinstance(exporter, Exporter)
+    for at, exporter in components(job):
+        if not isinstance(exporter, Exporter):
+            continue
         if not exporter.accepts & job.freezing.artifacts:
             yield Problem(
-                ("exports", i),
+                at,
                 f"{made}, which {exporter.kind} does not accept",
                 "take it out of the list",
             )
         elif reason := exporter.refusal(job.freezing):
             yield Problem(
-                ("exports", i),
+                at,
                 f"{exporter.kind} cannot hold what the freezing policy makes: {reason}",
                 "export it as merged, which every tool reads, or train with another method",
             )
+
+
+def _on_the_way(job: Job) -> Iterator[Problem]:
+    """Hold what `exports` says of steps against the run."""
+    options = job.exporting
+    if options.every > job.train.steps:
+        yield Problem(
+            ("exports", "every"),
+            f"no step is a {options.every}th one: the run has {job.train.steps}",
+            "export more often, or train for more steps",
+        )
+    elif options.every and not options.formats:
+        yield Problem(
+            ("exports", "every"), "there is no format to export in", "name one in exports.formats"
+        )
+    elif options.keep_last and not options.every:
+        yield Problem(
+            ("exports", "keep_last"),
+            "nothing is exported before the end",
+            "set exports.every, to 100 for example, or leave keep_last out",
+        )
 
 
 def _sample_prompts(job: Job) -> Iterator[Problem]:

@@ -114,14 +114,19 @@ def learns_word(job: Job) -> bool:
 
 
 def warnings(job: Job) -> list[str]:
-    """Return what speaks against a job's identifier; nothing where the model cannot be read."""
-    if learns_word(job) or job.subject.identifier == AUTO:
-        return []
+    """Return what speaks against a job's model and identifier, a sentence each.
+
+    Nothing where the model cannot be read: `checks.preflight` says what is wrong with it.
+    """
     try:
+        distilled = job.model.describe().distilled_warning
         vocabulary = job.model.vocabulary()
-    except UserError:
-        return []  # `checks.preflight` says what is wrong with the model
-    return judge(job.subject.identifier, vocabulary) if vocabulary else []
+    except (UserError, OSError):
+        return []
+    found = [distilled] if distilled else []
+    if learns_word(job) or job.subject.identifier == AUTO or vocabulary is None:
+        return found
+    return found + judge(job.subject.identifier, vocabulary)
 
 
 @named_where_it_ends()
@@ -198,7 +203,7 @@ def by_model(job: Job) -> Job:
 
 def automatic_exporters(job: Job) -> list[Exporter]:
     """Return the exporters `exports: auto` can come to, for this job's freezing policy."""
-    if job.exports != "auto":
+    if job.exporting.formats != "auto":
         return []
     chosen: list[Exporter] = [
         made("exporter", AUTOMATIC[k]) for k in sorted(job.freezing.artifacts) if k in AUTOMATIC
@@ -211,4 +216,5 @@ def automatic_exporters(job: Job) -> list[Exporter]:
 
 def chosen_exporters(job: Job) -> Sequence[Exporter]:
     """Return the job's exporters, those that `auto` can come to written out."""
-    return automatic_exporters(job) if job.exports == "auto" else job.exports
+    formats = job.exporting.formats
+    return automatic_exporters(job) if formats == "auto" else formats

@@ -43,6 +43,8 @@ def homes(root: Model, key: str) -> list[str]:
     for slot in SLOTS.values():
         kinds = registry().kinds(slot.name)
         taken = " or ".join(f'"{field}"' for field in slot.fields)
+        if not slot.fields:
+            continue
         having = [kind for kind, cls in kinds.items() if key in cls.model_fields and key != "kind"]
         if having and len(having) == len(kinds):
             found.append(taken)
@@ -54,10 +56,15 @@ def homes(root: Model, key: str) -> list[str]:
 
 
 def _below_kinds(name: str, kinds: Mapping[str, Model], key: str) -> Iterator[str]:
-    """Yield the options of a slot's kinds that choose a kind themselves, one of which has `key`."""
+    """Yield the options of a slot's kinds that choose a kind themselves, one of which has `key`.
+
+    Not those that are a slot of the job once more: a key is looked for there first.
+    """
     for cls in kinds.values():
         for option, field in cls.model_fields.items():
             inner = slot_of(field)
+            if inner is not None and inner.name in SLOTS:
+                continue
             having = [
                 kind
                 for kind, model in (inner.kinds().items() if inner else ())
@@ -70,6 +77,12 @@ def _below_kinds(name: str, kinds: Mapping[str, Model], key: str) -> Iterator[st
 def slot_of(field: FieldInfo) -> Tagged | None:
     """Return what chooses a field's kind, where it has kinds."""
     return _slot(_annotation(field))
+
+
+def slots_in(field: FieldInfo) -> list[Tagged]:
+    """Return what chooses the kinds of a field, or of the items of a list in its place."""
+    annotation = _annotation(field)
+    return [slot for slot in (_slot(annotation), _slot(_item(annotation))) if slot]
 
 
 def default_of(field: FieldInfo) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -80,10 +81,10 @@ class _Setter:
         """Set one value in place; return its location."""
         container: Any = self.data
         at: Location = ()
-        for step in steps[:-1]:
+        for step, after in pairwise(steps):
             key = self._key(container, at, step)
             at = (*at, key)
-            below = self._opened(self._get(container, key, at), at)
+            below = self._opened(self._get(container, key, at), at, after)
             self._put(container, key, below)
             container = below
         key = self._key(container, at, steps[-1])
@@ -110,8 +111,15 @@ class _Setter:
         field = parent.model_fields.get(key) if parent else None
         return deepcopy(default_of(field)) if field else None
 
-    def _opened(self, value: Any, at: Location) -> Any:
-        """Return the list or mapping to go on in: a bare kind becomes a mapping."""
+    def _opened(self, value: Any, at: Location, after: str) -> Any:
+        """Return the list or mapping to go on in; `after` is the key below it.
+
+        A bare kind becomes a mapping, and so does what is short for a section that has the key.
+        """
+        section = model_at(self.root, self.data, at)
+        short = getattr(section, "short_for", "")
+        if section and short and after in section.model_fields and not isinstance(value, dict):
+            return {short: value} if value is not None else {}
         if isinstance(value, dict | list):
             return value
         if value is None or isinstance(value, BaseModel):

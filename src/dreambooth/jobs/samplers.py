@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from dreambooth.jobs.document import read_document
 from dreambooth.jobs.wording import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dreambooth.component.previews import SamplePrompt
@@ -36,6 +38,43 @@ def with_sampler_options(sampler: Sampler, **options: Any) -> Sampler:
     except ValidationError as error:
         first = error.errors()[0]
         raise JobError(f"sampler option {first['loc'][0]}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Together:
+    """Prompts that are drawn in the same batches: a picture does not depend on its batch."""
+
+    numbers: tuple[int, ...]
+    """Their places in the list of prompts."""
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    sampler: Sampler
+    negative: str | None
+
+    def area(self, job: Job) -> float:
+        """Return how many times the pixels of a training picture one of these has."""
+        (height, width), (own_height, own_width) = self.size, job.data.size
+        return height * width / (own_height * own_width)
+
+
+def drawn_together(job: Job, entries: Sequence[SamplePrompt]) -> list[Together]:
+    """Return prompts by what they share: size, negative prompt and options of the sampler.
+
+    Raises `JobError` for an option that the job's sampler does not have.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for number, entry in enumerate(entries):
+        key = (entry.pixels or job.data.size, entry.negative, entry.guidance, entry.steps)
+        alike.setdefault(key, []).append(number)
+    return [
+        Together(
+            tuple(numbers),
+            size,
+            with_sampler_options(job.sampler, **entries[numbers[0]].options()),
+            negative,
+        )
+        for (size, negative, *_), numbers in alike.items()
+    ]
 
 
 def read_prompts(path: Path) -> list[SamplePrompt]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from dreambooth import files
 from dreambooth.component.previews import PromptsFile
 from dreambooth.job import Job
-from dreambooth.plugins.slots import SLOTS
+from dreambooth.jobs.keys import sections, slots_in
+from dreambooth.plugins import Slot
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import BaseModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,9 +29,9 @@ def job_schema() -> dict[str, Any]:
     schema = Job.model_json_schema()
     _tidy(schema)
     members: dict[str, Any] = {}
-    for slot in SLOTS.values():
-        for field in slot.fields:
-            _name_members(schema["properties"][field], slot.name, members)
+    _name_slots(schema, Job, members)
+    for _, section in sections(Job):
+        _name_slots(schema["$defs"].get(section.__name__, {}), section, members)
     definitions = {**schema.pop("$defs", {}), **members}
     return {"$schema": DIALECT, **schema, "title": "DreamBooth job", "$defs": definitions}
 
@@ -72,12 +75,21 @@ def _tidy(node: Any) -> None:
             _tidy(value)
 
 
-def _name_members(node: dict[str, Any], slot: str, members: dict[str, Any]) -> dict[str, Any]:
+def _name_slots(node: dict[str, Any], cls: type[BaseModel], members: dict[str, Any]) -> None:
+    """Move what the kinds of a class's slots take to definitions of their own."""
+    for name, field in cls.model_fields.items():
+        for slot in slots_in(field):
+            if isinstance(slot, Slot):
+                _name_members(node["properties"][name], slot, members)
+
+
+def _name_members(node: dict[str, Any], slot: Slot, members: dict[str, Any]) -> dict[str, Any]:
     """Move what the kinds of a slot take to definitions named `slot.kind`; return the node."""
     kind = node.get("properties", {}).get("kind", {}).get("const")
     if kind is not None:
-        members[f"{slot}.{kind}"] = node
-        return {"$ref": f"#/$defs/{slot}.{kind}"}
+        members[f"{slot.name}.{kind}"] = node
+        _name_slots(node, slot.kinds()[kind], members)
+        return {"$ref": f"#/$defs/{slot.name}.{kind}"}
     if "anyOf" in node:
         node["anyOf"] = [_name_members(member, slot, members) for member in node["anyOf"]]
     if "items" in node:

@@ -111,8 +111,12 @@ def _clean(loc: Sequence[str | int], data: Any) -> tuple[Location, list[tuple[Lo
     at: list[str | int] = []
     tags: list[tuple[Location, str]] = []
     for step in loc:
+        # Sections go by their class's name, which no option has: those begin with a small letter.
         is_tag = isinstance(step, str) and (
-            isinstance(data, list) or not step.isidentifier() or step in _SCALAR_TAGS
+            isinstance(data, list)
+            or not step.isidentifier()
+            or step in _SCALAR_TAGS
+            or step[0].isupper()
         )
         if is_tag and not (isinstance(data, dict) and step in data):
             tags.append((tuple(at), str(step)))

@@ -210,7 +210,8 @@ def _gives_way(old: Loaded, new: Loaded) -> bool:
 
 
 def _a(slot: str) -> str:
-    noun = {"data": "data source", "freezing": "freezing policy"}.get(slot, slot).replace("_", " ")
+    nouns = {"data": "data source", "freezing": "freezing policy", "safety": "safety checker"}
+    noun = nouns.get(slot, slot).replace("_", " ")
     noun = noun.replace("lr schedule", "learning-rate schedule")
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 

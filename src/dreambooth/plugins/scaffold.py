@@ -34,6 +34,9 @@ SUITES = {
     "finding": "FindingRuleConformance",
     "exporter": "ExporterConformance",
     "callback": "CallbackConformance",
+    "safety": "SafetyConformance",
+    "captioner": "CaptionerConformance",
+    "masker": "MaskerConformance",
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_.]?[a-z0-9]+)*")
 
@@ -210,6 +213,7 @@ follow_imports = "skip"
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
+filterwarnings = ["ignore::DeprecationWarning:diffusers.*"]
 """
 _README = """\
 # {name}
@@ -236,4 +240,6 @@ _USED = {
         "```yaml\n# in a job\n{field}: [{kind}]\n```",
     ),
 }
+_USED["captioner"] = "```console\n$ dbt doctor pictures --captions {kind}\n```"
+_USED["masker"] = "```console\n$ dbt doctor pictures --masks {kind}\n```"
 _USED_COMMAND = "```console\n$ dbt {name} runs/my-dog\n```"

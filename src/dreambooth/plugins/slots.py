@@ -22,15 +22,23 @@ class SlotInfo:
     base: type[Component]
     hook: str
     field: str
-    """Where in a job the slot is filled."""
+    """Where in a job the slot is filled; empty where a command takes its kinds, and no job."""
     also: tuple[str, ...] = ()
     """Further fields that take the same kinds."""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Every field of a job that takes the slot's kinds."""
-        return (self.field, *self.also)
+        return (self.field, *self.also) if self.field else ()
 
+    @property
+    def named_in(self) -> str:
+        """Where a person names a kind: a key of a job, or an option of a command."""
+        return self.field or COMMANDS[self.name]
+
+
+COMMANDS = {"captioner": "dbt doctor --captions", "masker": "dbt doctor --masks"}
+"""Options that take the kinds of slots which no job fills."""
 
 SLOTS: Mapping[str, SlotInfo] = {
     name: SlotInfo(name, base, hook, field, tuple(also))
@@ -49,15 +57,38 @@ SLOTS: Mapping[str, SlotInfo] = {
         ("finding", interfaces.FindingRule, "register_findings", "findings"),
         ("exporter", interfaces.Exporter, "register_exporters", "exports"),
         ("callback", interfaces.Callback, "register_callbacks", "callbacks", "early_stop"),
+        ("safety", interfaces.SafetyChecker, "register_safety", "safety"),
+        ("captioner", interfaces.Captioner, "register_captioners", ""),
+        ("masker", interfaces.Masker, "register_maskers", ""),
     )
 }
 
 
 def components(job: AnyJob) -> Iterator[tuple[tuple[str | int, ...], Component]]:
-    """Yield every component of a job with its location."""
+    """Yield every component of a job with its location, those inside of others after them."""
     for field in (name for slot in SLOTS.values() for name in slot.fields):
-        value: Any = getattr(job, field)
-        if isinstance(value, list):
-            yield from (((field, i), item) for i, item in enumerate(value))
-        elif isinstance(value, Component):  # `exports: auto` is none
-            yield (field,), value
+        at, value = _filling(job, field)
+        filled = (
+            [((*at, i), item) for i, item in enumerate(value)]
+            if isinstance(value, list)
+            else [(at, value)]
+        )
+        for place, component in filled:
+            if isinstance(component, Component):  # `exports: auto` is none
+                yield place, component
+                yield from _inside(place, component)
+
+
+def _inside(at: tuple[str | int, ...], component: Component) -> Iterator[Any]:
+    for name in type(component).model_fields:
+        if isinstance(inner := getattr(component, name), Component):
+            yield (*at, name), inner
+            yield from _inside((*at, name), inner)
+
+
+def _filling(job: AnyJob, field: str) -> tuple[tuple[str | int, ...], Any]:
+    """Return where a slot is filled and with what; the long form of a section is looked into."""
+    value: Any = getattr(job, field)
+    if short := getattr(value, "short_for", ""):
+        return (field, short), getattr(value, short)
+    return (field,), value

@@ -21,7 +21,7 @@ class Calls:
         count, before = self.spent.get(key, (0, 0.0))
         self.spent[key] = (count + 1, before + seconds)
         if not count:
-            from dreambooth.interfaces.answering import shown
+            from dreambooth.interfaces.answers.words import shown
 
             _say(f"{key[0]} {method}() -> {shown(answer)} in {seconds * 1000:.1f} ms")
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from dreambooth.files import MAX_JSON, read_limited
+from dreambooth.runs.evaluations import findings_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +17,13 @@ MARKS = ("good", "look", "problem")
 PARTS = ("id", "mark", "sentence", "evidence", "next")
 
 
-def read_findings(folder: RunFolder) -> list[dict[str, str]]:
-    """Return the findings of `findings.json`; none where it is missing or damaged."""
+def read_findings(folder: RunFolder, evaluation: str = "") -> list[dict[str, str]]:
+    """Return what was found of a run by its own samples, or by another file of numbers.
+
+    None where that is missing or damaged.
+    """
     try:
-        data = json.loads(read_limited(folder.findings, MAX_JSON))
+        data = json.loads(read_limited(findings_file(folder, evaluation), MAX_JSON))
         rows = [{part: str(row.get(part) or "") for part in PARTS} for row in data["findings"]]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []

@@ -13,6 +13,7 @@ from dreambooth.files import read_object, sizes, write_json, write_text
 from dreambooth.helpers.text import redacted_in
 from dreambooth.jobs.changes import as_now, differences, digests, is_moved
 from dreambooth.runs import lock as run_lock
+from dreambooth.runs.checkpoints import name_of, step_of
 from dreambooth.runs.manifest import checked
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ HARMLESS = (
     "trackers",
     "metrics",
     "findings",
+    "safety",
     "callbacks",
     "early_stop",
     "exports",
@@ -91,17 +93,33 @@ class RunFolder:
 
     @property
     def findings(self) -> Path:
-        """How the run went, in words."""
+        """How the run went by its own samples, in words."""
         return self.path / "findings.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of measured numbers, and of what was drawn for them (see `runs.evaluations`)."""
+        return self.path / "evaluations"
 
     @property
     def timings(self) -> Path:
         """Wall-clock, apart from the metrics so that those can be compared bit for bit."""
         return self.path / "timings.jsonl"
 
-    def export(self, kind: str) -> Path:
-        """Folder of a further export."""
-        return self.path / "exports" / kind
+    def export(self, kind: str, step: int | None = None) -> Path:
+        """Folder of a further export, as the run was at `step` where one is given."""
+        named = kind if step is None else f"{kind}-{name_of(step)}"
+        return self.path / "exports" / named
+
+    def step_exports(self) -> list[tuple[int, str, Path]]:
+        """Return (step, kind, folder) of the exports of single steps; links are not the run's."""
+        found = []
+        for path in (self.path / "exports").glob("*-step-*"):
+            kind, _, number = path.name.rpartition("-step-")
+            step = step_of(path.with_name(f"step-{number}"))
+            if kind and step is not None and path.is_dir() and not path.is_symlink():
+                found.append((step, kind, path))
+        return sorted(found)
 
     def listing(self, folder: Path) -> dict[str, int]:
         """Return name -> bytes of every file below a folder of this run."""

@@ -86,6 +86,7 @@ class Manifest(_Record):
     machine: dict[str, Any] = Field(default={})
     model: dict[str, str] = Field(default={})
     images: dict[str, str] = Field(default={})
+    captions: dict[str, int] = Field(default={})
     schedule: dict[str, str] | None = None
     inputs: dict[str, str] = Field(default={})
     plugins: list[PluginRecord] = Field(default=[])

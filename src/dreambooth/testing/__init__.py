@@ -19,6 +19,11 @@ from dreambooth.testing.learning import (
     LRScheduleConformance,
     OptimizerConformance,
 )
+from dreambooth.testing.looking import (
+    CaptionerConformance,
+    MaskerConformance,
+    SafetyConformance,
+)
 from dreambooth.testing.outputs import (
     CallbackConformance,
     ExporterConformance,
@@ -30,6 +35,7 @@ from dreambooth.testing.trainer import Ran, Trainer, lay_pictures
 
 __all__ = [
     "CallbackConformance",
+    "CaptionerConformance",
     "CommandConformance",
     "Conformance",
     "DataSourceConformance",
@@ -39,11 +45,13 @@ __all__ = [
     "FreezingPolicyConformance",
     "LRScheduleConformance",
     "LossConformance",
+    "MaskerConformance",
     "MetricConformance",
     "ModelConformance",
     "OptimizerConformance",
     "PriorConformance",
     "Ran",
+    "SafetyConformance",
     "SamplerConformance",
     "SchedulerConformance",
     "TrackerConformance",

@@ -54,6 +54,8 @@ class Conformance:
     def filled(self, made: Component) -> dict[str, Any]:
         """Return the sections of a job that has the component in its slot."""
         field = self.info.field
+        if not field:  # a command names it, and no job
+            return dict(self.sections)
         many = field in {"trackers", "metrics", "findings", "exports", "callbacks"}
         return {**self.sections, field: [made] if many else made}
 
@@ -138,6 +140,8 @@ class Conformance:
                     'yield Problem(("section", "option"), "what is wrong", "what to do")'
                 )
         problems = preflight(job)
+        if not self.info.fields:
+            problems += list(made.check(None, None))
         assert not problems, (
             "the job this suite tries it in is refused: "
             + "; ".join(f"{p.message} ({p.hint})" for p in problems)
@@ -151,6 +155,9 @@ class Conformance:
         from dreambooth.plugins import registry, registry_with
 
         cls = type(made)
+        if not self.info.fields:
+            assert set(cls.model_json_schema()["properties"]) == set(cls.model_fields)
+            return
         if registry().kinds(self.slot).get(made.kind) is cls:
             schema = job_schema()
         else:

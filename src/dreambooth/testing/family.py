@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from dreambooth.helpers.live import drawn, solver_of, times_at
 from dreambooth.testing.inputs import ModelConformance
 from dreambooth.testing.trainer import Trainer
 
@@ -64,22 +66,15 @@ class FamilyConformance(ModelConformance):
 
         with trainer.context(**self.filled(made)) as ctx, torch.no_grad():
             model = made.open(ctx)
-            if model.info.guidance != "cfg":
-                return  # other families draw in ways of their own, which their samplers hold
-            z, _, rows = inputs(model)
-            start = z[:1]
-            texts = model.collate(model.encode_prompts(["", PROMPTS[0]]))
-            both = model.condition(texts, rows[:1] * 2)
-            steps, z = solver(model), start
-            steps.set_timesteps(STEPS)
-            for step in steps.timesteps:
-                pair = model.denoise(torch.cat([z, z]), step.expand(2), both)
-                e_u, e_c = pair.chunk(2)
-                z = steps.step(e_u + GUIDANCE * (e_c - e_u), step, z).prev_sample
+            latents, _, rows = inputs(model)
+            ours = drawn(model, PROMPTS[0], "", latents[:1], STEPS, GUIDANCE, rows[0])
+            solver = solver_of(model.info)
             theirs = model.draw(
-                model.pipeline(), PROMPTS[0], "", start, solver(model), STEPS, GUIDANCE
+                model.pipeline(), PROMPTS[0], "", latents[:1], solver, STEPS, GUIDANCE
             )
-        assert apart(z, theirs) <= SAME_PICTURE, "draw() draws something else than denoise() steps"
+        assert apart(ours, theirs) <= SAME_PICTURE, (
+            "draw() draws something else than denoise() steps"
+        )
 
     def test_what_is_saved_opens_in_diffusers(
         self, made: Any, trainer: Trainer, tmp_path: Path
@@ -106,7 +101,9 @@ class FamilyConformance(ModelConformance):
         import torch
 
         for layout in adapter_layouts(made):
-            parts = list(made.describe().part_names("denoiser", "text_encoders"))
+            info = made.describe()
+            named = info.part_names("denoiser", "text_encoders")
+            parts = [part for part in named if part not in info.frozen]
             policy = {"kind": "adapter", "train": parts}
             with trainer.context(freezing=policy, **self.filled(made)) as ctx:
                 model, freezing = made.open(ctx), ctx.job.freezing
@@ -142,10 +139,8 @@ def check_family(model: Model, folder: Path | None = None) -> None:
         for number, (name, test) in enumerate(tests_of(suite)):
             place = (folder or Path(temporary)) / f"{number:02d}-{name}"
             place.mkdir(parents=True)
-            options: dict[str, Any] = {"made": model, "trainer": Trainer(place)}
-            if "tmp_path" in test.__code__.co_varnames[: test.__code__.co_argcount]:
-                options["tmp_path"] = place
-            test(**options)
+            given: dict[str, Any] = {"made": model, "trainer": Trainer(place), "tmp_path": place}
+            test(**{name: given[name] for name in list(signature(test).parameters)})
 
 
 def tests_of(suite: FamilyConformance) -> Iterator[tuple[str, Any]]:
@@ -175,21 +170,18 @@ def inputs(model: LoadedModel) -> tuple[Tensor, Tensor, list[RowGeometry]]:
     height, width = 2 * step, 3 * step
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(len(PROMPTS), spec.channels, height, width, generator=generator)
-    total = model.info.schedule.get("num_train_timesteps", 1000)
     size = (height * spec.factor, width * spec.factor)
     cropped = RowGeometry((3 * size[0], 2 * size[1]), (size[0] // 2, size[1] // 4), size)
     rows = [RowGeometry(size, (0, 0), size), cropped, cropped]
-    return latents, torch.tensor([total // 20, total // 2, total * 19 // 20]), rows
-
-
-def solver(model: LoadedModel) -> Any:
-    """Return the solver both sides draw with."""
-    import diffusers
-
-    return diffusers.DDIMScheduler.from_config(dict(model.info.schedule), clip_sample=False)
+    return latents, times_at(model.info, (0.05, 0.5, 0.95)), rows
 
 
 def apart(here: Tensor, there: Tensor) -> float:
-    """Return the largest difference in standard deviations (absolute where nothing varies)."""
-    spread = float(there.float().std())
+    """Return the largest difference in standard deviations (absolute where nothing varies).
+
+    Infinity where shapes differ.
+    """
+    if here.shape != there.shape:
+        return float("inf")
+    spread = float(there.float().std(correction=0))
     return float((here.float() - there.float()).abs().max()) / (spread or 1.0)

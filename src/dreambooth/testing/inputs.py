@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dreambooth.helpers.live import times_at
 from dreambooth.testing.base import Conformance
 
 if TYPE_CHECKING:
@@ -226,4 +227,4 @@ def predicted(model: Any, prompts: list[str]) -> Any:
     cond = model.collate(model.encode_prompts(prompts))
     cond = model.condition(cond, [RowGeometry((32, 32), (0, 0), (32, 32))] * len(prompts))
     rows = len(prompts)
-    return model.denoise(z.expand(rows, -1, -1, -1), torch.full((rows,), 500), cond)
+    return model.denoise(z.expand(rows, -1, -1, -1), times_at(model.info, [0.5] * rows), cond)

@@ -102,7 +102,7 @@ class Trainer:
             "subject": {"identifier": "ohwx", "class_noun": "dog"},
             "data": {"kind": "folder", "path": self.pictures, "resolution": SIDE},
             "prior": {"kind": "generated", "count": 2, "batch_size": 2},
-            "sampler": {"kind": "cfg", "steps": 2},
+            "sampler": {"kind": "auto", "steps": 2},
             "optimizer": {"kind": "adamw", "lr": 1e-3},
             "samples": {"every": 0, "per_prompt": 1},
             "checkpoints": {"every": 100},

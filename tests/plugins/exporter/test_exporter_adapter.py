@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from dreambooth.jobs.checks import preflight
 from dreambooth.jobs.identifiers import automatic_exporters
 from dreambooth_plugins.exporter import Kohya, Lora, Merged
+from dreambooth_plugins.formats.lora import kohya, low_rank
 from dreambooth_plugins.freezing import Adapter
 from dreambooth_plugins.model import StableDiffusion
 from learning import digest, shake, tensors
@@ -150,10 +153,51 @@ def test_kohyas_metadata_tells_of_the_run(trained, tmp_path, small_job):
     assert about["ss_class_noun"] == "dog"
     assert about["ss_unet_lr"] == "0.0002"
     assert about["ss_num_train_images"] == "5"
-    assert json.loads(about["ss_tag_frequency"]) == {"ohwx dog": {"ohwx dog": 5}}
+    assert json.loads(about["ss_tag_frequency"]) == {"1_ohwx dog": {"ohwx dog": 5}}
+    assert json.loads(about["ss_dataset_dirs"]) == {"1_ohwx dog": {"n_repeats": 1, "img_count": 5}}
+    assert about["ss_zero_terminal_snr"] == "False"
     assert about["modelspec.trigger_phrase"] == "ohwx dog"
     assert about["modelspec.prediction_type"] == "epsilon"
     assert not [text for text in about.values() if str(tmp_path) in text]
+
+
+def test_kohyas_tags_are_those_of_the_captions(trained, tmp_path, small_job):
+    """Split at commas, stripped, in lower case, counted a picture: `set_tag_frequency` there."""
+    model, artifact, ctx = trained(Adapter())
+    ctx.job = small_job(name="my-dog")
+    captions = {"a photo of ohwx dog, Sitting,  snow ,": 2, "snow, ohwx dog": 1, ",, ": 1}
+    about = {**artifact.metadata, "steps": 1, "images": 4, "captions": captions}
+    Kohya().write(replace(artifact, metadata=about), model, tmp_path, ctx, {})
+    told = metadata(tmp_path / "my-dog.safetensors")
+    assert told["ss_num_train_images"] == "4"
+    assert json.loads(told["ss_tag_frequency"]) == {
+        "1_ohwx dog": {"a photo of ohwx dog": 2, "sitting": 2, "snow": 3, "ohwx dog": 1}
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "zero", "version", "v2"),
+    [
+        ("stable-diffusion-1", "epsilon", False, "sd_v1", "False"),
+        ("stable-diffusion-1", "v_prediction", True, "sd_v1_v", "False"),
+        ("stable-diffusion-2", "epsilon", False, "sd_v2", "True"),
+        ("stable-diffusion-2", "v_prediction", False, "sd_v2_v", "True"),
+        ("sdxl", "v_prediction", True, "sdxl_base_v1-0", "False"),
+    ],
+)
+def test_kohyas_name_of_the_base_says_v(trained, small_job, family, prediction, zero, version, v2):
+    """As `get_model_version_str_for_sd1_sd2` has it; A1111 goes by `ss_v2` and `sdxl_`."""
+    model, artifact, _ = trained(Adapter())
+    schedule = {**model.info.schedule, "rescale_betas_zero_snr": zero}
+    info = replace(
+        model.info, family=family, prediction=prediction, schedule=schedule,
+        names={"kohya": version.removesuffix("_v")},
+    )  # fmt: skip
+    about = kohya.metadata(artifact, [], info, small_job())
+    assert about["ss_base_model_version"] == version
+    assert about["ss_v2"] == v2
+    assert about["ss_zero_terminal_snr"] == str(zero)
+    assert about["modelspec.prediction_type"] == ("v" if prediction[0] == "v" else "epsilon")
 
 
 def test_other_alphas_of_kohyas_are_the_same_update(trained, tmp_path):
@@ -245,12 +289,51 @@ FACTORS = {
         "lokr_t2 lokr_w1 lokr_w2_a lokr_w2_b",
     ),
 }
+LYCORIS = {
+    "loha": {
+        "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha",
+        "dora_scale",
+    },
+    "lokr": {
+        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1",
+        "lokr_t2", "alpha", "dora_scale",
+    },
+}  # fmt: skip
+"""The names that LyCORIS 4.1.3 reads (`weight_list` of its modules)."""
 TO_Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 CONV1 = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
+def by_lycoris(found, at, shape):
+    """The update by LyCORIS' own rules: an alpha there must be; the rank is w1's, else w2's.
+
+    Of two whole factors the rank is 1, and alpha is taken to be that. (With a core it takes
+    the rank from another side of w2_a: such files are held to the other readers' rules alone.)
+    """
+    w1, w1a, w1b, w2, w2a, w2b = (
+        found.get(f"{at}.lokr_{n}") for n in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
+    )
+    alpha = float(found[f"{at}.alpha"])
+    rank = w1a.size(1) if w1a is not None else w2a.size(1) if w2a is not None else 1
+    if w1 is not None and w2 is not None:
+        alpha = rank
+    w1, w2 = w1a @ w1b if w1 is None else w1, w2a @ w2b if w2 is None else w2
+    return torch.kron(w1, w2.contiguous()).reshape(shape) * (alpha / rank)
+
+
+def test_the_names_we_read_are_those_that_are_written():
+    """Every factor of LyCORIS, but for the core of a first one, which none of its modules has."""
+    ours = re.compile(f"({low_rank.FACTORS})")
+    named = {n for names in LYCORIS.values() for n in names} - {"alpha", "dora_scale", "lokr_t1"}
+    assert all(ours.fullmatch(name) for name in named)
+    assert not ours.fullmatch("lokr_t1")
+
+
 def by_comfyui(found, at):
-    """A module's update by the reader's rules: alpha / rank, the rank being a half's; else 1."""
+    """A module's update by the reader's rules: alpha / rank, the rank being a half's; else 1.
+
+    ComfyUI's `weight_adapter` and A1111's `network_lokr` alike: of two ranks it is w2's.
+    """
 
     def half(name, core):
         if f"{at}.{name}" in found:
@@ -281,14 +364,16 @@ def test_loha_and_lokr_are_files_that_other_programs_read(trained, tmp_path, met
     found = load_file(tmp_path / "out/adapter.safetensors")
     at, module = (CONV1, "down_blocks.0.resnets.0.conv1") if kernels else (
         TO_Q, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")  # fmt: skip
-    alpha = set() if method == "lokr, whole factors" else {"alpha"}
-    assert {n.removeprefix(f"{at}.") for n in found if n.startswith(f"{at}.")} == {
-        *roles.split(), *alpha,
-    }  # fmt: skip
+    inside = {n.removeprefix(f"{at}.") for n in found if n.startswith(f"{at}.")}
+    assert inside == {*roles.split(), "alpha"}
+    assert inside <= LYCORIS[options["kind"]]
     live = made[0].parts["unet"].get_submodule(module).get_delta_weight("default").detach()
     there = by_comfyui(found, at).reshape(live.shape)
     assert live.abs().max() > 0
     torch.testing.assert_close(there, live, rtol=1e-5, atol=1e-6 * float(live.abs().max()))
+    if options["kind"] == "lokr" and not kernels:
+        again = by_lycoris(found, at, live.shape)
+        torch.testing.assert_close(again, live, rtol=1e-5, atol=1e-6 * float(live.abs().max()))
     about = metadata(tmp_path / "out/adapter.safetensors")
     assert about["ss_network_module"] == "lycoris.kohya"
     assert json.loads(about["ss_network_args"]) == {"algo": options["kind"]}

@@ -16,13 +16,14 @@ from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.jobs.checks import preflight
 from dreambooth.jobs.identifiers import automatic_exporters
-from dreambooth_plugins.exporter import Embedding, Kohya, Lora
+from dreambooth_plugins.exporter import Embedding, Kohya, Lora, Merged, SingleFile
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion
 from learning import digest, shake, tensors
 
 WORD = "<my-dog>"
 SUBJECT = {"identifier": WORD, "class_noun": "dog"}
+TABLE = "text_model.embeddings.token_embedding.weight"
 ROWS = "text_encoder.embeddings.token_embedding.new_rows"
 FILE, A1111 = "learned_embeds.safetensors", "embeddings/my-dog.safetensors"
 BOTH = ["unet", "text_encoder"]
@@ -220,3 +221,57 @@ def test_drawing_needs_no_checkpoint(small_job):
     two = draw_from_run(result.folder, request, Quiet())
     assert (one.source, two.source) == ("step-000004", "final")
     assert np.array_equal(pixels(one.grid), pixels(two.grid))
+
+
+# --- whole models that know the word
+
+
+@pytest.mark.parametrize("exporter", [Merged, SingleFile])
+@pytest.mark.parametrize("policy", [Token(vectors=2), Pivotal(vectors=2, train=BOTH)])
+def test_a_whole_model_knows_the_word(trained, tmp_path, exporter, policy):
+    made = trained(policy)
+    before = {n: digest(t) for n, t in tensors(made[0]).items()}
+    check = export(exporter(), made, tmp_path / "out")
+    assert check.ok, check.message
+    assert check.figures["text"] <= 1e-5
+    assert {n: digest(t) for n, t in tensors(made[0]).items()} == before
+    rows = made[1].tensors[ROWS]
+    if exporter is Merged:
+        table = load_file(tmp_path / "out/text_encoder/model.safetensors")[TABLE]
+        assert torch.equal(table[-2:], rows)
+        pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+        assert pipe.tokenizer.tokenize(f"a {WORD} dog")[1] == WORD
+    else:
+        # The file is as any other of its kind; the word lies beside it, for programs and diffusers.
+        file = load_file(tmp_path / "out/small.safetensors")
+        base = load_file(made[0].source.weight_files("text_encoder")[0])[TABLE]
+        assert torch.equal(file[f"cond_stage_model.transformer.{TABLE}"], base)
+        config = json.loads((tmp_path / "out/config/text_encoder/config.json").read_text())
+        assert config["vocab_size"] == len(base)
+        assert WORD not in (tmp_path / "out/config/tokenizer/tokenizer.json").read_text()
+        for name in (FILE, A1111):
+            [found] = load_file(tmp_path / "out" / name).values()
+            assert torch.equal(found, rows)
+
+
+def swap_rows(content):
+    table = content[TABLE].clone()
+    table[-2:] = table[-2:].flip(0)
+    return content | {TABLE: table}
+
+
+@pytest.mark.parametrize(
+    ("exporter", "name", "change"),
+    [
+        (Merged, "text_encoder/model.safetensors", swap_rows),
+        (SingleFile, A1111, turned),
+        (SingleFile, FILE, nudged),
+    ],
+)
+def test_another_word_in_a_whole_model_is_seen(trained, tmp_path, exporter, name, change):
+    model, artifact, ctx = made = trained(Token(vectors=2))
+    assert export(exporter(), made, tmp_path).ok
+    changed(tmp_path / name, change)
+    check = exporter().verify(artifact, model, tmp_path, ctx)
+    assert not check.ok
+    assert "rows" in check.message

@@ -75,15 +75,28 @@ def test_a_base_as_near_as_photographs_are_goes_by_the_rise():
 
 
 def test_copies_need_a_share_of_the_pictures():
-    # The limit is 0.6 + 0.6 * 0.4 = 0.84.
-    few = [score("copying", 0.7, real=0.6, pictures={0: 0.85, 1: 0.83, 2: 0.8, 3: 0.8, 4: 0.8})]
-    many = [score("copying", 0.7, real=0.6, pictures={0: 0.85, 1: 0.83, 2: 0.9, 3: 0.8, 4: 0.8})]
+    # The limit is 0.6 + 0.8 * 0.4 = 0.92.
+    few = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.93, 3: 0.8, 4: 0.8})]
+    many = [score("copying", 0.7, real=0.6, pictures={0: 0.93, 1: 0.91, 2: 0.95, 3: 0.93, 4: 0.8})]
     assert marks(Copies(), few) == []
     [finding] = Copies().judge(record(few, many))
     assert finding.mark == "problem"
-    assert "2 of 5 pictures" in finding.sentence
+    assert "3 of 5 pictures" in finding.sentence
     assert "picture 2" in finding.evidence
     assert "earlier step than 200" in finding.next
+
+
+def test_a_soft_copy_is_told_by_its_pixels():
+    """An encoder finds it far from the photograph that it repeats place for place."""
+    far = score("copying", 0.6, real=0.82, pictures=dict.fromkeys(range(4), 0.6))
+    near = score("photo_distance", 0.05, real=0.2, pictures={0: 0.05, 1: 0.06, 2: 0.08, 3: 0.2})
+    [finding] = Copies().judge(record([far, near]))
+    assert "2 of 4 pictures" in finding.sentence
+    apart = score("photo_distance", 0.1, real=0.2, pictures={0: 0.05, 1: 0.08, 2: 0.08, 3: 0.2})
+    assert marks(Copies(), [far, apart]) == []
+    # One photograph has no other one to be near to: pixels tell.
+    alone = score("copying", 0.9, pictures=dict.fromkeys(range(4), 0.9))
+    assert marks(Copies(), [alone, near]) == ["problem"]
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.57, []), (0.60, ["problem"]), (0.39, [])])
@@ -105,14 +118,29 @@ def test_class_changed_says_what_helps_by_the_jobs_prior():
 
 
 def test_prompts_ignored_names_the_first_step_from_which_it_stays_so():
-    at = [score("prompt_alignment", v, baseline=0.28) for v in (0.15, 0.28, 0.2, 0.19)]
+    at = [score("prompt_contrast", v, baseline=0.36) for v in (0.1, 0.36, 0.17, 0.02)]
     [finding] = PromptsIgnored().judge(record(*[[s] for s in at]))
     assert "From step 300 on" in finding.sentence
     assert marks(PromptsIgnored(), [at[0]], [at[1]]) == []
     [alone] = PromptsIgnored().judge(record([at[0]]))  # since when, nobody measured
     assert "From step" not in alone.sentence
-    slight = [score("prompt_alignment", 0.23, baseline=0.28)]
+    slight = [score("prompt_contrast", 0.19, baseline=0.36)]
     assert marks(PromptsIgnored(), slight) == []
+    noisy = [score("prompt_contrast", 0.1, baseline=0.36, error=0.14)]
+    assert marks(PromptsIgnored(), noisy) == []
+
+
+def test_a_subject_that_looks_unlike_its_class_noun_is_no_deaf_model():
+    """The judge calls the photographs themselves an octopus by 0.22 only."""
+    unlike = score("prompt_alignment", 0.36, baseline=0.62, real=0.22)
+    assert marks(PromptsIgnored(), [unlike]) == []
+    assert marks(PromptsIgnored(), [unlike, score("prompt_contrast", 0.33, baseline=0.36)]) == []
+    assert marks(PromptsIgnored(), [unlike, score("prompt_contrast", 0.1, baseline=0.36)]) == [
+        "problem"
+    ]
+    # With one prompt there is nothing else to go by.
+    assert marks(PromptsIgnored(), [score("prompt_alignment", 0.19, baseline=0.28)]) == ["problem"]
+    assert marks(PromptsIgnored(), [score("prompt_alignment", 0.23, baseline=0.28)]) == []
 
 
 def test_too_few_pictures_or_photographs():

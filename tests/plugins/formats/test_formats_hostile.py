@@ -174,7 +174,7 @@ def test_patterns_are_names_of_modules_or_ends_of_them(
     )
     save_file(peft(), tmp_path / "a.safetensors", metadata)
     contents = read_contents(tmp_path / "a.safetensors")
-    assert contents.scale(("unet", MODULE), MODULE, 4) == alpha / 4
+    assert contents.scale("unet", MODULE, 4) == alpha / 4
 
 
 def test_a_hundred_thousand_patterns_cost_little(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_hundred_thousand_patterns_cost_little(tmp_path: Path) -> None:
     save_file(peft(), tmp_path / "a.safetensors", metadata)
     began = time.process_time()
     contents = read_contents(tmp_path / "a.safetensors")
-    assert [contents.scale(("unet", MODULE), MODULE, 4) for _ in range(999)] == [2.0] * 999
+    assert [contents.scale("unet", MODULE, 4) for _ in range(999)] == [2.0] * 999
     assert time.process_time() - began < 2.0
 
 

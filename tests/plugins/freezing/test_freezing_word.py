@@ -7,17 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dreambooth import hookimpl
 from dreambooth.engine.loop import run
 from dreambooth.engine.reporting import Quiet
 from dreambooth.engine.results.draw import DrawRequest, draw_from_run
 from dreambooth.engine.step import train_step
 from dreambooth.errors import RunError
-from dreambooth.plugins import registry_with
 from dreambooth_plugins.freezing import Adapter, Pivotal, Token
 from dreambooth_plugins.model import StableDiffusion
 from learning import shake, tensors
-from policy_cases import Whole
 from test_run import cut, lines
 
 WORD = "<my-dog>"
@@ -200,7 +197,7 @@ def test_a_word_that_no_caption_says_is_noticed(small_job, pictures):
     for file in pictures.glob("*.txt"):
         file.write_text("a photo of a dog")
     with pytest.raises(RunError, match="nothing that should train has moved after step 4"):
-        run(small_job(freezing="token", subject=SUBJECT, prior="none", exports=[Whole()]))
+        run(small_job(freezing="token", subject=SUBJECT, prior="none", exports=["merged"]))
 
 
 def test_a_first_step_without_the_word_is_no_failure(small_job):
@@ -208,7 +205,7 @@ def test_a_first_step_without_the_word_is_no_failure(small_job):
         freezing="token",
         subject=SUBJECT,
         prior="none",
-        exports=[Whole()],
+        exports=["merged"],
         data={"caption_dropout": 0.9},
         train={"steps": 12},
     )
@@ -246,12 +243,6 @@ def test_rows_of_a_half_precision_model_are_float32(open_for, precision):
     assert {value.dtype for value in moments.values()} == {torch.float32}
 
 
-class Plugin:
-    @hookimpl
-    def register_exporters(self):
-        return [Whole]
-
-
 def drawn(folder):
     request = DrawRequest([f"a photo of {WORD} dog"], count=1)
     done = draw_from_run(folder, request, Quiet())
@@ -264,15 +255,14 @@ def test_an_unfinished_run_draws_with_the_word_as_far_as_it_is_learned(small_job
         "freezing": "token",
         "subject": SUBJECT,
         "prior": "none",
-        "exports": [Whole()],
+        "exports": ["merged"],
         "optimizer": {"lr": 3.0},
         "checkpoints": {"every": 2},
     }
-    with registry_with(Plugin()):
-        cut(job := small_job(name="cut", **options), 3, monkeypatch)
-        one, from_checkpoint = drawn(job.folder)
-        two, from_folder = drawn(run(small_job(name="two", train={"steps": 2}, **options)).folder)
-        later, changed = drawn(run(job).folder)
+    cut(job := small_job(name="cut", **options), 3, monkeypatch)
+    one, from_checkpoint = drawn(job.folder)
+    two, from_folder = drawn(run(small_job(name="two", train={"steps": 2}, **options)).folder)
+    later, changed = drawn(run(job).folder)
     assert (one, two, later) == ("step-000002", "final", "final")
     assert np.abs(from_checkpoint - from_folder).max() <= 1
     assert np.abs(changed - from_folder).max() > 1
@@ -286,3 +276,24 @@ def test_a_pivotal_run_ends_in_a_model_that_knows_the_word(small_job):
 
     tokenizer = CLIPTokenizer.from_pretrained(result.final / "tokenizer")
     assert tokenizer.tokenize(f"a {WORD} dog")[1] == WORD
+
+
+def test_a_word_and_whole_parts_end_in_a_model_that_knows_the_word(small_job):
+    freezing = {"kind": "components_and_token", "train": ["unet", "text_encoder"], "vectors": 2,
+                "lr": {"token": 1e-2}}  # fmt: skip
+    result = run(small_job(subject=SUBJECT, freezing=freezing, exports=["diffusers"]))
+    assert "weights equal" in result.checks[0]
+    from safetensors.torch import load_file
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(result.final / "tokenizer")
+    stem = f"{WORD}"
+    assert tokenizer.tokenize(f"a {stem} {stem}_1 dog")[1:3] == [stem, f"{stem}_1"]
+    checkpoint = load_file(result.folder / "checkpoints/step-000004/trainable.safetensors")
+    rows = checkpoint["text_encoder.embeddings.token_embedding.new_rows"]
+    table = load_file(result.final / "text_encoder/model.safetensors")[
+        "text_model.embeddings.token_embedding.weight"
+    ]
+    assert torch.equal(table[-2:], rows)
+    assert torch.equal(table[:-2], checkpoint["text_encoder.embeddings.token_embedding.weight"])
+    assert drawn(result.folder)[0] == "final"

@@ -121,16 +121,9 @@ def test_times_and_rates_of_a_token_are_checked(small_job, options, at, message)
 
 
 def test_a_model_without_a_text_encoder_learns_no_word(small_job):
-    info = SimpleNamespace(part_names=lambda *_: (), learns_words=())
+    info = SimpleNamespace(part_names=lambda *_: (), learns_words=(), no_words="")
     [problem] = Token().check(small_job(subject=SUBJECT, freezing="token"), info)
     assert "no text encoder" in problem.message
-
-
-def test_a_format_without_a_place_for_the_word_is_refused(small_job):
-    job = small_job(subject=SUBJECT, freezing="pivotal", exports=["single_file"])
-    [problem] = preflight(job)
-    assert problem.at == ("exports", 0)
-    assert "know the words of CLIP's own tokenizer alone" in problem.message
 
 
 def test_the_plan_says_what_the_word_is(small_job):

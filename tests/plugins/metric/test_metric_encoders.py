@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 
 from dreambooth.errors import JobError, RunError
+from dreambooth.interfaces import Drawing, Evidence
+from dreambooth_plugins.metric.judge.drawn import are_drawings, even_share
 from dreambooth_plugins.metric.judge.encoders import open_encoder
 from dreambooth_plugins.metric.judge.lpips import Lpips
 from dreambooth_plugins.metric.judge.names import BASES, find
+from dreambooth_plugins.metric.judged import PromptAlignment, SubjectSimilarity
 
 
 def pictures(count=3, size=(80, 64)):
@@ -203,3 +206,46 @@ def test_auto_takes_the_embedded_bases_own_judge(small_job):
     job = small_job(model={"source": "builtin:emoji-64"})
     assert find("auto", job).label == "emoji-64-clip"
     assert find("auto", small_job()).label == "ENet-I"
+
+
+def grain(seed):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def drawn(seed):
+    image = Image.new("RGB", (64, 64), ("teal", "purple", "gray")[seed % 3])
+    image.paste((250, 120, 30), (16, 16, 44, 44))
+    return image
+
+
+def test_drawings_are_told_from_photographs_by_their_even_areas():
+    assert are_drawings([drawn(0), drawn(1), grain(0)])
+    assert not are_drawings([drawn(0), grain(0), grain(1)])
+    assert not are_drawings([])
+    assert even_share(Image.new("RGB", (300, 200), "white")) == 1.0
+
+
+@pytest.mark.parametrize(("made", "label"), [(drawn, "emoji-64-clip"), (grain, "ENet-I")])
+def test_auto_passes_photographs_on_to_an_encoder_that_knows_them(
+    small_job, make_ctx, monkeypatch, made, label
+):
+    ctx = make_ctx(job=small_job(model={"source": "builtin:emoji-64"}))
+    shown = Evidence(
+        [Drawing(made(i), "a photo of ohwx dog", i) for i in range(2)],
+        [made(i) for i in range(3)],
+        ctx.job.subject,
+    )
+    [likeness] = SubjectSimilarity().measure(shown, ctx)
+    assert likeness.encoder == label
+    [words, *_] = PromptAlignment().measure(shown, ctx)
+    assert words.encoder == "emoji-64-clip"  # the only one here that reads
+    [asked] = SubjectSimilarity(encoder="emoji-64-clip").measure(shown, ctx)
+    assert asked.encoder == "emoji-64-clip"
+    monkeypatch.setattr("dreambooth_plugins.metric.judge.names.find_spec", lambda name: None)
+    without = SubjectSimilarity().measure(shown, ctx)
+    if made is drawn:
+        assert [score.encoder for score in without] == ["emoji-64-clip"]
+    else:  # no number is better than one that finds any two photographs alike
+        assert without == []
+        assert "knows drawings alone; pip install" in ctx.warnings[0]

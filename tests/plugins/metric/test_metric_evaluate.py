@@ -53,7 +53,8 @@ def test_it_draws_before_and_after_once_and_writes_the_file(copy, dbt, tmp_path)
     shown = dbt("evaluate", copy, *JUDGE, "--images-per-prompt", 2, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "small at step 4: 10 pictures, 3 photographs" in shown.stdout
-    path = copy / "evaluations/step-000004.json"
+    [path] = copy.glob("evaluations/step-000004-*.json")
+    assert f"written to evaluations/{path.name}" in shown.stdout
     data = json.loads(path.read_text())
     assert (data["version"], data["step"], data["encoder"]) == (1, 4, "emoji-64-clip")
     names = [m["name"] for m in data["metrics"]]
@@ -64,6 +65,7 @@ def test_it_draws_before_and_after_once_and_writes_the_file(copy, dbt, tmp_path)
         "diversity",
         "drift",
         "copying",
+        "photo_distance",
     ]
     likeness = data["metrics"][0]
     assert likeness.keys() >= {"value", "stderr", "n", "baseline", "real", "better"}
@@ -72,13 +74,45 @@ def test_it_draws_before_and_after_once_and_writes_the_file(copy, dbt, tmp_path)
     assert "subject_similarity" in data["pictures"][0]["values"]
     prompts = {p["prompt"] for p in data["pictures"]}
     assert {"a photo of ohwx dog", "a photo of a dog", "a photo of a house"} <= prompts
-    before = (copy / "evaluations/pictures/step-000000/000.png").stat().st_mtime_ns
+    [drawn] = copy.glob("evaluations/pictures/*/step-000000/000.png")
+    before = drawn.stat().st_mtime_ns
     first = path.read_bytes()
     again = dbt("evaluate", copy, *JUDGE, "--images-per-prompt", 2, cwd=tmp_path)
     assert again.returncode == 0
     assert "Drawing" not in again.stdout
     assert path.read_bytes() == first
-    assert (copy / "evaluations/pictures/step-000000/000.png").stat().st_mtime_ns == before
+    assert drawn.stat().st_mtime_ns == before
+
+
+def lying(run):
+    """Return what lies in a run's evaluations: name -> content."""
+    files = [run / "findings.json", *run.glob("evaluations/*.json")]
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+
+def test_what_was_measured_otherwise_lies_beside_and_replaces_nothing(copy, dbt, tmp_path):
+    """The run's own samples; the same through other eyes; prompts drawn anew; more of them."""
+    text = (copy / "job.yaml").read_text().replace("findings: []", "findings: auto")
+    (copy / "job.yaml").write_text(text)
+    calls = (
+        ("--all-steps", *JUDGE),
+        ("--all-steps", "--encoder", "emoji-128-clip"),
+        ("--images-per-prompt", 1, *JUDGE),
+        ("--images-per-prompt", 2, *JUDGE),
+    )
+    found = [lying(copy)]
+    for call in calls:
+        answer = dbt("evaluate", copy, *call, cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+        found.append(lying(copy))
+        assert found[-2].items() <= found[-1].items(), call
+    # The first ones are the run's own; each of the others brings numbers and findings.
+    assert found[1].keys() == {"step-000002.json", "step-000004.json", "findings.json"}
+    assert len(found[2]) == len(found[1]) + 3
+    assert len(found[4]) == len(found[3]) + 2 == len(found[2]) + 4
+    again = dbt("evaluate", copy, *calls[0], cwd=tmp_path)
+    assert again.returncode == 0
+    assert lying(copy) == found[-1]
 
 
 def test_all_steps_measures_the_samples_and_names_the_best(copy, dbt, tmp_path):
@@ -86,7 +120,7 @@ def test_all_steps_measures_the_samples_and_names_the_best(copy, dbt, tmp_path):
     assert shown.returncode == 0, shown.stderr
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert {row["step"] for row in rows} == {"2", "4"}
-    assert {row["encoder"] for row in rows} == {"emoji-64-clip"}
+    assert {row["encoder"] for row in rows} == {"emoji-64-clip", "pixels"}
     data = json.loads(dbt("evaluate", copy, *JUDGE, "--all-steps", "--json", cwd=tmp_path).stdout)
     likeness = {e["step"]: e["metrics"][0]["value"] for e in data["evaluations"]}
     assert data["best"]["step"] in likeness
@@ -213,15 +247,12 @@ def test_the_benchmark_walks_subjects_and_goes_on_where_it_was_cut(
         patch.setattr(api, "evaluate", stop)
         assert dbt(*call, cwd=tmp_path).returncode != 0
     runs = tmp_path / "runs"
-    first = (runs / "bench-dog6/evaluations/step-000001.json").stat().st_mtime_ns
-    before = (runs / "bench-dog6/evaluations/pictures/step-000001/000.png").stat().st_mtime_ns
+    [picture] = runs.glob("bench-dog6/evaluations/pictures/*/step-000001/000.png")
+    before = picture.stat().st_mtime_ns
     assert not (runs / "bench-fancy_boot/evaluations").exists()
     shown = dbt(*call, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert (runs / "bench-dog6/evaluations/pictures/step-000001/000.png").stat().st_mtime_ns == (
-        before
-    )
-    assert (runs / "bench-dog6/evaluations/step-000001.json").stat().st_mtime_ns >= first
+    assert picture.stat().st_mtime_ns == before
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert [row[0] for row in rows if row and row[0] in {"dog6", "fancy_boot", "mean"}] == [
         "dog6",

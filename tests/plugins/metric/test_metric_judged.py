@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from dreambooth.interfaces import Drawing, Evidence, Subject
 from dreambooth_plugins.metric.judge import measures
 from dreambooth_plugins.metric.judge.encoders import Opened
+from dreambooth_plugins.metric.judge.nearness import photo_distance
 
 SUBJECT = Subject(identifier="ohwx", class_noun="dog")
 
@@ -126,6 +127,46 @@ def test_prompt_alignment_leaves_the_identifier_out(encoder):
         cosine(vector(d.image), Colours().texts([texts[d.prompt]])[0].tolist()) for d in chosen
     ]
     assert score.value == pytest.approx(mean_over_prompts(values, chosen)[0], abs=1e-5)
+
+
+def test_prompt_contrast_is_what_a_prompt_has_over_the_others_that_name_the_subject(encoder):
+    e = evidence()
+    [score] = measures.prompt_contrast(e, encoder)
+    texts = ["a photo of dog", "an dog on the moon", "dog asleep"]
+    words = Colours().texts(texts).tolist()
+    chosen = named(e.drawings, e.is_subject)
+    values = []
+    for drawing in chosen:
+        own = PROMPTS.index(drawing.prompt)
+        cosines = [cosine(vector(drawing.image), w) for w in words]
+        others = [c for i, c in enumerate(cosines) if i != own]
+        values.append(cosines[own] - statistics.fmean(others))
+    assert score.value == pytest.approx(mean_over_prompts(values, chosen)[0], abs=1e-5)
+    assert score.baseline is not None
+    one = Evidence([d for d in e.drawings if d.prompt == PROMPTS[0]], e.instances, SUBJECT)
+    assert measures.prompt_contrast(one, encoder) == []
+
+
+def test_photo_distance_is_the_rms_of_pixels_to_the_nearest_photograph_or_its_mirror():
+    e = evidence()
+    [score] = photo_distance(e)
+
+    def pixels(image):
+        return list(image.convert("RGB").resize((16, 16), Image.Resampling.BOX).tobytes())
+
+    def apart(a, b):
+        pairs = zip(pixels(a), pixels(b), strict=True)
+        return math.sqrt(statistics.fmean(((x - y) / 255) ** 2 for x, y in pairs))
+
+    both = [*e.instances, *(ImageOps.mirror(i) for i in e.instances)]
+    chosen = named(e.drawings, e.is_subject)
+    values = [min(apart(d.image, p) for p in both) for d in chosen]
+    assert score.value == pytest.approx(mean_over_prompts(values, chosen)[0], abs=1e-5)
+    own = [min(apart(p, q) for q in e.instances if q is not p) for p in e.instances]
+    assert score.real == pytest.approx(statistics.fmean(own), abs=1e-5)
+    mirrored = Drawing(ImageOps.mirror(e.instances[0]), PROMPTS[0], 0)
+    [copy] = photo_distance(Evidence([mirrored], e.instances, SUBJECT))
+    assert copy.value == pytest.approx(0, abs=1e-9)
 
 
 def test_prior_preservation_is_of_the_class_alone_and_lower_is_better(encoder):

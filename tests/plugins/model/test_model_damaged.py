@@ -65,7 +65,7 @@ def test_odd_values_in_a_configuration_are_told_in_words(folder: Path, name: str
             if part in PARTS:
                 told(lambda: skeleton(Source(folder), part))
             if part == "tokenizer":
-                told(lambda: load_tokenizer(Source(folder), "tokenizer"))
+                told(lambda: load_tokenizer(Source(folder), "text_encoder"))
 
 
 @pytest.mark.parametrize(

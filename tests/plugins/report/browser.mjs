@@ -173,8 +173,15 @@ async function nasty() {
   page.on("dialog", (dialog) => alerts.push(dialog.message()));
   await scrolled(page);
   const rows = await page.locator(".prompt").allInnerTexts();
+  await page.evaluate(() => document.querySelectorAll("details").forEach((d) => (d.open = true)));
+  const text = await page.locator("body").innerText();
+  await page.locator(".now .open").first().click();
+  const large = await page.locator("dialog h2").innerText();
+  await page.keyboard.press("c");
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("Escape");
   await close();
-  return { said, blocked, alerts, rows };
+  return { said, blocked, alerts, rows, text, large };
 }
 
 async function compared() {

@@ -57,11 +57,12 @@ def write_run(
     changes: dict[str, Any] | None = None,
     lift: float = 0.0,
     captions: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
 ) -> Path:
     """Write a finished run and the photographs it learned from; return the run's folder."""
     run = root / "runs" / name
     run.mkdir(parents=True)
-    images = _photos(root / "pictures", photos, side, captions)
+    images = _photos(root / "pictures", photos, side, captions, names)
     job = _job(root, name, steps, every, list(prompts), side, changes or {})
     (run / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
     (run / "manifest.json").write_text(json.dumps(_manifest(job, images)), encoding="utf-8")
@@ -78,11 +79,13 @@ def write_run(
     return run
 
 
-def _photos(folder: Path, count: int, side: int, captions: tuple[str, ...]) -> dict[str, str]:
+def _photos(
+    folder: Path, count: int, side: int, captions: tuple[str, ...], names: tuple[str, ...]
+) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     found = {}
     for i in range(count):
-        path = folder / f"{i:02d}.png"
+        path = folder / (names[i] if i < len(names) else f"{i:02d}.png")
         if not path.exists():
             picture(i, 1.0, wide := side * 3 // 2, 7).crop(
                 (0, side // 3, wide, side // 3 + side)

@@ -15,20 +15,13 @@ from PIL import Image
 from run_folders import write_run
 
 from dreambooth_plugins.report.writing import made
+from tools import PAGE, chromium
 
-MODULES = Path(__file__).parents[3] / "plugins" / "report_page"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)>\'"&\u202e'
+NAMES = ("<img src=x onerror=alert(2)>\"'.png", "\x1b[31m&quot;<script>alert(3)<.png")
 MB = 1_000_000
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(
-        shutil.which("node") is None or not (MODULES / "node_modules/playwright-core").is_dir(),
-        reason="playwright-core is not installed: npm ci in plugins/report_page",
-    ),
-]
+pytestmark = pytest.mark.browser
 
 
 def long_run(root: Path) -> Path:
@@ -62,14 +55,16 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     first = write_run(root / "one", side=256)
     second = write_run(root / "one", "my-fox-slow", side=256, changes={"optimizer.lr": 1e-5})
     prompts = (NASTY, "a ck fox")
-    nasty = write_run(root / "nasty", side=64, steps=200, prompts=prompts, captions=(NASTY,))
+    nasty = write_run(
+        root / "nasty", side=64, steps=200, prompts=prompts, captions=(NASTY,), names=NAMES
+    )
     runs = {"run": [first], "several": [first, second], "nasty": [nasty]}
     runs["long"] = [long_run(root / "long")]
     pages = {}
     for name, folders in runs.items():
         pages[name] = str(root / f"{name}.html")
         Path(pages[name]).write_text(made(folders, 8 * MB)[0], encoding="utf-8")
-    command = ["node", str(Path(__file__).with_name("browser.mjs")), str(MODULES), str(CHROMIUM)]
+    command = ["node", str(Path(__file__).with_name("browser.mjs")), str(PAGE), str(chromium())]
     command += [json.dumps(pages), str(shots)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -139,6 +134,10 @@ def test_without_scripts_it_still_reads(seen: dict[str, Any]) -> None:
 def test_strange_texts_are_shown_and_do_nothing(seen: dict[str, Any]) -> None:
     assert seen["nasty"]["alerts"] == []
     assert seen["nasty"]["rows"][0].startswith('</script><script>alert("x")</script>')
+    assert seen["nasty"]["large"].startswith('</script><script>alert("x")</script>')
+    assert NAMES[0] in seen["nasty"]["text"]
+    assert "&quot;<script>alert(3)<.png" in seen["nasty"]["text"]
+    assert "\x1b" not in seen["nasty"]["text"]
 
 
 def test_several_runs_stand_side_by_side(seen: dict[str, Any]) -> None:

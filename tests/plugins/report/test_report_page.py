@@ -326,3 +326,28 @@ def test_the_built_files_are_small_and_safe_to_inline() -> None:
     assert "</style" not in style
     assert "url(" not in style
     assert b"MIT License" in script
+
+
+@pytest.mark.parametrize(("pictures", "told"), [(40, "It is green."), (1, "It is beginning")])
+def test_findings_are_those_of_the_most_pictures_and_no_numbers_are_mixed(
+    tmp_path: Path, pictures: int, told: str
+) -> None:
+    """`dbt evaluate` drew other pictures of the last step, through another encoder."""
+    run = write_run(tmp_path, side=32, steps=200, photos=2)
+    data = json.loads((run / "evaluations/step-000200.json").read_text())
+    own = data["pictures"][0]
+    data |= {"encoder": "ENet-I", "pictures": [{**own, "values": {"drift": 0.5}}] * pictures}
+    (run / "evaluations/step-000200-1a2b3c4d.json").write_text(json.dumps(data))
+    rows = [{"id": "green", "mark": "problem", "sentence": "It is green."}]
+    (run / "evaluations/findings-step-000200-1a2b3c4d.json").write_text(
+        json.dumps({"findings": rows})
+    )
+    [shown] = gather([run], 8 * MB).runs
+    assert shown.findings[0].sentence.startswith(told)
+    html = made([run], 8 * MB)[0]
+    assert f"Step 200, {pictures} drawn for it, ENet-I" in html
+    film = block(html, "report-data")
+    assert isinstance(film, dict)
+    values = [v["values"].keys() for v in film["runs"][0]["values"]]
+    assert values
+    assert not any("drift" in names for names in values)

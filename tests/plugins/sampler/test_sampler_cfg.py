@@ -130,7 +130,7 @@ def pipeline_latents(sampler, model, prompts, seeds, config):
         height=SIZE[0],
         width=SIZE[1],
         num_inference_steps=sampler.steps,
-        guidance_scale=sampler.guidance_scale,
+        guidance_scale=sampler.scale(),
         guidance_rescale=sampler.rescale,
         negative_prompt=[sampler.negative] * len(prompts),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],

@@ -16,8 +16,17 @@ from dreambooth_plugins.tracker.tensorboard import TensorBoard
 RED, GREEN, BLUE = [Image.new("RGB", (6, 4), c) for c in ("red", "lime", "blue")]
 
 
+OPTIONS = {
+    "name": "my-dog",
+    "train": {"steps": 4, "seed": 0, "deterministic": False, "ema": None},
+    "optimizer": {"kind": "adamw", "lr": 5e-6},
+    "trackers": [{"kind": "tensorboard"}],
+}
+JOB = SimpleNamespace(name="my-dog", resolved=lambda: OPTIONS)
+
+
 def opened(folder, resume_step=0, **options):
-    return TensorBoard(**options).open(SimpleNamespace(folder=folder), resume_step)
+    return TensorBoard(**options).open(SimpleNamespace(folder=folder, job=JOB), resume_step)
 
 
 def read(folder):
@@ -75,6 +84,47 @@ def test_text_is_known_to_the_text_dashboard(tmp_path):
     writer.close()
     metadata = read(tmp_path).SummaryMetadata("job")
     assert metadata.plugin_data.plugin_name == "text"
+
+
+def test_the_job_is_a_row_of_hparams_once(tmp_path):
+    from tensorboard.plugins.hparams import metadata
+
+    writer = opened(tmp_path)
+    write(writer, [10])
+    writer.close()
+    opened(tmp_path, 10).close()
+    found = read(tmp_path)
+    tags = found.PluginTagToContent(metadata.PLUGIN_NAME)
+    start = metadata.parse_session_start_info_plugin_data(tags[metadata.SESSION_START_INFO_TAG])
+    assert start.group_name == "my-dog"
+    values = {name: getattr(v, v.WhichOneof("kind")) for name, v in start.hparams.items()}
+    assert values == {
+        "name": "my-dog",
+        "train.steps": 4.0,
+        "train.seed": 0.0,
+        "train.deterministic": False,
+        "optimizer.kind": "adamw",
+        "optimizer.lr": 5e-6,
+        "trackers": "[{'kind': 'tensorboard'}]",
+    }
+    assert len(found.Tensors(metadata.SESSION_START_INFO_TAG)) == 1
+
+
+def test_histograms_are_asked_for_and_read_back(tmp_path):
+    from dreambooth.interfaces import Histogram
+
+    plain = opened(tmp_path / "plain")
+    assert not plain.wants_histograms()
+    plain.close()
+    writer = opened(tmp_path, histograms=True)
+    assert writer.wants_histograms()
+    writer.histogram(5, "weights/unet", Histogram([-1.0, 0.0, 2.0], [3.0, 4.0], 6.5, 9.25))
+    writer.close()
+    [event] = read(tmp_path).Histograms("weights/unet")
+    found = event.histogram_value
+    assert event.step == 5
+    assert (found.min, found.max, found.num, found.sum, found.sum_squares) == (-1, 2, 7, 6.5, 9.25)
+    assert (list(found.bucket_limit), list(found.bucket)) == ([0, 2], [3, 4])
 
 
 def test_pictures_one_by_one_or_not_at_all(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from dreambooth.cli import starter
 from dreambooth.cli.init import init
 from dreambooth.errors import JobError
-from dreambooth.interfaces import Subject
+from dreambooth.interfaces import Subject, Usual
 from dreambooth.jobs.loading import check_job, load_job
 from dreambooth.jobs.schema import job_schema
 
@@ -51,7 +52,10 @@ def sd15(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.parent.mkdir()
     file.touch()
     info = SimpleNamespace(
-        resolution=512, latent=SimpleNamespace(multiple=64), guidance_default=7.5
+        resolution=512,
+        latent=SimpleNamespace(multiple=64),
+        guidance_default=7.5,
+        usual=Usual(lora_parts=("unet",)),
     )
     module = sys.modules["dreambooth.cli.init"]  # the package names the command so
     monkeypatch.setattr(module, "_describe", lambda model, config=None: info)
@@ -245,6 +249,42 @@ def test_a_lora_of_a_large_model_takes_the_usual_rate(tmp_path: Path, sd15: Path
     job = load_job(tmp_path / "rex" / "job.yaml")
     assert (job.name, job.optimizer.key()["lr"]) == ("rex", 1e-4)
     assert job.freezing.key()["train"] == ["unet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "guidance", "options", "expected"),
+    [
+        ("tiny", "stable_diffusion", 7.5, (), ("components", 5e-6, 600, 1, 200)),
+        ("tiny", "stable_diffusion", 7.5, ("--lora",), ("adapter", 1e-4, 600, 1, 200)),
+        ("tiny-sd2", "stable_diffusion", 7.5, (), ("components", 5e-6, 600, 1, 200)),
+        ("tiny-sdxl", "sdxl", 5.0, (), ("adapter", 1e-4, 500, 4, 200)),
+        ("tiny-sdxl", "sdxl", 5.0, ("--no-lora",), ("components", 5e-6, 500, 4, 200)),
+    ],
+)
+def test_a_familys_own_numbers_are_written_and_their_source_named(
+    tmp_path: Path,
+    name: str,
+    kind: str,
+    guidance: float,
+    options: tuple[str, ...],
+    expected: tuple[object, ...],
+) -> None:
+    from dreambooth_plugins.model.tiny import tiny_folder
+
+    folder = shutil.copytree(tiny_folder(name, build=True), tmp_path / "model")
+    pictures = photos(tmp_path / "photos", (64, 64), (64, 64), (64, 64))
+    run(tmp_path / "j", "--pictures", pictures, "--class-noun", "dog", "--model", folder, *options)
+    text = (tmp_path / "j" / "job.yaml").read_text()
+    source = "README_sdxl.md" if kind == "sdxl" else "arXiv:2208.12242"
+    assert f"{source}" in next(line for line in text.splitlines() if "Numbers are those" in line)
+    job = check_job(tmp_path / "j" / "job.yaml")
+    assert (job.model.kind, job.scheduler.kind, job.sampler.kind) == (kind, "ddpm", "cfg")
+    assert job.sampler.key()["guidance_scale"] == guidance
+    lr, count = job.optimizer.key()["lr"], job.prior.key()["count"]
+    found = (job.freezing.kind, lr, job.train.steps, job.train.accumulation, count)
+    assert found == expected
+    if kind == "sdxl" and job.freezing.kind == "adapter":
+        assert job.freezing.key()["method"]["rank"] == 4
 
 
 def test_the_default_identifier_is_one_that_suits_the_model(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,7 +89,7 @@ def test_list_is_one_line_a_plugin_without_a_terminal() -> None:
     assert "OSError: no licence [red]" in lines["faulty"]
     assert "collision" in lines["imposter"]
     assert "collision" in lines["default-loss"]
-    assert "sampler: cfg" in lines["default-sampler"]
+    assert lines["default-sampler"].endswith("sampler: auto, cfg")
 
 
 def test_list_says_what_is_broken_and_strict_makes_it_an_error() -> None:
@@ -108,6 +109,34 @@ def test_list_strict_is_content_where_all_is_well(
     monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", Registry(well))
     result = CliRunner().invoke(app, ["list", "--strict"])
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_list_timing_puts_the_slowest_first(
+    plugins: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = load_plugin(Source("slow", "slow-dist", "1", lambda: time.sleep(0.05) or fails()))
+    made = Registry([*plugins._loaded, slow])
+    monkeypatch.setattr("dreambooth.plugins.kinds._Process.current", made)
+    rows = json.loads(dbt("list", "--timing", "--json"))
+    assert [row["seconds"] for row in rows] == sorted((r["seconds"] for r in rows), reverse=True)
+    [found] = [row for row in rows if row["name"] == "slow"]
+    assert 0.05 <= found["seconds"] < 5.0
+    lines = dbt("list", "--timing").splitlines()
+    assert [line.split()[0] for line in lines] == [row["name"] for row in rows]
+    [line] = [line for line in lines if line.startswith("slow ")]
+    assert line.split()[3:5] == [f"{found['seconds'] * 1000:.0f}", "ms"]
+    assert not any("seconds" in row for row in json.loads(dbt("list", "--json")))
+    both = CliRunner().invoke(app, ["list", "--timing", "--strict", "--json"])
+    assert both.exit_code == 3
+    assert json.loads(both.stdout) == rows
+
+
+def test_show_a_slot_that_no_job_fills_names_the_command() -> None:
+    shown = dbt("show", "masker")
+    assert shown.startswith("slot masker\n  dbt doctor --masks\n")
+    assert "    u2net: " in shown
+    [slot] = json.loads(dbt("show", "masker", "--json"))["slots"]
+    assert (slot["fields"], slot["command"]) == ([], "dbt doctor --masks")
 
 
 @pytest.mark.parametrize("name", ["callback", "callbacks", "early_stop"])

@@ -130,3 +130,33 @@ def test_pauses_are_counted_to_the_end() -> None:
 
 def test_nothing_is_said_before_a_step_has_ended() -> None:
     assert TimeLeft(0, 400, (SMALL,)).seconds() is None
+
+
+def test_what_step_zero_took_counts_before_any_step_was_timed() -> None:
+    now = 0.0
+    left = TimeLeft(0, 400, (Pause(100, 400, 23.0), Pause(200, 400, 46.0)), clock=lambda: now)
+    now = 69.0  # samples and validation of the untrained base: a third and two thirds of it
+    left.ended(0)
+    assert left.seconds() is None  # no step yet
+    for step in (1, 2, 3, 4):
+        now += 0.5
+        left.ended(step)
+    assert left.seconds() == pytest.approx(396 * 0.5 + 4 * 23 + 2 * 46)
+
+
+def test_a_step_that_follows_step_zero_is_not_taken_for_a_pause() -> None:
+    now = 0.0
+    left = TimeLeft(0, 10, (Pause(5, 10, 10.0),), clock=lambda: now)
+    now = 7.0
+    left.ended(0)
+    now = 8.0
+    left.ended(1)
+    assert left.step_seconds == pytest.approx(1.0)
+
+
+def test_a_larger_prompt_costs_by_its_area_and_its_own_steps(small_job: Any) -> None:
+    [plain, _] = priced(small_job, *SD15, samples={"every": 100, "prompts": ["a"], "per_prompt": 1})
+    large = {"prompt": "a", "size": [1024, 512], "steps": 50}
+    samples = {"every": 100, "prompts": [large], "per_prompt": 1}
+    [twice, _] = priced(small_job, *SD15, samples=samples)
+    assert twice.steps == pytest.approx(4 * plain.steps, rel=0.02)

@@ -27,6 +27,16 @@ class Encoder:
     def loaded(self):
         return ()
 
+    def release(self, part):
+        pass
+
+    def encodes_apart(self):
+        return True
+
+    @property
+    def parts(self):
+        return {"text_encoder": torch.nn.Linear(1, 1)}
+
     def encode_prompts(self, prompts):
         self.asked.append(list(prompts))
         return [Conditioning(self.tensors(prompt)) for prompt in prompts]
@@ -45,7 +55,8 @@ def settle(make_ctx, monkeypatch, tmp_path):
         ctx = make_ctx(job=SimpleNamespace(train=SimpleNamespace(cache=True)))
         ctx.precision = SimpleNamespace(name="fp32")
         monkeypatch.setattr(text, "run_prompts", lambda *_: prompts)
-        text.settle(ctx, model, [], SimpleNamespace(keeps_texts=True))
+        residency = SimpleNamespace(keeps_texts=True, parts={}, enter=lambda *_: None)
+        text.settle(ctx, model, [], residency)
 
     return call
 
@@ -73,3 +84,33 @@ def test_many_prompts_share_a_file_and_each_keeps_its_own(
             expected = model.tensors(prompt)
             assert found[prompt].tensors.keys() == expected.keys()
             assert all(torch.equal(found[prompt].tensors[k], v) for k, v in expected.items())
+
+
+def test_texts_beyond_the_room_are_read_when_they_are_asked_for(settle, monkeypatch):
+    prompts = [f"a dog {i}" for i in range(100)]
+    model = Encoder(True)
+    one = text.size_of(model.tensors(prompts[0]))
+    monkeypatch.setattr(text, "HELD", 3 * one)
+    settle(model, prompts)
+    shelf = model.embeddings[prompts[0]]._read.func.__self__
+    for prompt in [*prompts, *reversed(prompts)]:
+        tensors = model.embeddings[prompt].tensors
+        assert torch.equal(tensors["embeds"], model.tensors(prompt)["embeds"])
+        assert len(shelf._held) <= 3
+    assert len(model.asked) == 100, "each was encoded once"
+    assert not any(store._open for store in shelf._stores.values()), "no chunk stays in memory"
+
+
+def test_a_damaged_file_of_texts_is_found_at_its_first_reading_and_made_again(settle, tmp_path):
+    prompts = [f"a dog {i}" for i in range(3)]
+    settle(Encoder(True), prompts)
+    [file] = (tmp_path / "cache").rglob("chunk-*")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 255
+    file.write_bytes(data)
+    again = Encoder(True)
+    settle(again, prompts)
+    for prompt in prompts:
+        found = again.embeddings[prompt].tensors["pooled"]
+        assert torch.equal(found, again.tensors(prompt)["pooled"])
+    assert len(again.asked) == 3

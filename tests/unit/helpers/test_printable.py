@@ -108,7 +108,9 @@ def test_a_model_card_holds_no_markup_of_strangers(small_job: Any) -> None:
     job = small_job(subject={"identifier": f"oh{evil}", "class_noun": f"dog{evil}"}, prior="none")
     exporter = SimpleNamespace(usage=lambda job, info, files: "")
     export: Any = Export("lora", Path("x"), Check(True, evil), exporter)  # type: ignore[arg-type]
-    facts = Facts(2, 3, "fp32", {evil: 1.0}, f"kept {evil}", f"stop {evil}")
+    facts = Facts(
+        2, 3, {evil: 2, f"b{evil}": 1}, "fp32", {evil: 1.0}, f"kept {evil}", f"stop {evil}"
+    )
     text = card(job, job.model.describe(), export, facts, [evil], [])
     assert harmless(text)
     outside = [piece for line in text.splitlines()[12:] for piece in line.split("`")[::2]]

@@ -111,7 +111,7 @@ def test_a_bad_job_is_bad_by_both(checker: Any, tmp_path: Path, line: str) -> No
 def test_every_member_requires_its_kind_and_every_option_is_described() -> None:
     definitions = job_schema()["$defs"]
     members = {name: d for name, d in definitions.items() if "." in name}
-    assert {name.split(".")[0] for name in members} == set(SLOTS)
+    assert {name.split(".")[0] for name in members} == {s.name for s in SLOTS.values() if s.fields}
     for name, member in members.items():
         assert "kind" in member["required"], name
         assert member["title"] == name.split(".")[1]

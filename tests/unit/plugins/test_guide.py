@@ -84,7 +84,7 @@ def test_every_hook_fills_a_slot_or_brings_commands() -> None:
 @pytest.mark.parametrize("slot", SLOTS.values(), ids=lambda s: s.name)
 def test_every_hook_and_required_method_is_in_the_guide(slot: SlotInfo) -> None:
     (row,) = [line for line in GUIDE.splitlines() if f"| `{slot.hook}` |" in line]
-    assert f"`{slot.field}`" in row
+    assert f"`{slot.named_in}`" in row
     assert f"`{slot.base.__name__}`" in row
     assert required_methods(slot.base)
     for name in required_methods(slot.base):
@@ -114,7 +114,8 @@ def test_every_hook_registers_a_class(slot: SlotInfo) -> None:
     with registry_with(plugin) as registry:
         assert registry.kinds(slot.name)[kind] is cls
         assert registry.provider(slot.name, kind).slots == (slot.name,)
-        assert f'"const": "{kind}"' in json.dumps(Job.model_json_schema())
+        if slot.fields:
+            assert f'"const": "{kind}"' in json.dumps(Job.model_json_schema())
 
 
 def test_every_python_block_registers_or_is_a_test(

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import ImageStat
 
-from dreambooth import Callback, FreezingPolicy, Loss, LRSchedule, Sampler
+from dreambooth import (
+    Callback,
+    Captioner,
+    FreezingPolicy,
+    Loss,
+    LRSchedule,
+    Masker,
+    SafetyChecker,
+    Sampler,
+)
 from dreambooth.component.door import WrongAnswer
 from dreambooth.interfaces import Observer
 from dreambooth.testing import (
     CallbackConformance,
+    CaptionerConformance,
     FreezingPolicyConformance,
     LossConformance,
     LRScheduleConformance,
+    MaskerConformance,
+    SafetyConformance,
     SamplerConformance,
     Trainer,
 )
@@ -101,7 +116,40 @@ class Rowless(Loss):
         return (s.pred - s.target).square().mean()
 
 
+class Relative(SafetyChecker):
+    """Scores pictures against the brightest of their batch."""
+
+    kind: Literal["relative"] = "relative"
+
+    def scores(self, images, device):
+        light = [ImageStat.Stat(image.convert("L")).mean[0] for image in images]
+        return [one / max(light) for one in light]
+
+
+class Tinted(Masker):
+    """Paints on the pictures it is given."""
+
+    kind: Literal["tinted"] = "tinted"
+
+    def masks(self, images, device):
+        for image in images:
+            image.paste((255, 0, 0), (0, 0, 4, 4))
+        return [np.ones((image.height, image.width), np.float32) for image in images]
+
+
+class Chatty(Captioner):
+    """Says another thing each time."""
+
+    kind: Literal["chatty"] = "chatty"
+
+    def captions(self, images, device):
+        return [f"picture {random.random()}" for _ in images]
+
+
 SUITES = {
+    SafetyConformance: "a_pictures_answer_is_its_own",
+    MaskerConformance: "a_pictures_answer_is_its_own",
+    CaptionerConformance: "a_pictures_answer_is_its_own",
     LossConformance: "a_rows_loss_is_its_own",
     FreezingPolicyConformance: "what_trains_is_the_models_own",
     SamplerConformance: "a_picture_does_not_depend_on_its_batch",
@@ -130,6 +178,9 @@ SUITES = {
             "people_can_read_what_it_and_its_options_are",
             "options without a docstring below them: power",
         ),
+        (SafetyConformance, Relative(), "", "depends on the pictures beside it"),
+        (MaskerConformance, Tinted(), "", "the pictures themselves were changed: work on a copy"),
+        (CaptionerConformance, Chatty(), "", "ask of one after the other, and draw nothing by lot"),
         (LossConformance, Rowless(), "", "where Tensor [4] float32, a loss a row, is wanted"),
     ],
     ids=lambda value: getattr(value, "kind", ""),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import pytest
+
 from dreambooth import testing
 from dreambooth.plugins import component, registry
 
@@ -14,12 +18,36 @@ class TestAdapter(testing.FreezingPolicyConformance):
     component = component("freezing", "adapter")
 
 
+class TestToken(testing.FreezingPolicyConformance):
+    component = component("freezing", "token")
+    sections: ClassVar = {"prior": "none"}
+
+
+@pytest.mark.slow
+class TestPivotal(testing.FreezingPolicyConformance):
+    component = component("freezing", "pivotal")
+    sections: ClassVar = {"prior": "none"}
+
+
 class TestPriorPreservation(testing.LossConformance):
     component = component("loss", "prior_preservation")
 
 
 class TestAdamW(testing.OptimizerConformance):
     component = component("optimizer", "adamw")
+
+
+@pytest.mark.slow
+class TestAdamW8bit(testing.OptimizerConformance):
+    def make(self, pictures):
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra 8bit)")
+        return component("optimizer", "adamw8bit")
+
+
+class TestProdigy(testing.OptimizerConformance):
+    def make(self, pictures):
+        pytest.importorskip("prodigyopt", reason="prodigyopt is not installed (extra prodigy)")
+        return component("optimizer", "prodigy")
 
 
 class TestConstant(testing.LRScheduleConformance):
@@ -69,6 +97,13 @@ class TestLora(testing.ExporterConformance):
 
 class TestJsonl(testing.TrackerConformance):
     component = component("tracker", "jsonl")
+
+
+@pytest.mark.slow
+class TestWandb(testing.TrackerConformance):
+    def make(self, pictures):
+        pytest.importorskip("wandb", reason="wandb is not installed (extra wandb)")
+        return registry().kinds("tracker")["wandb"](mode="offline")
 
 
 class TestDiversity(testing.MetricConformance):

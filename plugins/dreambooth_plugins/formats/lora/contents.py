@@ -10,8 +10,19 @@ from dreambooth.errors import JobError
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.formats.embedding import EMBEDDING_FILE
 from dreambooth_plugins.formats.lora import diffusers, kohya, peft
-from dreambooth_plugins.formats.lora.families import FAMILIES, family, method, with_article
-from dreambooth_plugins.formats.lora.plausible import DAMAGED, alpha_of, check_factors, check_pair
+from dreambooth_plugins.formats.lora.families import (
+    FAMILIES,
+    TWO_STREAMS,
+    family,
+    method,
+    with_article,
+)
+from dreambooth_plugins.formats.lora.plausible import (
+    DAMAGED,
+    check_alpha,
+    check_factors,
+    check_pair,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,8 +45,6 @@ class Contents:
     """What it is for, "" where the file does not tell."""
     foreign: tuple[str, ...] = ()
     """Names that are no adapter's: a bundled word's, for instance. They are left out."""
-    scales: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(part, module) -> alpha, of those that have one of their own in the file."""
     config: Mapping[str, peft.Alphas] = field(default_factory=dict)
     """Alphas by part, from PEFT's configuration where the file has one."""
 
@@ -44,26 +53,32 @@ class Contents:
         """The parts it has adapters for."""
         return tuple(sorted({part for part, _ in self.tensors}))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that are adapters', as the file names them."""
+        return tuple(name for roles in self.tensors.values() for name in roles.values())
+
     def methods(self, part: str) -> set[str]:
         """Return what the adapters of a part are: `lora`, `dora`, `loha`, `lokr`."""
         return {method_of(roles) for (p, _), roles in self.tensors.items() if p == part}
 
-    def scale(self, key: tuple[str, str], name: str, rank: int | None) -> float:
+    def scale(self, part: str, module: str, rank: int | None, alpha: float | None = None) -> float:
         """Return alpha / rank (alpha / sqrt(rank) if rank-stabilised); 1 where nothing is said.
 
-        `name` is the module's in memory, `key` that of `tensors`. A LoKr of two whole factors has
-        no rank (None): LyCORIS leaves its alpha out of account, PEFT takes the configuration's.
+        `module` is the name in memory, `alpha` the file's own for it. A LoKr of two whole factors
+        has no rank (None): LyCORIS leaves its alpha out of account, PEFT takes the configuration's.
         """
-        alphas = self.config.get(key[0])
+        other = None if part.startswith("text_encoder") else self.config.get("unet")
+        alphas = self.config.get(part, other)
         if rank is None:
             rank = alphas.rank if alphas else None
         if rank is None:
             return 1.0
-        if key in self.scales:
-            return self.scales[key] / rank
+        if alpha is not None:
+            return alpha / rank
         if alphas is None:
             return 1.0
-        return alphas.of(name) / (math.sqrt(rank) if alphas.by_rank_root else rank)
+        return alphas.of(module) / (math.sqrt(rank) if alphas.by_rank_root else rank)
 
 
 def method_of(roles: Iterable[str]) -> str:
@@ -129,11 +144,11 @@ def read_contents(path: Path) -> Contents:
         found[key][role] = name
     meant = family(header)
     _refuse(file, meant, found, foreign)
-    scales = {key: _checked(file, header, key, roles) for key, roles in found.items()}
-    own = {key: alpha for key, alpha in scales.items() if alpha is not None}
+    for key, roles in found.items():
+        _check(file, header, key, roles)
     parts = dict.fromkeys(part for part, _ in found)
     config = {} if by_kohya else peft.alphas(file, header.metadata, parts)
-    return Contents(file, by_kohya, found, header, meant, tuple(foreign), own, config)
+    return Contents(file, by_kohya, found, header, meant, tuple(foreign), config)
 
 
 def _refuse(
@@ -144,7 +159,7 @@ def _refuse(
         f"init takes LoRA, DoRA, LoHa and LoKr of {', '.join(FAMILIES.values())} with diffusers', "
         "PEFT's or kohya's names"
     )
-    if meant and meant not in FAMILIES.values():
+    if meant and meant not in {*FAMILIES.values(), TWO_STREAMS}:
         raise JobError(f"{file} is {with_article(meant)}, which cannot be taken over", hint)
     if what := method(foreign):
         raise JobError(f"{file} holds {what}, which cannot be taken over", hint)
@@ -155,10 +170,8 @@ def _refuse(
         raise JobError(f"{file} holds no tensors", "not a LoRA?")
 
 
-def _checked(
-    file: Path, header: Header, key: tuple[str, str], roles: Mapping[str, str]
-) -> float | None:
-    """Hold a module's tensors against its method, and return its alpha where it has one."""
+def _check(file: Path, header: Header, key: tuple[str, str], roles: Mapping[str, str]) -> None:
+    """Hold a module's tensors against its method, and its alpha, where it has one."""
     where = ".".join(key)
     if method_of(roles) in ("loha", "lokr"):
         if {"down", "up", "mid", "magnitude"} & roles.keys():
@@ -177,4 +190,5 @@ def _checked(
                 f"{file} holds a DoRA whose magnitudes lie along the inputs ({where})",
                 "a DoRA with a magnitude an output can be taken over",
             )
-    return alpha_of(file, header, where, roles["alpha"]) if "alpha" in roles else None
+    if "alpha" in roles:
+        check_alpha(file, header, where, roles["alpha"])

@@ -12,15 +12,17 @@ import re
 from typing import TYPE_CHECKING
 
 from dreambooth_plugins.formats.lora import peft
-from dreambooth_plugins.formats.lora.low_rank import FACTORS, MAGNITUDE, low_rank
+from dreambooth_plugins.formats.lora.low_rank import FACTORS, MAGNITUDE, adapters, low_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Artifact, LoadedModel
+    from dreambooth.interfaces import AdapterTensors, Artifact, LoadedModel
 
+LAYOUT = "diffusers"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _NAME = re.compile(
     r"^(?P<module>.+?)(\.lora_linear_layer|\.lora|_lora)?"
@@ -60,26 +62,34 @@ def _today(part: str, module: str) -> str:
 
 
 def write(artifact: Artifact, model: LoadedModel, dest: Path, dtype: str) -> None:
-    """Write PEFT's names below `unet.` and diffusers' below `text_encoder.` into `dest`.
-
-    diffusers' loader wants just these: it tells a text encoder's layout by `lora_linear_layer`,
-    and a UNet's by `lora_A` in the first name.
-    """
+    """Write the file into `dest`, the ranks and alphas of all modules in its header."""
     from dreambooth_plugins.common.tensors import write_tensors
 
-    names = model.adapter_keys("diffusers")
-    denoiser = set(model.info.part_names("denoiser"))
+    tensors = model.adapter_file(LAYOUT, adapters(low_rank(artifact), alphas=False))
+    metadata = {peft.METADATA: json.dumps(peft.metadata(artifact), sort_keys=True)}
+    write_tensors(dest / LORA_FILE, tensors, metadata, dtype)
+
+
+def file_tensors(
+    names: Mapping[str, str], adapters: Iterable[AdapterTensors], denoiser: Collection[str]
+) -> dict[str, Tensor]:
+    """Return adapters under PEFT's names in the denoiser's parts, and diffusers' in the others.
+
+    `names` maps qualified names of modules to those in files. diffusers' loader wants just these:
+    it tells a text encoder's layout by `lora_linear_layer`, and a UNet's by `lora_A` in the first
+    name.
+    """
     tensors: dict[str, Tensor] = {}
-    for adapter in low_rank(artifact):
+    for adapter in adapters:
         at = names[f"{adapter.part}.{adapter.module}"]
         plain = adapter.part in denoiser
         down, up = (
             ("lora_A", "lora_B") if plain else ("lora_linear_layer.down", "lora_linear_layer.up")
         )
-        tensors[f"{at}.{down}.weight"] = adapter.down
-        tensors[f"{at}.{up}.weight"] = adapter.up
-        if adapter.magnitude is not None:
+        tensors[f"{at}.{down}.weight"] = adapter.tensors["down"]
+        tensors[f"{at}.{up}.weight"] = adapter.tensors["up"]
+        if "magnitude" in adapter.tensors:
             # transformers puts the adapter's name where it finds `.weight`, PEFT where it does not.
-            tensors[f"{at}.{MAGNITUDE}{'' if plain else '.weight'}"] = adapter.magnitude
-    metadata = {peft.METADATA: json.dumps(peft.metadata(artifact), sort_keys=True)}
-    write_tensors(dest / LORA_FILE, tensors, metadata, dtype)
+            name = f"{at}.{MAGNITUDE}{'' if plain else '.weight'}"
+            tensors[name] = adapter.tensors["magnitude"]
+    return tensors

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.errors import JobError
-from dreambooth_plugins.formats.lora import kohya
 from dreambooth_plugins.formats.lora.contents import method_of
 from dreambooth_plugins.formats.lora.low_rank import Factors, LowRank
 from dreambooth_plugins.formats.lora.plausible import DAMAGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -44,44 +44,74 @@ def read(files: Iterable[Contents], model: LoadedModel) -> dict[str, dict[str, A
 def _read_file(contents: Contents, model: LoadedModel, out: dict[str, dict[str, Adapter]]) -> None:
     from dreambooth_plugins.common.tensors import opened
 
-    names = kohya.modules_by_name(model) if contents.kohya else {}
+    _check_all(contents, model, out)
     with opened(contents.path, DAMAGED) as file:
-        for key, roles in contents.tensors.items():
-            part, module = key
-            name = names.get(module, f"{part}.{module}").removeprefix(f"{part}.")
-            shapes = {role: contents.header.shapes[stored] for role, stored in roles.items()}
-            weight = _weight(contents, model, part, name)
-            _check(contents, f"{part}.{name}", weight, shapes)
-            if name in out.get(part, {}):
-                raise JobError(f"{contents.path} has two adapters for {part}.{name}", DAMAGED)
-            tensors = {
-                role: file.get_tensor(t).float() for role, t in roles.items() if role != "alpha"
-            }
-            _check_finite(contents, part, name, tensors)
-            adapter = _adapter(contents, key, name, weight, tensors)
-            out.setdefault(part, {})[name] = adapter
+        for found in model.read_adapter(_Lazy(file, contents)):
+            part, module = found.part, found.module
+            tensors = {role: tensor.float() for role, tensor in found.tensors.items()}
+            _check_finite(contents, part, module, tensors)
+            weight = _weight(contents, model, part, module)
+            out.setdefault(part, {})[module] = _adapter(contents, part, module, weight, tensors)
+
+
+class _Lazy(Mapping[str, "Tensor"]):
+    """The tensors of a file by name, each read when it is asked for."""
+
+    def __init__(self, file: Any, contents: Contents) -> None:
+        self._file, self._names = file, contents.names
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _check_all(
+    contents: Contents, model: LoadedModel, others: Mapping[str, Mapping[str, Adapter]]
+) -> None:
+    """Raise `JobError` for a file that does not fit, from the shapes in its header alone."""
+    import torch
+
+    shapes = contents.header.shapes
+    empty = {name: torch.empty(shapes[name], device="meta") for name in contents.names}
+    seen: set[tuple[str, str]] = set()
+    for found in model.read_adapter(empty):
+        part, module = found.part, found.module
+        weight = _weight(contents, model, part, module)
+        sizes = {role: tuple(tensor.shape) for role, tensor in found.tensors.items()}
+        _check(contents, f"{part}.{module}", weight, sizes)
+        if (part, module) in seen or module in others.get(part, {}):
+            raise JobError(f"{contents.path} has two adapters for {part}.{module}", DAMAGED)
+        seen.add((part, module))
 
 
 def _adapter(
-    contents: Contents, key: tuple[str, str], name: str, weight: Shape, tensors: dict[str, Tensor]
+    contents: Contents, part: str, module: str, weight: Shape, tensors: dict[str, Tensor]
 ) -> Adapter:
     """Return a module's adapter in the shapes that PEFT's layers have."""
-    part = key[0]
+    own = tensors.pop("alpha", None)
+    alpha = None if own is None else float(own)
     if method_of(tensors) in ("loha", "lokr"):
         ends = (tensors.get(f) for f in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"))
         ranked = next((t for t in ends if t is not None), None)
         rank = None if ranked is None else ranked.shape[0]
-        return Factors(part, name, tensors, rank or 1, contents.scale(key, name, rank))
+        scale = contents.scale(part, module, rank, alpha)
+        return Factors(part, module, tensors, rank or 1, scale)
     down, up = tensors["down"], tensors["up"]
     if "mid" in tensors:  # a core of k x k between two factors is a down-projection of k x k
         down = (tensors["mid"].flatten(2).permute(2, 0, 1) @ down.flatten(1)).permute(1, 2, 0)
     rank = up.shape[1]
-    scale = contents.scale(key, name, rank)
+    scale = contents.scale(part, module, rank, alpha)
     norms = tensors.get("magnitude")
     if norms is not None:
         norms = norms.reshape(weight[:1] if len(weight) == 2 else (1, weight[0], 1, 1))
     down, up = down.reshape(rank, *weight[1:]), up.reshape(weight[0], rank, *_ones(weight))
-    return LowRank(part, name, down, up, scale * rank, scale, norms)
+    return LowRank(part, module, down, up, scale * rank, scale, norms)
 
 
 def _ones(weight: Shape) -> Shape:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.helpers.naming import base_name
+from dreambooth.interfaces import AdapterTensors
 from dreambooth_plugins.formats.lora import lycoris
-from dreambooth_plugins.formats.lora.low_rank import FACTORS, low_rank
-from dreambooth_plugins.formats.model_spec import model_spec
+from dreambooth_plugins.formats.lora.low_rank import FACTORS, adapters, low_rank
+from dreambooth_plugins.formats.model_spec import has_zero_terminal_snr, model_spec
 from dreambooth_plugins.formats.original.names import unet_names
 
 if TYPE_CHECKING:
@@ -78,41 +79,53 @@ def module_names(
     return out
 
 
-def modules_by_name(model: LoadedModel) -> dict[str, str]:
-    """Return the qualified name in memory of each name of a module here."""
-    names = {there: here for here, there in model.adapter_keys(LAYOUT).items()}
-    plain = {
-        f"lora_{there}".replace(".", "_"): here
-        for here, there in model.adapter_keys("diffusers").items()
-    }
-    # Names of diffusers' blocks are in use for SDXL as well.
-    return {**plain, **{re.sub("^lora_te_", "lora_te1_", n): h for n, h in names.items()}, **names}
+def read_names(names: Mapping[str, str], plain: Mapping[str, str]) -> dict[str, str]:
+    """Return the qualified name in memory of each name a module may have in a file.
 
-
-def write(artifact: Artifact, model: LoadedModel, path: Path, job: Job | None, dtype: str) -> None:
-    """Write each module's factors and its alpha, and what the run was.
-
-    `lora_down` and `lora_up`; of LoHa and LoKr the factors by LyCORIS' names.
+    `names` are kohya's and `plain` diffusers' names of modules, by qualified name: those of
+    diffusers' blocks are in use for SDXL as well, and `lora_te1` for the only encoder.
     """
+    own = {there: here for here, there in names.items()}
+    dotted = {f"lora_{there}".replace(".", "_"): here for here, there in plain.items()}
+    numbered = {re.sub("^lora_te_", "lora_te1_", n): here for n, here in own.items()}
+    return {**dotted, **numbered, **own}
+
+
+def write(
+    artifact: Artifact,
+    model: LoadedModel,
+    path: Path,
+    job: Job | None,
+    dtype: str,
+    layout: str = LAYOUT,
+) -> None:
+    """Write each module's factors and its alpha, and what the run was; `layout` names them."""
     import torch
 
     from dreambooth_plugins.common.tensors import write_tensors
 
-    names = model.adapter_keys(LAYOUT)
+    pairs = with_one_alpha(low_rank(artifact))
+    items = adapters(pairs, alphas=True)
+    for product in lycoris.factors(artifact):
+        factors, alpha = lycoris.as_read(product)
+        own = {**factors, "alpha": torch.tensor(alpha)}
+        items.append(AdapterTensors(product.part, product.module, own))
+    tensors = model.adapter_file(layout, items)
+    write_tensors(path, tensors, metadata(artifact, pairs, model.info, job), dtype)
+
+
+def file_tensors(names: Mapping[str, str], adapters: Iterable[AdapterTensors]) -> dict[str, Tensor]:
+    """Return adapters under kohya's names: `lora_down`, `lora_up`, `alpha`; of LoHa and LoKr the
+    factors by LyCORIS' names. `names` maps qualified names of modules to those in files."""
+    called = {role: name for name, role in _ROLES.items()}
     tensors: dict[str, Tensor] = {}
-    adapters = with_one_alpha(low_rank(artifact))
     for adapter in adapters:
         at = names[f"{adapter.part}.{adapter.module}"]
-        tensors[f"{at}.lora_down.weight"] = adapter.down
-        tensors[f"{at}.lora_up.weight"] = adapter.up
-        tensors[f"{at}.alpha"] = torch.tensor(adapter.alpha)
-    for product in lycoris.factors(artifact):
-        at = names[f"{product.part}.{product.module}"]
-        factors, alpha = lycoris.as_read(product)
-        tensors |= {f"{at}.{name}": factor for name, factor in factors.items()}
-        if alpha is not None:
-            tensors[f"{at}.alpha"] = torch.tensor(alpha)
-    write_tensors(path, tensors, metadata(artifact, adapters, model.info, job), dtype)
+        for role, tensor in adapter.tensors.items():
+            name = called.get(role, role)
+            weight = ".weight" if role in ("down", "up", "mid") else ""
+            tensors[f"{at}.{name}{weight}"] = tensor
+    return tensors
 
 
 def with_one_alpha(adapters: list[LowRank]) -> list[LowRank]:
@@ -151,7 +164,7 @@ def metadata(
     kinds = {a["method"]["kind"] for a in artifact.metadata["adapters"].values()}
     algorithms = sorted(kinds & {*lycoris.METHODS})
     version = info.names.get(LAYOUT, info.family)
-    # kohya's scripts mark v in the names of SD 1.x and 2.x alone.
+    # Kohya's scripts mark v in the names of SD 1.x and 2.x alone.
     v_model = info.prediction == "v_prediction" and version.startswith("sd_v")
     out: dict[str, Any] = {
         "ss_network_module": "lycoris.kohya" if algorithms else "networks.lora",
@@ -164,15 +177,17 @@ def metadata(
         **model_spec(info, job, "/lora"),
     }
     if job is not None:
-        out |= _job_metadata(job, artifact)
+        out |= _job_metadata(job, artifact, info)
     return {name: text for name, text in out.items() if text}
 
 
-def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
+def _job_metadata(job: Job, artifact: Artifact, info: ModelInfo) -> dict[str, Any]:
     words = f"{job.subject.identifier} {job.subject.class_noun}"
     height, width = job.data.size
     rates = getattr(job.freezing, "lr", {})
     count = artifact.metadata.get("images", 0)
+    captions = artifact.metadata.get("captions") or ({words: count} if count else {})
+    folder = f"1_{words}"
     return {
         "ss_output_name": job.name,
         "ss_sd_model_name": base_name(job),
@@ -183,7 +198,24 @@ def _job_metadata(job: Job, artifact: Artifact) -> dict[str, Any]:
         "ss_seed": str(job.train.seed),
         "ss_resolution": f"({width}, {height})",
         "ss_num_train_images": str(count) if count else "",
-        "ss_tag_frequency": json.dumps({words: {words: count}}) if count else "",
+        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": count}})
+        if count
+        else "",
+        "ss_tag_frequency": json.dumps({folder: tag_frequency(captions)}) if captions else "",
+        "ss_zero_terminal_snr": str(has_zero_terminal_snr(job, info)),
         "ss_instance_token": job.subject.identifier,
         "ss_class_noun": job.subject.class_noun,
     }
+
+
+def tag_frequency(captions: Mapping[str, int]) -> dict[str, int]:
+    """Return how many pictures have each tag, by the rule of kohya's scripts.
+
+    A caption is split at commas; tags are in lower case. `captions` is caption -> pictures.
+    """
+    found: dict[str, int] = {}
+    for caption, count in captions.items():
+        for tag in (part.strip().lower() for part in caption.split(",")):
+            if tag:
+                found[tag] = found.get(tag, 0) + count
+    return found

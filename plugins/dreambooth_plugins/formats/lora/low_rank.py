@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreambooth.interfaces import AdapterTensors
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -73,3 +75,18 @@ def low_rank(artifact: Artifact) -> list[LowRank]:
         if adapter["method"]["kind"] in ("lora", "dora")
         for module, facts in adapter["modules"].items()
     ]
+
+
+def adapters(items: Iterable[LowRank], *, alphas: bool) -> list[AdapterTensors]:
+    """Return adapters as a family's layouts take them, with an alpha each where a file has one."""
+    import torch
+
+    found = []
+    for item in items:
+        tensors = {"down": item.down, "up": item.up}
+        if alphas:
+            tensors["alpha"] = torch.tensor(item.alpha)
+        if item.magnitude is not None:
+            tensors["magnitude"] = item.magnitude
+        found.append(AdapterTensors(item.part, item.module, tensors))
+    return found

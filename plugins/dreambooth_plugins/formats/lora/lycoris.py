@@ -35,16 +35,17 @@ def factors(artifact: Artifact) -> list[Factors]:
     ]
 
 
-def as_read(adapter: Factors) -> tuple[dict[str, Tensor], float | None]:
+def as_read(adapter: Factors) -> tuple[dict[str, Tensor], float]:
     """Return a module's tensors and alpha, such that readers come to the same update.
 
     They scale by alpha / rank, where one of the factors is in two and so tells the rank. Of two
-    whole ones they leave alpha out of account: there the scale goes into the left factor.
+    whole ones they leave alpha out of account: there the scale goes into the left factor. LyCORIS
+    itself takes no file without an alpha, and 1 for the rank there.
     """
     tensors = dict(adapter.tensors)
     if "lokr_w1" in tensors and "lokr_w2" in tensors:
         tensors["lokr_w1"] = tensors["lokr_w1"] * adapter.scale
-        return tensors, None
+        return tensors, 1.0
     return tensors, adapter.scale * adapter.rank
 
 

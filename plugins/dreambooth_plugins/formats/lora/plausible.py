@@ -81,13 +81,13 @@ def check_factors(file: Path, header: Header, where: str, roles: Mapping[str, st
         raise JobError(f"{file}: {where} has the ranks {sorted(ranks)}", DAMAGED)
 
 
-def alpha_of(file: Path, header: Header, where: str, name: str) -> float:
-    """Return the alpha a file has for a module; `JobError` where it is not one usable number."""
+def check_alpha(file: Path, header: Header, where: str, name: str) -> None:
+    """Raise `JobError` where the alpha a file has for a module is not one usable number."""
     try:
         value = read_number(file, header, name)
     except (OSError, ValueError) as error:
         raise JobError(f"{file}: the alpha of {where}: {error}", DAMAGED) from error
-    return checked_alpha(f"{file}: the alpha of {where}", value)
+    checked_alpha(f"{file}: the alpha of {where}", value)
 
 
 def checked_alpha(what: str, value: Any) -> float:

@@ -17,12 +17,17 @@ UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_mo
 CONDITIONER = "conditioner.embedders."
 """What SDXL's text encoders are below: 0 is CLIP-L, 1 is OpenCLIP's bigG."""
 
-_OTHER = {
+_NAMES = {
     "double_blocks.": "Flux",
-    f"{UNET}double_blocks.": "Flux",
+    "single_transformer_blocks.": "Flux",
     "joint_blocks.": "Stable Diffusion 3",
-    f"{UNET}joint_blocks.": "Stable Diffusion 3",
+    "txt_norm.": "Qwen-Image",
+    "patch_embedding.": "Wan",
+    "cap_embedder.": "Z-Image or Lumina",
+    "adaln_single.": "PixArt",
 }
+"""What some tensor's name begins with, by itself or below `UNET`, in models of other families."""
+_OTHER = {f"{above}{name}": family for name, family in _NAMES.items() for above in ("", UNET)}
 _SDXL = {CONDITIONER: "SDXL", f"{UNET}label_emb.": "SDXL"}
 
 ONE_FAMILY = "kind stable_diffusion loads Stable Diffusion 1.x and 2.x"
@@ -79,6 +84,11 @@ def _check_whole(path: Path, header: Header, needed: list[str]) -> None:
             f"{path} is one part of a diffusers folder",
             "name the folder that holds model_index.json",
         )
+    if header.has("model_ema.") and not header.has(UNET):
+        raise JobError(
+            f"{path} holds the UNet's average alone (model_ema.*), under names of its own",
+            "take the file that has model.diffusion_model.*, where the average may be put in place",
+        )
     if missing := [prefix for prefix in needed if not header.has(prefix)]:
         raise JobError(
             f"{path} is not a whole Stable Diffusion checkpoint: it has no {missing[0]}*",
@@ -92,26 +102,35 @@ def _check_whole(path: Path, header: Header, needed: list[str]) -> None:
         )
 
 
-def shipped_config(path: Path, header: Header) -> str:
+def said_prediction(header: Header) -> str | None:
+    """Return what a file says it predicts, as schedulers call it; None where it does not say.
+
+    Told by its metadata, or by an empty tensor that v models carry for ComfyUI and Forge.
+    """
+    said = header.metadata.get("modelspec.prediction_type", "")
+    architecture = header.metadata.get("modelspec.architecture", "")
+    if "v_pred" in header.shapes or said.startswith("v") or architecture.endswith("-v"):
+        return "v_prediction"
+    return "epsilon" if said == "epsilon" or "v2-512" in architecture else None
+
+
+def shipped_config(path: Path, header: Header, told: str | None = None) -> str:
     """Return the name of the shipped configuration that fits a single file.
 
     SD 1.x has a cross-attention of width 768, SD 2.x of 1024. Whether an SD 2.x file predicts
-    epsilon (512 px) or v (768 px) is not in its weights: its metadata must say, or the job.
+    epsilon (512 px) or v (768 px) is not in its weights: its metadata must say, or the job, in
+    `told`.
     """
-    prediction = header.metadata.get("modelspec.prediction_type", "")
-    architecture = header.metadata.get("modelspec.architecture", "")
-    width = _cross_attention_width(header)
-    if width == 768 and prediction in ("", "epsilon"):
+    width, prediction = _cross_attention_width(header), told or said_prediction(header)
+    if width == 768:
         return "sd15"
     if width == 1024:
-        if prediction.startswith("v") or architecture.endswith("-v"):
-            return "sd21"
-        if prediction == "epsilon" or "v2-512" in architecture:
-            return "sd20-base"
+        if prediction:
+            return "sd21" if prediction == "v_prediction" else "sd20-base"
         raise JobError(
             f"{path} is Stable Diffusion 2.x, but the file does not say what it predicts",
             "set model.config to builtin:sd20-base (512 px, epsilon) or builtin:sd21 "
-            "(768 px, v-prediction)",
+            "(768 px, v-prediction), or model.prediction to epsilon or v_prediction",
         )
     raise JobError(
         f"{path}: no shipped configuration fits (cross-attention width {width}"
@@ -120,14 +139,12 @@ def shipped_config(path: Path, header: Header) -> str:
     )
 
 
-def sdxl_config(header: Header) -> str:
+def sdxl_config(header: Header, told: str | None = None) -> str:
     """Return the name of the shipped configuration that fits an SDXL file.
 
-    What it predicts is told by empty tensors that some bases carry for ComfyUI (`v_pred`,
-    `ztsnr`), or by its metadata; a file that says nothing predicts epsilon, as almost all do.
+    A file that says nothing of its prediction predicts epsilon, as almost all do.
     """
-    said = header.metadata.get("modelspec.prediction_type", "")
-    return "sdxl-v" if "v_pred" in header.shapes or said.startswith("v") else "sdxl"
+    return "sdxl-v" if (told or said_prediction(header)) == "v_prediction" else "sdxl"
 
 
 def _cross_attention_width(header: Header) -> int:

@@ -49,6 +49,10 @@ _VAE_BLOCK = re.compile(
 _VAE_MID = re.compile(
     r"(?P<side>encoder|decoder)\.mid_block\.(?P<what>resnets|attentions)\.(?P<layer>\d)\.(?P<rest>.+)"
 )
+_CLIP = re.compile(
+    r"^((?:cond_stage_model|conditioner\.embedders\.0)\.transformer\.)"
+    r"(?=(?:embeddings|encoder|final_layer_norm)\.)"
+)
 _VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -85,6 +89,11 @@ def to_original(
         levels = len(configs["vae"]["block_out_channels"])
         named = {_vae_name(n, levels): _convolution(n, t) for n, t in tensors.items()}
     return {prefix + name: tensor for name, tensor in named.items()}
+
+
+def with_text_model(name: str) -> str:
+    """Return a tensor's name with the `text_model.` that some mergers leave out of CLIP's."""
+    return _CLIP.sub(r"\1text_model.", name)
 
 
 def unet_names(config: Mapping[str, Any]) -> Callable[[str], str]:

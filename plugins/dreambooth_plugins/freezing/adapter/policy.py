@@ -32,6 +32,8 @@ LORA: Any = "lora"
 CALLED = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 GOES_ON_AS = {"lora": {"lora"}, "dora": {"lora", "dora"}, "loha": {"loha"}, "lokr": {"lokr"}}
 """What a file's adapters may be, by the method that is to train."""
+UNET = "unet"
+"""What files and their readers call the denoiser, whatever it is."""
 LOW_RATE = 2e-5
 """A learning rate below which an adapter hardly learns."""
 
@@ -119,19 +121,21 @@ class Adapter(NamedParts):
         self, contents: Contents, trained: Sequence[str], info: ModelInfo
     ) -> Iterator[tuple[str, str]]:
         """Say why a file cannot go on here, and what to do: its family, parts and methods."""
-        from dreambooth_plugins.formats.lora.families import FAMILIES, SDXL, with_article
+        from dreambooth_plugins.formats.lora.families import FAMILIES, SD1, SD2, fits, with_article
 
         name = contents.path.name
         own = FAMILIES.get(info.family)
         # A base of other sizes than the published ones is like SD in its build.
-        if contents.family and contents.family != (own or contents.family.replace(SDXL, "")):
+        found = contents.family
+        if found and not (fits(found, own) if own else found in (SD1, SD2)):
             yield (
                 f"{name} is {with_article(contents.family)}, the model is of "
                 f"{own or 'another family'}",
                 "an adapter goes on with a base of its own family: change model.source or init",
             )
             return
-        for part in contents.parts:
+        for stored in contents.parts:
+            part = _denoiser(info) if stored == UNET else stored
             if part not in trained:
                 yield (
                     f"{name} has adapters for {part}, which does not train here",
@@ -139,7 +143,7 @@ class Adapter(NamedParts):
                 )
                 continue
             kind = self.method_of(part).kind
-            for found in sorted(contents.methods(part) - GOES_ON_AS.get(kind, set())):
+            for found in sorted(contents.methods(stored) - GOES_ON_AS.get(kind, set())):
                 yield (
                     f"{name} is a {CALLED[found]}, {part} is to get {kind}",
                     f"set freezing.method to what the file is: {found}",
@@ -207,6 +211,15 @@ class Adapter(NamedParts):
         methods = {part: self.method_of(part) for part in self.named_parts(model.info)}
         return artifact(methods, model, weights)
 
-    def at(self, folder: Path) -> Adapter:
-        """Return this policy beginning with the adapter an exporter wrote into `folder`."""
+    def at(self, folder: Path) -> Adapter | None:
+        """Return this policy beginning with the adapter an exporter wrote into `folder`.
+
+        None for methods that no file is read of.
+        """
+        if self.adapter_methods() - GOES_ON_AS.keys():
+            return None
         return self.model_copy(update={"init": folder})
+
+
+def _denoiser(info: ModelInfo) -> str:
+    return next(iter(info.part_names("denoiser")), UNET)

@@ -11,7 +11,7 @@ from dreambooth.errors import JobError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-Preset = Literal["attention", "attention+mlp", "cross_attention", "all_linear", "conv"]
+Preset = Literal["attention", "attention+mlp", "cross_attention", "authors", "all_linear", "conv"]
 BY_TYPE: Mapping[str, str] = {"all_linear": "linear", "conv": "conv"}
 """Presets that take every layer of a type; the others are names that the model gives."""
 
@@ -44,7 +44,7 @@ def find(
         elif target in presets:
             globs = presets[target]
             found[target] = [m for m in modules if any(matches(g, part, m) for g in globs)]
-        elif target in ("attention", "attention+mlp", "cross_attention"):
+        elif target in ("attention", "attention+mlp", "cross_attention", "authors"):
             raise JobError(f"freezing.targets: {part} has no {target}", choices(part, presets))
         else:
             found[target] = [m for m in modules if matches(target, part, m)]

@@ -48,7 +48,7 @@ class LearnsWord(FreezingPolicy):
         if info is not None and not info.learns_words:
             yield Problem(
                 ("freezing", "kind"),
-                "this model has no text encoder that could learn a word",
+                info.no_words or "this model has no text encoder that could learn a word",
                 "use another freezing policy",
             )
         if self.embedding is not None:

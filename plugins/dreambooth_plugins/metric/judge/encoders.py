@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from dreambooth.errors import RunError
 from dreambooth.files import read_object
 from dreambooth_plugins.common.extras import importing
+from dreambooth_plugins.common.processing import Processor
 from dreambooth_plugins.common.quiet import quiet
 
 if TYPE_CHECKING:
@@ -124,54 +125,13 @@ class _ENet:
         raise RunError("ENet-I reads no text", "name a CLIP model as the encoder")
 
 
-class _Processor:
-    """The processing that a model's preprocessor_config.json describes, with Pillow alone."""
-
-    def __init__(self, folder: Path) -> None:
-        config = read_object(folder / "preprocessor_config.json")
-        self._size = config.get("size", {"shortest_edge": 224})
-        self._crop = config.get("crop_size") if config.get("do_center_crop") else None
-        self._resample = Image.Resampling(config.get("resample", Image.Resampling.BICUBIC))
-        self._scale = float(config.get("rescale_factor", 1 / 255))
-        self._mean = torch.tensor(config.get("image_mean", [0.5] * 3)).view(3, 1, 1)
-        self._std = torch.tensor(config.get("image_std", [0.5] * 3)).view(3, 1, 1)
-
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return pixels [B, 3, H, W] as the model wants them."""
-        return torch.stack([self._one(image) for image in images])
-
-    def _one(self, image: Image.Image) -> Tensor:
-        image = image.resize(self._sides(image), self._resample)
-        if self._crop is not None:
-            height, width = _pair(self._crop)
-            left, top = (image.width - width) // 2, (image.height - height) // 2
-            image = image.crop((left, top, left + width, top + height))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() * self._scale
-        return (pixels - self._mean) / self._std
-
-    def _sides(self, image: Image.Image) -> tuple[int, int]:
-        if isinstance(self._size, dict) and "shortest_edge" in self._size:
-            short = int(self._size["shortest_edge"])
-            if image.width <= image.height:
-                return short, int(short * image.height / image.width)
-            return int(short * image.width / image.height), short
-        height, width = _pair(self._size)
-        return width, height
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, dict):
-        return int(size["height"]), int(size["width"])
-    return int(size), int(size)
-
-
 class _Clip:
     """Both halves of a CLIP model."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        self._process, self._device = _Processor(folder), device
+        self._process, self._device = _processor(folder), device
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._net: Any = CLIPModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -196,7 +156,7 @@ class _ViT:
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import AutoModel
 
-        self._process, self._device = _Processor(folder), device
+        self._process, self._device = _processor(folder), device
         self._net: Any = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
@@ -209,6 +169,10 @@ class _ViT:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         raise RunError("DINO models read no text", "name a CLIP model as the encoder")
+
+
+def _processor(folder: Path) -> Processor:
+    return Processor(read_object(folder / "preprocessor_config.json"))
 
 
 def _tensor(answer: Any) -> Tensor:

@@ -118,6 +118,32 @@ def prompt_alignment(evidence: Evidence, encoder: Opened) -> list[Score]:
     return scored(name, evidence, label, evidence.is_subject, value, "higher", real)
 
 
+def prompt_contrast(evidence: Evidence, encoder: Opened) -> list[Score]:
+    """How much better a picture fits its own prompt than the others that name the subject.
+
+    Cosine with its words less the mean cosine with theirs, the identifier left out; needs two
+    such prompts. What all of them have in common cancels out: a learned subject may well look less
+    like its class noun than the untrained base's did, and still be drawn as the prompt says.
+    """
+    subject = evidence.subject
+
+    def text(drawing: Drawing) -> str:
+        return without_identifier(drawing.prompt, subject)
+
+    distinct = list(dict.fromkeys(text(d) for d in evidence.drawings if evidence.is_subject(d)))
+    if len(distinct) < 2:
+        return []
+    embedded = encoder.texts(distinct)
+
+    def value(drawings: Sequence[Drawing]) -> Tensor:
+        cosines = encoder.images([d.image for d in drawings]) @ embedded.T
+        own = cosines[torch.arange(len(drawings)), [distinct.index(text(d)) for d in drawings]]
+        return own - (cosines.sum(1) - own) / (len(distinct) - 1)
+
+    name, label = "prompt_contrast", encoder.label
+    return scored(name, evidence, label, evidence.is_subject, value, "higher", None)
+
+
 def diversity(evidence: Evidence, distances: PairDistance, label: str) -> list[Score]:
     """DIV: mean distance of two pictures of one prompt, over prompts that name the subject.
 

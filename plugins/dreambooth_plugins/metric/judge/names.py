@@ -42,8 +42,9 @@ class Encoder:
 def find(name: str, job: Job | None = None) -> Encoder:
     """Return the encoder of a name or path; `JobError` says what is missing, and what helps.
 
-    `auto` is the embedded base's own CLIP where the job trains that base, else ENet-I. A path is
-    a folder in the form of transformers (CLIP, DINO's ViT, DINOv2).
+    `auto` is the embedded base's own CLIP where the job trains that base, else ENet-I; metrics that
+    read no text pass photographs on to ENet-I. A path is a folder in the form of transformers
+    (CLIP, DINO's ViT, DINOv2).
     """
     if name == AUTO:
         name = _own(job) or ENET

@@ -34,10 +34,11 @@ def check_weights(source: Source, part: str, module: Module) -> None:
     Refused: a tensor that is missing or has another shape, and weights that the configuration does
     not describe; loading would leave these out and train a smaller network.
 
-    Nothing is said of a single file, whose names and shapes diffusers converts, of pickles, whose
-    headers do not tell, and of weights that are still to be downloaded.
+    Nothing is said of a single file, whose names and shapes diffusers converts, of a part whose
+    library renames what it reads, of pickles, whose headers do not tell, and of weights that are
+    still to be downloaded.
     """
-    if source.single_file(part) is not None:
+    if source.single_file(part) is not None or source.part(part).renamed:
         return
     try:
         files = source.weight_files(part)
@@ -51,7 +52,7 @@ def check_weights(source: Source, part: str, module: Module) -> None:
         for file in files
         for name, shape in read_header(file).shapes.items()
     }
-    wanted = {_today(known, name): tuple(t.shape) for name, t in module.state_dict().items()}
+    wanted = {_today(known, name): tuple(t.shape) for name, t in own_tensors(module)}
     for name, shape in wanted.items():
         found, file = stored.get(name, (None, files[0]))
         _check_tensor(f"{file}", known, name, found, shape)
@@ -62,6 +63,13 @@ def check_weights(source: Source, part: str, module: Module) -> None:
             f"describe, e.g. {more[0]}",
             "the configuration is of a smaller network: copy or download it with its weights",
         )
+
+
+def own_tensors(module: Module) -> list[tuple[str, torch.Tensor]]:
+    """Return a module's state by name, each tensor once: files hold tied ones under one name."""
+    seen: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    return [(n, t) for n, t in state.items() if seen.setdefault(id(t), n) == n]
 
 
 def check_forward(

@@ -67,3 +67,4 @@ def either(*kinds: Kind) -> Kind:
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 NULL = Kind("null: this kind of model has none", lambda v: v is None)
 TEXT = Kind("a text", lambda v: isinstance(v, str))
+NO = Kind("false: this kind of model has none", lambda v: v is None or v is False)

@@ -7,15 +7,15 @@ import gc
 import hashlib
 import json
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from dreambooth.errors import JobError
 from dreambooth.files import cache_root
-from dreambooth.interfaces import Latents, LoadedModel
+from dreambooth.interfaces import LoadedModel
 from dreambooth.interfaces.model import NEW_ROWS
-from dreambooth_plugins.common.quiet import quiet
+from dreambooth_plugins.common.autoencoders import KL, Codec
 from dreambooth_plugins.formats.embedding import token_names
 from dreambooth_plugins.model.folder.fingerprint import part_fingerprint
 from dreambooth_plugins.model.folder.fitting import check_forward, check_weights
@@ -25,7 +25,11 @@ from dreambooth_plugins.model.folder.loading import (
     load_part,
     skeleton,
 )
-from dreambooth_plugins.model.folder.pipeline import base_pipeline, pipeline_class
+from dreambooth_plugins.model.folder.pipeline import (
+    base_pipeline,
+    opened_pipeline,
+    pipeline_class,
+)
 from dreambooth_plugins.model.folder.saving import save_folder
 from dreambooth_plugins.model.folder.tokenizer import load_tokenizer
 from dreambooth_plugins.model.folder.tokens import (
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
     from transformers import CLIPTokenizer
 
-    from dreambooth.interfaces import Context, ModelInfo
+    from dreambooth.interfaces import Context, Latents, ModelInfo
     from dreambooth_plugins.model.folder.source import Source
 
 
@@ -55,6 +59,7 @@ class LoadedFolder(LoadedModel):
     """
 
     parts: Parts
+    latents: ClassVar[Codec] = KL()
 
     def __init__(self, info: ModelInfo, source: Source, ctx: Context) -> None:
         super().__init__()
@@ -66,7 +71,7 @@ class LoadedFolder(LoadedModel):
         """The base's, where tokens were added to copies of them; both go by the part's name."""
         self._prompts_read: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
         """Prompt -> token ids and mask, by the `id` of the tokenizer: both live as long as this."""
-        self._autoencoder = next(iter(info.roles.get("vae", ())), "")
+        self._vae = next(iter(info.roles.get("vae", ())), "")
         self.parts = Parts(info.parts, self._load)
 
     def _load(self, part: str) -> Module:
@@ -74,7 +79,7 @@ class LoadedFolder(LoadedModel):
             module = skeleton(self.source, part)
             check_weights(self.source, part, module)
             return module
-        dtype = torch.float32 if part == self._autoencoder else self._ctx.dtype
+        dtype = torch.float32 if part == self._vae else self._ctx.dtype
         on_cpu = self._ctx.device.type == "cpu"
         return load_part(self.source, part, dtype, mapped=not on_cpu).to(self._ctx.device)
 
@@ -86,8 +91,7 @@ class LoadedFolder(LoadedModel):
     def tokenizer_of(self, part: str) -> CLIPTokenizer:
         """Return a text encoder's tokenizer."""
         if part not in self._tokenizers:
-            name = self.source.part(part).tokenizer
-            self._tokenizers[part] = load_tokenizer(self.source, str(name))
+            self._tokenizers[part] = load_tokenizer(self.source, part)
         return self._tokenizers[part]
 
     def read_prompt(self, part: str, prompt: str, length: int) -> tuple[Tensor, Tensor]:
@@ -109,9 +113,10 @@ class LoadedFolder(LoadedModel):
             )
             count = len(tokenizer(written, verbose=False).input_ids)
             if count > length:
+                own = tokenizer.num_special_tokens_to_add()
                 self._ctx.warn(
-                    f'the model reads {length - 2} tokens of a prompt, "{written}" has '
-                    f"{count - 2}: the rest is ignored"
+                    f'the model reads {length - own} tokens of a prompt, "{written}" has '
+                    f"{count - own}: the rest is ignored"
                 )
             known[prompt] = tokens.input_ids[0], tokens.attention_mask[0]
         return known[prompt]
@@ -143,18 +148,14 @@ class LoadedFolder(LoadedModel):
         """Encode float32 pixels [B, 3, H, W] in [-1, 1] to a Gaussian over scaled latents."""
         pixels = pixels_BCHW.to(self._ctx.device, torch.float32)
         with self._float32():
-            posterior = self._through(self._autoencoder, lambda vae: vae.encode(pixels).latent_dist)
-        shift, scale = self._shift_and_scale()
-        return Latents((posterior.mean - shift) * scale, posterior.std * scale)
+            found: Latents = self._through(self._vae, lambda v: self.latents.encode(v, pixels))
+        return found
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B, C, h, w] to pixels [B, 3, H, W] in [-1, 1], both float32."""
-        shift, scale = self._shift_and_scale()
+        latents = latents.to(self._ctx.device, torch.float32)
         with self._float32():
-            unscaled = latents.to(self._ctx.device, torch.float32) / scale + shift
-            pixels: Tensor = self._through(
-                self._autoencoder, lambda vae: vae.decode(unscaled).sample
-            )
+            pixels: Tensor = self._through(self._vae, lambda v: self.latents.decode(v, latents))
         return pixels.clamp(-1.0, 1.0)
 
     def _through(self, part: str, call: Callable[[Any], Any]) -> Any:
@@ -171,10 +172,6 @@ class LoadedFolder(LoadedModel):
         # The VAE overflows in float16, and latents are kept: they should not depend on precision.
         kind = self._ctx.device.type
         return torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
-
-    def _shift_and_scale(self) -> tuple[float, float]:
-        config: Any = self.parts[self._autoencoder].config
-        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
     def add_tokens(self, name: str, count: int, words: str) -> Mapping[str, Parameter]:
         """Add rows to each text encoder and tokens to its tokenizer (see `LoadedModel`)."""
@@ -194,7 +191,7 @@ class LoadedFolder(LoadedModel):
 
     @contextmanager
     def without_tokens(self) -> Iterator[None]:
-        """Put the base's own tokenizers in place."""
+        """Put the base's own tokenizers in place; what is saved then has no new rows either."""
         extended = self._tokenizers
         self._tokenizers = {**extended, **self._own_tokenizers}
         try:
@@ -240,7 +237,7 @@ class LoadedFolder(LoadedModel):
         tokenizers = {
             part.tokenizer: self.tokenizer_of(part.name)
             for part in self.source.parts
-            if part.tokenizer
+            if part.tokenizer and not part.frozen
         }
         index = {"_class_name": self.info.pipeline, **self.index_options()}
         save_folder(
@@ -258,11 +255,10 @@ class LoadedFolder(LoadedModel):
     def pipeline(self, folder: Path | None = None, file: Path | None = None) -> Any:
         """Return diffusers' own pipeline (see `LoadedModel.pipeline`)."""
         cls = pipeline_class(self.info.pipeline)
-        with quiet():
-            if file is not None:
-                return cls.from_single_file(str(file), config=str(folder), local_files_only=True)
-            if folder is not None:
-                return cls.from_pretrained(str(folder), local_files_only=True)
+        if folder is not None:
+            return opened_pipeline(
+                cls, self.source.parts, self.parts, folder, file, self.info.absent
+            )
         texts = self.info.part_names("text_encoders")
         with self.without_tokens():
             tokenizers = {
@@ -270,8 +266,11 @@ class LoadedFolder(LoadedModel):
             }
         networks = {part: self.parts[part] for part in self.info.part_names("denoiser")}
         encoders = {part: self.parts[part] for part in texts}
-        options = {**self.pipeline_options(), self._autoencoder: None}
-        return base_pipeline(cls, networks, encoders, tokenizers, self.info.schedule, options)
+        options = {**self.pipeline_options(), self._vae: None}
+        words = self.info.learns_words
+        return base_pipeline(
+            cls, networks, encoders, tokenizers, self.info.schedule, options, words
+        )
 
     @contextmanager
     def on_device(self, *modules: Any) -> Iterator[None]:
@@ -286,15 +285,16 @@ class LoadedFolder(LoadedModel):
                 module.to(home)
 
     def frozen_copy(self) -> LoadedFolder:
-        """Copy all parts but the VAE as they are now; VAE and tokenizer are shared."""
+        """Copy the parts that may train as they are now; the others and tokenizers are shared."""
         other = type(self)(self.info, self.source, self._ctx)
         other._tokenizers = dict(self._tokenizers)
         other.embeddings = dict(self.embeddings)
+        shared = {self._vae, *self.info.frozen}
         other.parts = Parts(
             self.info.parts,
-            lambda name: self.parts[name] if name == self._autoencoder else other._load(name),
+            lambda name: self.parts[name] if name in shared else other._load(name),
         )
         for name in self.loaded():
-            if name != self._autoencoder:
+            if name not in shared:
                 other.parts.loaded[name] = frozen(copy.deepcopy(self.parts[name]))
         return other

@@ -15,6 +15,7 @@ from dreambooth_plugins.common.dtypes import HEADER_NAMES, torch_dtype
 from dreambooth_plugins.common.headers import read_header
 from dreambooth_plugins.common.libraries import diffusers
 from dreambooth_plugins.common.quiet import quiet
+from dreambooth_plugins.formats.original.names import with_text_model
 from dreambooth_plugins.model.folder.memory_map import own_memory
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def load_part(source: Source, part: str, dtype: torch.dtype, *, mapped: bool = F
     """
     files = source.weight_files(part)
     stored = stored_dtype(files) or dtype
-    with quiet():
+    # Some networks draw what the file then replaces: whoever loads moves nobody's generator.
+    with quiet(), torch.random.fork_rng(devices=[]):
         if source.single_file(part) is not None:
             module, missing = _from_single_file(source, part, stored)
         else:
@@ -157,7 +159,8 @@ def _from_single_file(source: Source, part: str, dtype: torch.dtype) -> tuple[Mo
     path = source.weight_files(part)[0]
     known = source.part(part)
     own_vae = known.role == "vae" and path == source.vae
-    tensors = _read_tensors(path, "" if own_vae else known.original)
+    found = _read_tensors(path, "" if own_vae else known.original)
+    tensors = {with_text_model(name): tensor for name, tensor in found.items()}
     try:
         module = _convert(tensors, source.config_folder(part), known, dtype)
     except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:

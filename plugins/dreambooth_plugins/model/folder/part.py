@@ -29,6 +29,15 @@ class Part:
     """What files put before the names that its parameters have in memory (`text_model.`)."""
     original: str = ""
     """What its tensors' names begin with in a single file in the original layout."""
+    tokenizer_cls: str = "CLIPTokenizer"
+    """transformers' class of its tokenizer."""
+    frozen: str = ""
+    """What it is, where it never trains (`a T5 encoder`): such a part is copied when the model is
+    written."""
+    renamed: bool = False
+    """Whether its library reads files whose names are others than those in memory."""
+    optional: bool = False
+    """Whether a model may come without it."""
 
     @property
     def stem(self) -> str:

@@ -47,7 +47,8 @@ def save_folder(
 ) -> None:
     """Write the whole pipeline into `dest`, one part after the other (see `LoadedModel.save`).
 
-    `tokenizers` go by their folder; `index` is what model_index.json says besides the parts.
+    `tokenizers` go by their folder; `index` is what model_index.json says besides the parts. Rows
+    of added tokens are written where the tokenizer has the tokens.
     """
     overlay: dict[str, dict[str, Tensor]] = {part.name: {} for part in source.parts}
     for name, tensor in weights.items():
@@ -56,7 +57,11 @@ def save_folder(
             raise RunError(f"{name} is no weight of this model", "this is a plugin's mistake")
         overlay[part][source.part(part).file_key(inner)] = tensor
     for known in source.parts:
-        _save_part(source, parts, known, dest / known.name, overlay[known.name], dtype)
+        if known.frozen:
+            copy_part(source, known, dest)
+            continue
+        reads = tokenizers.get(known.tokenizer or "")
+        _save_part(source, parts, known, dest / known.name, overlay[known.name], dtype, reads)
     for name, tokenizer in tokenizers.items():
         save_tokenizer(tokenizer, dest / name)
     (dest / "scheduler").mkdir(parents=True, exist_ok=True)
@@ -68,24 +73,56 @@ def save_folder(
 def model_index(parts: Sequence[Part], scheduler: str, more: Mapping[str, Any]) -> dict[str, Any]:
     """Return `model_index.json` of a pipeline with a scheduler of that class; `more` is its own
     class (`_class_name`) and what else the pipeline has."""
-    tokenizers = [part.tokenizer for part in parts if part.tokenizer]
+    tokenizers = {part.tokenizer: part.tokenizer_cls for part in parts if part.tokenizer}
     entries = {
         **more,
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", scheduler],
         **{part.name: part.entry for part in parts},
-        **{name: ["transformers", "CLIPTokenizer"] for name in tokenizers},
+        **{name: ["transformers", cls] for name, cls in tokenizers.items()},
     }
     return dict(sorted(entries.items()))
 
 
+def copy_part(source: Source, known: Part, dest: Path) -> None:
+    """Bring a part that never trains and its tokenizer into `dest` as the source has them."""
+    here, there = source.config_folder(known.name), dest / known.name
+    there.mkdir(parents=True, exist_ok=True)
+    if source.part_variant(known.name) is not None:
+        # Files of a variant have its name in theirs, and an index names them.
+        module: Any = load_part(source, known.name, torch.float32)
+        module.save_pretrained(str(there), max_shard_size=MAX_SHARD)
+    else:
+        files = source.weight_files(known.name)
+        indices = [f for f in here.glob("*.index.json") if len(files) > 1]
+        for file in (*files, *indices):
+            shutil.copyfile(file, there / file.name)
+        for name in ("config.json", "generation_config.json"):
+            if (here / name).is_file():
+                shutil.copyfile(here / name, there / name)
+    if known.tokenizer:
+        (dest / known.tokenizer).mkdir(parents=True, exist_ok=True)
+        for file in sorted((source.config / known.tokenizer).iterdir()):
+            if file.is_file():
+                shutil.copyfile(file, dest / known.tokenizer / file.name)
+
+
 def _save_part(
-    source: Source, parts: Parts, known: Part, dest: Path, overlay: dict[str, Tensor], dtype: str
+    source: Source,
+    parts: Parts,
+    known: Part,
+    dest: Path,
+    overlay: dict[str, Tensor],
+    dtype: str,
+    tokenizer: CLIPTokenizer | None,
 ) -> None:
-    part, shapes = known.name, skeleton(source, known.name)
+    part = known.name
+    shapes: Any = skeleton(source, part)
     expected = {known.file_key(k) for k in shapes.state_dict()}
     live = parts.loaded.get(part)
     new = _new_rows(live, overlay)
+    if new is not None and len(tokenizer or ()) <= len(shapes.get_input_embeddings().weight):
+        new = None  # written with the base's own tokenizer, which has no token for them
     if unknown := overlay.keys() - expected:
         raise RunError(
             f"{part} has no weight {sorted(unknown)[0]}",

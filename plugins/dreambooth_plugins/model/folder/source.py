@@ -12,12 +12,32 @@ from dreambooth.errors import JobError
 from dreambooth.files import MAX_JSON, read_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from dreambooth.interfaces import Role
     from dreambooth_plugins.model.folder.part import Part
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8")
+"""What names end in that scale weights of eight bits: those are no weights by themselves."""
+
+
+def in_eight_bits(kind: str) -> bool:
+    """Say whether a header's type is a floating-point number of eight bits."""
+    return kind.startswith("F8_")
+
+
+def check_scales(file: Path, names: Iterable[str]) -> None:
+    """Raise `JobError` for weights of eight bits that are to be multiplied by scales beside them.
+
+    Programs that only draw read such files; read as they are, their weights mean something else.
+    """
+    if found := next((name for name in names if name.endswith(SCALES)), None):
+        raise JobError(
+            f"{file} holds weights of eight bits with scales of their own ({found})",
+            "it is for drawing alone: train on the model in fp16, bf16 or fp32",
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,6 +87,8 @@ class Source:
     variant: str | None = None
     """Preferred weight files (`fp16`); parts that have none are taken plain."""
     allow_pickle: bool = False
+    prediction: str | None = None
+    """What the model predicts where that is told besides its files; None: what they say."""
 
     def part(self, name: str) -> Part:
         """Return a part by its name; `KeyError` where there is none."""
@@ -130,6 +152,14 @@ class Source:
             else "the model folder is incomplete: copy or download it again",
         )
 
+    def rounded(self) -> tuple[Path, ...]:
+        """Return the weight files that hold numbers of eight bits."""
+        from dreambooth_plugins.common.headers import read_header
+
+        files = {f: None for part in self.parts for f in self.weight_files(part.name)}
+        safe = [file for file in files if file.suffix.lower() == ".safetensors"]
+        return tuple(f for f in safe if any(map(in_eight_bits, read_header(f).dtypes.values())))
+
     def check(self, *, weights: bool) -> None:
         """Raise `JobError` for files that no model folder has, and weights that are damaged.
 
@@ -144,7 +174,7 @@ class Source:
         for part in self.parts if weights else ():
             for file in self.weight_files(part.name):
                 if file.suffix.lower() == ".safetensors":
-                    read_header(file)
+                    check_scales(file, read_header(file).shapes)
 
 
 def _find(folder: Path, part: Part, variant: str | None, suffix: str) -> tuple[Path, ...]:
@@ -190,6 +220,11 @@ def check_file(path: Path, allow_pickle: bool) -> None:
     if path.suffix.lower() in PICKLES:
         if not allow_pickle:
             raise _pickle_refused(path)
+    elif path.suffix.lower() == ".gguf":
+        raise JobError(
+            f"{path} holds weights of a few bits each (GGUF), which cannot be trained on",
+            "use the model as a .safetensors file or a diffusers folder",
+        )
     elif path.suffix.lower() != ".safetensors":
         raise JobError(
             f"{path} is not a model file", "name a .safetensors file or a diffusers folder"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import transformers
 from transformers import CLIPTokenizer
 
 from dreambooth.errors import RunError
@@ -32,9 +33,10 @@ def make_tokenizer(
     )
 
 
-def load_tokenizer(source: Source, name: str) -> CLIPTokenizer:
-    """Read a tokenizer of a model folder; a shipped configuration takes CLIP's vocabulary."""
-    folder = source.config / name
+def load_tokenizer(source: Source, part: str) -> Any:
+    """Read a text encoder's tokenizer; a shipped configuration takes CLIP's vocabulary."""
+    known = source.part(part)
+    folder = source.config / str(known.tokenizer)
     if source.file is not None and not has_vocabulary(folder):
         return make_tokenizer(folder, *clip_vocabulary())
     if not has_vocabulary(folder):
@@ -43,7 +45,8 @@ def load_tokenizer(source: Source, name: str) -> CLIPTokenizer:
             "the model folder is incomplete: copy or download it again",
         )
     with quiet(), told(f"{folder} holds no tokenizer that can be read"):
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        cls: Any = getattr(transformers, known.tokenizer_cls)
+        return cls.from_pretrained(str(folder), local_files_only=True)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, dest: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dreambooth_plugins.model.folder.source import Source
 
+CLIP = "CLIPTokenizer"
 WORD_END = "</w>"
 FILES = ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.json")
 MAX_TOKENS = 2**21
@@ -135,10 +136,13 @@ def has_vocabulary(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
 
 
-def vocabulary_of(source: Source) -> ClipVocabulary:
-    """Return the vocabulary of a model's first text encoder: CLIP's own for a file with a shipped
-    configuration."""
-    folder = source.config / str(source.in_role("text_encoders")[0].tokenizer)
+def vocabulary_of(source: Source) -> ClipVocabulary | None:
+    """Return the vocabulary of a model's first text encoder, None where that is not CLIP's kind:
+    CLIP's own for a file with a shipped configuration."""
+    first = source.in_role("text_encoders")[0]
+    if first.tokenizer_cls != CLIP:
+        return None
+    folder = source.config / str(first.tokenizer)
     if source.file is not None and not has_vocabulary(folder):
         return shipped_vocabulary()
     return read_vocabulary(folder)
@@ -208,6 +212,8 @@ def _pair(merge: Any) -> tuple[str, str]:
 def check_ids(found: ClipVocabulary, source: Source) -> None:
     """Raise `JobError` where the text encoder has no row for a token: prompts would run over."""
     for part in source.in_role("text_encoders"):
+        if part.tokenizer_cls != CLIP:
+            continue
         file = source.config_folder(part.name) / "config.json"
         rows = source.part_config(part.name).get("vocab_size", 49408)
         if found.highest_id() >= rows:

@@ -57,6 +57,7 @@ def describe_slot(reg: Registry, slot: str) -> dict[str, Any]:
         "class": f"{info.base.__module__}.{info.base.__qualname__}",
         "hook": info.hook,
         "fields": list(info.fields),
+        "command": "" if info.fields else info.named_in,
         "kinds": {
             kind: {"doc": _first_line(cls), "plugin": reg.provider(slot, kind).name}
             for kind, cls in reg.kinds(slot).items()
@@ -66,7 +67,8 @@ def describe_slot(reg: Registry, slot: str) -> dict[str, Any]:
 
 def slot_text(slot: dict[str, Any]) -> str:
     """Lay out a slot for reading: where it is filled, by whom, and the first line of each kind."""
-    lines = [f"slot {slot['slot']}", f"  in a job: {', '.join(slot['fields'])}"]
+    where = f"in a job: {', '.join(slot['fields'])}" if slot["fields"] else slot["command"]
+    lines = [f"slot {slot['slot']}", f"  {where}"]
     lines += [f"  base {slot['class']}, hook {slot['hook']}", ""]
     lines += [textwrap.indent(slot["doc"], "  "), "", "  kinds:"]
     for kind, about in slot["kinds"].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dreambooth.console import say
-from dreambooth.helpers.units import shown_path
+from dreambooth.helpers.units import file_size, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,11 +63,8 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
         f"{train.steps} of {effective} instance rows ({plan.rows} rows a forward), "
         f"{plan.epochs:.1f} epochs",
     )
-    line("class images", class_text(plan))
-    line("samples", samples_text(job, plan))
-    if plan.evaluations:
-        line("validation", validation_text(job, plan))
-    line("checkpoints", checkpoints_text(job, plan))
+    for label, text in between_steps(job, plan).items():
+        line(label, text)
     columns = ("component", "parameters", "trainable", "share", "memory")
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -95,6 +92,17 @@ def show_plan(console: Console, job: Job, plan: Plan) -> None:
     line("", f"at most {gigabytes(most.total)}: {PHASES[most.phase]}")
     others = (p for p in plan.phases if p.phase not in ("training", most.phase))
     line("", ", ".join(f"{PHASES[p.phase]} {gigabytes(p.total)}" for p in others))
+
+
+def between_steps(job: Job, plan: Plan) -> dict[str, str]:
+    """Return what is done before and between steps, by its label."""
+    texts = {"class images": class_text(plan), "samples": samples_text(job, plan)}
+    if plan.evaluations:
+        texts["validation"] = validation_text(job, plan)
+    texts["checkpoints"] = checkpoints_text(job, plan)
+    if plan.exported_steps:
+        texts["exports"] = exports_text(job, plan)
+    return texts
 
 
 def images_text(plan: Plan) -> str:
@@ -146,3 +154,11 @@ def checkpoints_text(job: Job, plan: Plan) -> str:
     size = gigabytes(plan.checkpoint_bytes)
     often = "by the clock" if options.every == "auto" else f"every {options.every} steps"
     return f"{often}{also}, {size} each, {listed} are kept"
+
+
+def exports_text(job: Job, plan: Plan) -> str:
+    """Say at which steps the result is exported on the way, what one takes, and which stay."""
+    last = job.exporting.keep_last
+    kept = f"the newest {last} are kept" if last else "all are kept"
+    size = file_size(plan.export_bytes)
+    return f"every {job.exporting.every} steps, {plan.exported_steps} of them, {size} each, {kept}"

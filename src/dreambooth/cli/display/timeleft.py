@@ -1,7 +1,7 @@
 """How long training goes on: steps that are left, and the pauses between them.
 
 Steps and pauses (samples, evaluations) are timed apart. What a pause takes is known once there
-was one; until then it is priced in steps.
+was one, in a fresh run before its first step; until then it is priced in steps.
 """
 
 from __future__ import annotations
@@ -56,15 +56,18 @@ def pauses_of(job: Job, plan: Plan) -> tuple[Pause, ...]:
     counting rows alone, as the plan does, makes its samples too dear.
     """
     from dreambooth.engine.cost.plan import FORWARDS_A_STEP
+    from dreambooth.jobs.samplers import drawn_together
 
     last, samples, validation = job.train.steps, job.samples, job.validation
     height, width = job.data.size
     size = max(part.parameters for part in plan.parts) * height * width
     own = OVERHEAD.get(plan.device.split(":")[0], OVERHEAD[""]) / size
     step = FORWARDS_A_STEP * job.train.accumulation * (own + plan.rows)
-    pictures = len(samples.prompts) * samples.per_prompt
-    calls = -(-pictures // samples.batch_size) * job.sampler.sampling_steps()
-    drawing = pictures * job.sampler.forwards() + calls * own
+    drawing = 0.0
+    for some in drawn_together(job, samples.entries) if samples.every else ():
+        pictures = len(some.numbers) * samples.per_prompt
+        calls = -(-pictures // samples.batch_size) * some.sampler.sampling_steps()
+        drawing += pictures * some.area(job) * some.sampler.forwards() + calls * own
     evaluations = -(-plan.evaluation_rows // validation.batch_size)
     evaluating = plan.evaluation_rows + evaluations * own
     return (
@@ -90,14 +93,19 @@ class TimeLeft:
         self._took: dict[Pause, list[float]] = {}
 
     def ended(self, step: int) -> None:
-        """Take note that a step has ended, with all that came after it."""
+        """Take note that a step has ended, with all that came after it.
+
+        Step 0 is what comes before the first one: pauses alone.
+        """
         now = self._clock()
+        step_seconds = self.step_seconds if step else 0.0
         took, self._at, self._step = now - self._at, now, step
         if due := [p for p in self._pauses if p.is_due(step)]:
-            expected = {p: self._seconds(p) for p in due}
-            for pause, share in expected.items():  # of several at once, each by what was expected
+            # Of several at once, each by what was expected.
+            expected = {p: self._seconds(p) or p.steps for p in due}
+            for pause, share in expected.items():
                 part = share / sum(expected.values()) if any(expected.values()) else 1 / len(due)
-                of_pauses = max(took - self.step_seconds, 0.0)
+                of_pauses = max(took - step_seconds, 0.0)
                 self._took.setdefault(pause, []).append(part * of_pauses)
         elif len(self._warm_up) < WARMING_UP:
             self._warm_up.append(took)

@@ -11,9 +11,31 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dreambooth.cli.doctor.remarks import Remark
+    from rich.console import Console
+
+    from dreambooth.cli.doctor.remarks import Remark, Report
+    from dreambooth.cli.doctor.sidecars import Made
+    from dreambooth.interfaces import Captioner, Masker
+    from dreambooth.job import Job
 
 SHEET = "doctor-crops.png"
+Masks = Annotated[
+    str | None,
+    typer.Option("--masks", metavar="KIND", help="Write subject masks beside pictures: u2net."),
+]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        "--captions", metavar="KIND", help="Write captions beside pictures: blip, florence2."
+    ),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="PATH", help="Weights of what makes masks or captions."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Make masks and captions anew that are there already.")
+]
 
 
 def doctor(
@@ -34,43 +56,78 @@ def doctor(
     resolution: Annotated[
         int, typer.Option("--resolution", min=8, max=8192, help="Training size, without a job.")
     ] = 512,
+    masks: Masks = None,
+    captions: Captions = None,
+    model: Model = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Look at pictures, captions and the job around them, before anything is trained.
 
     Finds broken, tiny, soft, doubled and nearly equal pictures, crops that cut, missing captions,
     an identifier of several tokens, and says how often each picture is seen. Writes a sheet of the
-    pictures as they are trained.
+    pictures as they are trained; with --masks or --captions also the files beside pictures that
+    training reads.
     """
     from dreambooth import console
     from dreambooth.cli.display.progress import reporter_for
-    from dreambooth.cli.doctor.looking import look, source_of
-    from dreambooth.cli.doctor.mending import ASIDE, set_aside
+    from dreambooth.cli.doctor.looking import add_sidecars, look, source_of
+    from dreambooth.cli.doctor.mending import set_aside
     from dreambooth.cli.doctor.pictures import crops_sheet
-    from dreambooth.console import say
     from dreambooth.helpers.pictures import save_picture
-    from dreambooth.helpers.text import json_text, one_line
-    from dreambooth.helpers.units import shown_path
+    from dreambooth.helpers.text import json_text
     from dreambooth.jobs.loading import load_job
 
     job = None if what.is_dir() else load_job(what)
     source = source_of(what.absolute(), resolution) if job is None else job.data
     out = console.stderr() if as_json else console.stdout()
-    report = look(source, job, reporter_for(out).progress)
+    bar = reporter_for(out).progress
+    made = add_sidecars(source, job, bar, *makers(masks, captions, model, job), force)
+    report = look(source, job, bar)
+    report.remarks += made.remarks
     moved = set_aside(report) if fix else []
     place = (sheet or Path(SHEET)).absolute()
     save_picture(place, crops_sheet(report.crops), {"prompt": "", "pictures": len(report.crops)})
     if as_json:
         data = {**report.as_dict(), "moved": [str(to) for _, to in moved], "sheet": str(place)}
+        data["written"] = [{"file": str(w.path), "about": w.about} for w in made.written]
         typer.echo(json_text(json.loads(json.dumps(data))))
         return
-    for line in lines(report.sorted()):
-        say(out, one_line(line), indent=9)
-    for source_path, _ in moved:
-        say(out, one_line(f"moved    {source_path.name} to {ASIDE}"), indent=9)
+    tell(out, report, made, [source for source, _ in moved], place)
     if not fix and any(remark.aside for remark in report.remarks):
-        say(out, "next     dbt doctor --fix moves broken and doubled files aside", indent=9)
-    say(out, one_line(f"sheet    {shown_path(place)}"), indent=9)
+        console.say(out, "next     dbt doctor --fix moves broken and doubled files aside", indent=9)
+
+
+def tell(out: Console, report: Report, made: Made, moved: Iterable[Path], sheet: Path) -> None:
+    """Print what was found, what was written and moved, and where the sheet of crops is."""
+    from dreambooth.cli.doctor.mending import ASIDE
+    from dreambooth.console import say
+    from dreambooth.helpers.text import one_line
+    from dreambooth.helpers.units import shown_path
+
+    told = [*lines(report.sorted())]
+    told += [f"written  {sidecar.path.name}: {sidecar.about}" for sidecar in made.written]
+    told += [f"moved    {source.name} to {ASIDE}" for source in moved]
+    for line in [*told, f"sheet    {shown_path(sheet)}"]:
+        say(out, one_line(line), indent=9)
+
+
+def makers(
+    masks: str | None, captions: str | None, model: Path | None, job: Job | None
+) -> tuple[Masker | None, Captioner | None]:
+    """Return what makes masks and captions, as the options name it; `JobError` where they don't."""
+    from dreambooth.errors import JobError
+    from dreambooth.jobs.named import named
+
+    if model is not None and (masks is None) == (captions is None):
+        both = masks is not None
+        raise JobError(
+            "--model is of masks or of captions" + (": make one after the other" if both else ""),
+            "dbt doctor DATA --masks u2net --model u2net.onnx",
+        )
+    masker = named("masks", masks, model, job) if masks is not None else None
+    captioner = named("captions", captions, model, job) if captions is not None else None
+    return masker, captioner
 
 
 def lines(remarks: Iterable[Remark]) -> Iterable[str]:

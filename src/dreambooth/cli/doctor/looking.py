@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.cli.doctor import pictures
 from dreambooth.cli.doctor.remarks import Remark, Report, listed
+from dreambooth.cli.doctor.sidecars import (
+    UNREAD,
+    Made,
+    make_captions,
+    make_masks,
+    taken_for_pictures,
+    without_masks,
+)
 from dreambooth.errors import JobError, UserError
 from dreambooth.helpers.random import numpy_generator
 from dreambooth.interfaces.data import AUTO, Subject, without_identifier
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from dreambooth.interfaces import DataSource, Item, Progress, Scan
+    from dreambooth.interfaces import Captioner, DataSource, Item, Masker, Progress, Scan
     from dreambooth.job import Job
 
     Bar = Callable[[str, int], AbstractContextManager[Progress]]
@@ -64,12 +72,10 @@ def look(source: DataSource, job: Job | None = None, bar: Bar | None = None) -> 
     """
     room: Any = _Room(job or _NoJob(), bar)
     folder: Path | None = getattr(source, "path", None)
-    tolerant = source
-    if getattr(source, "broken", None) == "refuse":
-        tolerant = source.model_copy(update={"broken": "quarantine"})
-    scan = tolerant.scan(room)
+    scan, masks = scan_of(source, room)
     report = Report(folder, len(scan.items))
     report.remarks += broken(scan)
+    report.remarks += taken_for_pictures(masks, source, job is not None)
     close = scan.items[:MOST]
     images: list[tuple[str, Image]] = []
     with room.progress("Looking at pictures", len(close)) as progress:
@@ -90,19 +96,64 @@ def look(source: DataSource, job: Job | None = None, bar: Bar | None = None) -> 
     return report
 
 
+def scan_of(source: DataSource, room: Any, **options: Any) -> tuple[Scan, list[str]]:
+    """Return a source's pictures, however many are broken, and the names of masks among them.
+
+    `options` replace those of the source's own that it has.
+    """
+    if getattr(source, "broken", None) == "refuse":
+        options["broken"] = "quarantine"
+    known = {name: value for name, value in options.items() if name in type(source).model_fields}
+    return without_masks(source.model_copy(update=known).scan(room))
+
+
+def add_sidecars(
+    source: DataSource,
+    job: Job | None,
+    bar: Bar | None,
+    masker: Masker | None,
+    captioner: Captioner | None,
+    force: bool = False,
+) -> Made:
+    """Write masks and captions beside a source's pictures; those that are there stay."""
+    made = Made()
+    if masker is None and captioner is None:
+        return made
+    room: Any = _Room(job or _NoJob(), bar)
+    scan, _ = scan_of(source, room, mask=None)
+    if masker is not None:
+        made += make_masks(masker, scan, upright, room.progress, force=force)
+    if captioner is not None:
+        read = getattr(source, "captions", "auto")
+        suffix = ".caption" if read == "caption" else ".txt"
+        subject = job.subject if job else None
+        made += make_captions(
+            captioner, scan, upright, room.progress, subject, force=force, suffix=suffix
+        )
+        if read in {"none", "metadata"}:
+            made.remarks.append(UNREAD)
+    return made
+
+
 def original(source: DataSource, item: Item) -> Image:
     """Return a picture as it lies there, upright and no larger than is looked at."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
     if item.path is None:
         return crop(source, item)
     try:
-        with Pillow.open(item.path) as image:
-            image.draft("RGB", (LARGEST, LARGEST))
-            found = ImageOps.exif_transpose(image).convert("RGB")
+        return upright(item)
     except OSError:
         return crop(source, item)
+
+
+def upright(item: Item) -> Image:
+    """Return an item's file as RGB, upright and no larger than is looked at."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    assert item.path is not None
+    with Pillow.open(item.path) as image:
+        image.draft("RGB", (LARGEST, LARGEST))
+        found = ImageOps.exif_transpose(image).convert("RGB")
     found.thumbnail((LARGEST, LARGEST))
     return found
 

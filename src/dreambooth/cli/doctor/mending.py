@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth.cli.doctor.sidecars import masks_of
 from dreambooth.errors import RunError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ ASIDE = ".set-aside"
 
 
 def set_aside(report: Report) -> list[tuple[Path, Path]]:
-    """Move what is broken or there twice into `.set-aside`, its captions with it.
+    """Move what is broken or there twice into `.set-aside`, its captions and masks with it.
 
     Returns (from, to) of each file. A file of that name that lies there already stays. Raises
     `RunError` where a file cannot be moved.
@@ -28,6 +29,7 @@ def set_aside(report: Report) -> list[tuple[Path, Path]]:
     for name in names:
         path = root / name
         beside = [path, *(path.with_suffix(s) for s in (".txt", ".caption") if path.suffix != s)]
+        beside += masks_of(path)
         for each in beside:
             if not (each.is_symlink() or each.is_file()) or root not in each.parents:
                 continue

@@ -22,7 +22,7 @@ class Remark:
     mark: Mark
     about: str
     """`broken`, `tiny`, `soft`, `duplicate`, `alike`, `suffix`, `cut`, `caption`, `shapes`,
-    `identifier`, `amount`."""
+    `identifier`, `amount`, `mask`."""
     text: str
     names: tuple[str, ...] = ()
     next: str = ""

@@ -64,6 +64,7 @@ class ChunkStore:
         self._build, self._total = build, total
         self._reporter, self._devices = reporter, devices
         self._open: dict[int, dict[str, Tensor]] = {}
+        self._whole: set[int] = set()
         self._whole_key, self._begun = whole, False
 
     @property
@@ -152,6 +153,20 @@ class ChunkStore:
         chunk, place = divmod(index, self._chunk_size)
         tensors = self._chunk(chunk)
         return {name: tensor[place] for name, tensor in tensors.items()}
+
+    def reread(self, index: int) -> dict[str, Tensor]:
+        """Return row `index` as `row` does, and keep nothing of its chunk in memory.
+
+        A chunk is held against its digest when it is first read.
+        """
+        chunk, place = divmod(index, self._chunk_size)
+        if chunk not in self._whole:
+            row = {name: tensor.clone() for name, tensor in self.row(index).items()}
+            self._whole.add(chunk)
+            self._open.pop(chunk, None)
+            return row
+        with safe_open(self._file(chunk), "pt") as opened:
+            return {name: opened.get_slice(name)[place].clone() for name in opened.keys()}
 
     def present(self, count: int) -> int:
         """Return how many of rows 0..count-1 are on disk already."""

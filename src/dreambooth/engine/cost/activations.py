@@ -90,11 +90,14 @@ class _Attention(torch.autograd.Function):
 class AsComputed(TorchFunctionMode):
     """Makes `meta` tensors take the ways of a device: fused attention, autocast to `dtype`.
 
-    Neither is there for `meta`. Without autocast `dtype` is float32.
+    Neither is there for `meta`. Without autocast `dtype` is float32. With `blocked` convolutions
+    take what oneDNN takes for them on CPUs: copies of input, weight and output in its own layout,
+    for as long as the convolution lasts. Where pictures are decoded that is half as much again.
     """
 
-    def __init__(self, dtype: torch.dtype, device: str = "cpu") -> None:
+    def __init__(self, dtype: torch.dtype, device: str = "cpu", *, blocked: bool = False) -> None:
         super().__init__()
+        self._blocked = blocked
         self._dtype, self._raises = dtype, device == "cuda" and dtype in HALF
         self._casts: dict[int, Tensor] | None = {}
 
@@ -111,6 +114,12 @@ class AsComputed(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value"), args, strict=False)) | named
             return _Attention.apply(given["query"], given["key"], given["value"])
+        if func is F.conv2d and self._blocked:
+            given = dict(zip(("input", "weight"), args, strict=False)) | named
+            copies = [torch.empty_like(given[name]) for name in ("input", "weight")]
+            out = func(*args, **named)
+            copies.append(torch.empty_like(out))
+            return out
         return func(*args, **named)
 
     def leave(self) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dreambooth.component import Section
+    from dreambooth.interfaces import FreezingPolicy
     from dreambooth.job import Job
 
 GIB = 2**30
@@ -82,6 +83,28 @@ def smaller(job: Job) -> Iterator[tuple[str, Job]]:
     if len(trained) > 1:
         only = trained[0]
         yield f"freezing.train: [{only}]", changed(job, freezing={"train": (only,)})
+    if (policy := job.freezing.lighter()) is not None and _can_export(job, policy):
+        yield f"freezing.kind: {policy.kind}", job.model_copy(update={"freezing": policy})
+    yield from _fewer_at_once(job)
+
+
+def _can_export(job: Job, policy: FreezingPolicy) -> bool:
+    """Say whether the job has a file format for what another policy makes."""
+    formats = job.exporting.formats
+    return formats == "auto" or any(
+        e.accepts & policy.artifacts and not e.refusal(policy) for e in formats
+    )
+
+
+def _fewer_at_once(job: Job) -> Iterator[tuple[str, Job]]:
+    """Yield jobs that draw and evaluate one row after the other."""
+    drawn = job.prior.cost(job).at_once
+    if drawn > 1 and "batch_size" in type(job.prior).model_fields:
+        yield "prior.batch_size: 1", changed(job, prior={"batch_size": 1})
+    if job.samples.every and job.samples.batch_size > 1:
+        yield "samples.batch_size: 1", changed(job, samples={"batch_size": 1})
+    if job.validation.every and job.validation.batch_size > 1:
+        yield "validation.batch_size: 1", changed(job, validation={"batch_size": 1})
 
 
 def changed(job: Job, **sections: dict[str, Any]) -> Job:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dreambooth.engine.cost.residency import BEFORE, LOOPING
 from dreambooth.jobs.identifiers import chosen_exporters
 
 if TYPE_CHECKING:
@@ -72,15 +73,20 @@ def phases(
     optimizer: int,
     average: int,
     working: Mapping[Phase, int],
+    singly: bool = False,
     libraries: int = 0,
 ) -> tuple[PhaseMemory, ...]:
-    """Add a run's phases up; `working` holds what comes and goes in each."""
+    """Add a run's phases up; `working` holds what comes and goes in each.
+
+    `singly`: text encoders come and go one after the other where prompts are encoded.
+    """
     found = []
     for phase, parts in residency.parts.items():
-        before = phase in ("encoding", "class images", "class pictures")
-        held = sum(w.loaded if before else w.mastered for n, w in weights.items() if n in parts)
+        before = phase in BEFORE
+        bytes_of = [w.loaded if before else w.mastered for n, w in weights.items() if n in parts]
+        held = max(bytes_of, default=0) if singly and phase == "texts" else sum(bytes_of)
         copied = residency.copies.get(phase, frozenset())
-        looping = phase in ("training", "validation", "drawing")
+        looping = phase in LOOPING
         found.append(
             PhaseMemory(
                 phase,
@@ -97,13 +103,14 @@ def phases(
 def opened_bytes(job: Job, residency: Residency, weights: Mapping[str, Weights]) -> int:
     """Return what an export holds beside the live model when its files are compared with it.
 
-    A file of adapters is opened onto the live base. Where that is held in half precision, it is
-    widened to float32 for the comparison.
+    A file of adapters is opened onto the live base, and so is a whole model's but for what differs
+    in it, part by part. Where the base is held in half precision, it is widened to float32 for the
+    comparison.
     """
     whole = any(exporter.reads_whole_model for exporter in chosen_exporters(job))
-    opened = sum(4 * w.parameters for w in weights.values()) if whole else 0
+    opened = max((4 * w.parameters for w in weights.values()), default=0) if whole else 0
     return opened + sum(
-        4 * (w.parameters - w.trained)
+        (4 - w.wide) * (w.parameters - w.trained)
         for name, w in weights.items()
-        if name not in residency.full and w.wide < 4
+        if name not in residency.full
     )

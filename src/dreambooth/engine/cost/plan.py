@@ -9,10 +9,11 @@ import torch
 
 from dreambooth.engine.checkpoints.rotation import checkpoint_bytes
 from dreambooth.engine.context import EngineContext
-from dreambooth.engine.cost import counting
+from dreambooth.engine.cost import counting, prices
 from dreambooth.engine.cost import memory as cost
-from dreambooth.engine.cost.residency import residency_of
+from dreambooth.engine.cost.residency import LOOPING, residency_of
 from dreambooth.engine.data.fixed import split
+from dreambooth.engine.data.text import run_prompts
 from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.machine import default_device, pick_device
 from dreambooth.engine.session import trainable as trained
@@ -101,9 +102,15 @@ class Plan:
     evaluation_steps: float
     """What all evaluations cost, in training steps."""
     checkpoint_bytes: int
+    exported_steps: int
+    """At how many steps on the way the result is exported."""
+    export_bytes: int
+    """What the files of one of them take."""
     folder: Path
     resumes_at: int
     """Step at which the run goes on; 0 for a fresh run."""
+    trains: tuple[str, ...] = ()
+    """Qualified names of the parameters that train."""
 
     @property
     def largest(self) -> PhaseMemory:
@@ -141,14 +148,12 @@ def make_plan(
     share = 2 if job.prior.has_rows() else 1
     step_forwards = FORWARDS_A_STEP * per_step * share
     price = job.prior.cost(job)
-    missing = 1 - cached / price.pictures if price.pictures else 0.0
-    pictures = sample_count(job)
-    solver = schedule.solver_config(job.data.size, job.sampler.sampling_steps())
     return Plan(
         scan=scan,
         prompts=tuple(job.data.prompts(scan.items, job.subject)),
         parts=parts,
         notes=tuple(notes(ctx, model, list(trainable))),
+        trains=tuple(trainable),
         memory=while_steps(phases, parts),
         phases=phases,
         device=str(device),
@@ -158,17 +163,24 @@ def make_plan(
         class_pictures=price.pictures,
         class_cached=cached,
         class_note=price.note,
-        class_steps=price.forwards * missing / step_forwards,
-        sample_pictures=pictures,
-        sample_steps=pictures * job.sampler.forwards(solver) / step_forwards,
+        class_steps=prices.class_rows(price, cached) / step_forwards,
+        sample_pictures=prices.sample_count(job),
+        sample_steps=prices.sample_rows(job, schedule) / step_forwards,
         held_out=tuple(item.id for item in images.held_out),
         evaluations=evaluations(job),
         evaluation_rows=job.validation.rows * share,
         evaluation_steps=evaluations(job) * job.validation.rows * share / step_forwards,
         checkpoint_bytes=checkpoint_bytes(job, [p.numel() for p in trainable.values()]),
+        exported_steps=prices.exported_steps(job),
+        export_bytes=prices.export_bytes(job, *totals(parts)),
         folder=job.folder,
         resumes_at=resumes_at,
     )
+
+
+def totals(parts: Sequence[PartPlan]) -> tuple[int, int]:
+    """Return how many parameters train, and how many there are."""
+    return sum(part.trainable for part in parts), sum(part.parameters for part in parts)
 
 
 def count_model(
@@ -180,22 +192,21 @@ def count_model(
     """
     residency = residency_of(job, model.info, scan.items)
     counter = counting.Counter(job, ctx, model, device)
-    working = counting.before_training(job, counter, residency)
+    working = counting.before_training(job, counter, residency, len(scan.items))
     job.freezing.prepare(model, ctx)
     trainable = trained(model, job.freezing)
     residency = residency_of(job, model.info, scan.items, counting.parts_of(trainable))
     counting.prepare_shapes(job, model, trainable)
     working |= counting.while_training(job, counter, residency, trainable)
+    if residency.keeps_texts:
+        texts = counter.kept(len(run_prompts(ctx, scan.items)))
+        working |= {phase: size + texts for phase, size in working.items() if phase in LOOPING}
     parts = count_parts(job, ctx, model, trainable, residency)
-    return trainable, parts, memory_by_phase(job, ctx, residency, parts, working)
-
-
-def sample_count(job: Job) -> int:
-    """Return how many preview pictures a whole run draws."""
-    if not job.samples.every:
-        return 0
-    sets = 1 + -(-job.train.steps // job.samples.every)  # the first before training
-    return sets * len(job.samples.prompts) * job.samples.per_prompt
+    texts_alone = residency.parts.get("texts", frozenset()) <= set(
+        model.info.part_names("text_encoders")
+    )
+    singly = texts_alone and model.encodes_apart()
+    return trainable, parts, memory_by_phase(job, ctx, residency, parts, working, singly)
 
 
 def memory_by_phase(
@@ -204,6 +215,7 @@ def memory_by_phase(
     residency: Residency,
     parts: Sequence[PartPlan],
     working: dict[Phase, int],
+    singly: bool,
 ) -> tuple[PhaseMemory, ...]:
     """Put what is in memory and what comes and goes together, phase by phase."""
     weights = {
@@ -221,6 +233,7 @@ def memory_by_phase(
         optimizer=optimizer,
         average=average,
         working=working,
+        singly=singly,
         libraries=cost.CUBLAS if ctx.precision.device.type == "cuda" else 0,
     )
 

@@ -14,17 +14,22 @@ if TYPE_CHECKING:
     from dreambooth.job import Job
 
 Phase = Literal[
+    "texts",
     "encoding",
     "class images",
     "class pictures",
-    "texts",
     "training",
     "validation",
     "drawing",
     "export",
 ]
-"""In their order: images are encoded, class images drawn and some of them decoded to be looked at,
-prompts encoded; then training with validation and previews in between; then the export."""
+"""In their order: prompts are encoded, then images, class images drawn and some of them decoded to
+be looked at; then training with validation and previews in between; then the export."""
+
+
+LOOPING: tuple[Phase, ...] = ("training", "validation", "drawing")
+BEFORE: tuple[Phase, ...] = ("texts", "encoding", "class images", "class pictures")
+"""Before anything is made ready to train."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Residency:
     """Images are encoded once; else anew each step."""
     keeps_texts: bool
     """Prompts are encoded once; else anew each step."""
+    texts_first: bool
+    """They are before anything else is in memory, since the policy says that no encoder trains."""
     full: frozenset[str]
     """Parts that are float32 whatever the run's precision. Of the others what trains is float32,
     from `training` on, and the rest in the run's type."""
@@ -70,7 +77,8 @@ def residency_of(
     denoiser, texts, vae = (
         frozenset(info.part_names(role)) for role in ("denoiser", "text_encoders", "vae")
     )
-    learning = frozenset(job.freezing.trained_parts(info) if trained is None else trained)
+    said = frozenset(job.freezing.trained_parts(info))
+    learning = said if trained is None else frozenset(trained)
     countable = all(job.data.variants(item) is not None for item in items)
     keeps_latents = job.train.cache and countable and not vae & learning
     keeps_texts = job.train.cache and not texts & learning
@@ -79,20 +87,23 @@ def residency_of(
     def when(wanted: bool, parts: frozenset[str]) -> frozenset[str]:
         return parts if wanted else frozenset()
 
-    stays = when(bool(job.samples.every) or not keeps_latents, vae)
-    loop = denoiser | learning | stays | when(not keeps_texts, texts)
+    first = keeps_texts and not texts & said
+    loop = denoiser | learning | when(not keeps_latents, vae) | when(not keeps_texts, texts)
     parts: dict[Phase, frozenset[str]] = {
+        # One after the other, where the family can. A policy that has to see the weights before it
+        # knows what trains brings its parts along.
+        "texts": texts | when(keeps_texts and not first, denoiser | learning),
         "encoding": vae,
-        "class images": denoiser | texts,
-        "class pictures": denoiser | texts | vae,
-        "texts": denoiser | learning | texts | stays,
+        "class images": denoiser,
+        "class pictures": vae,
         "training": loop,
         "validation": loop,
-        "drawing": loop,
+        "drawing": loop | vae,
         # Files are compared with the whole model.
-        "export": denoiser | learning | texts | stays,
+        "export": denoiser | learning | texts,
     }
     absent: dict[Phase, bool] = {
+        "texts": not (keeps_texts or cost.pictures),
         "encoding": not keeps_latents,
         "class images": not cost.pictures,
         "class pictures": not cost.pictures,
@@ -101,12 +112,13 @@ def residency_of(
     }
     copied = when(cost.keeps_base or job.freezing.keeps_base(), denoiser)
     copied |= when(bool(copied) and not keeps_texts, texts)
-    looping: tuple[Phase, ...] = ("training", "validation", "drawing")
-    copies = {phase: copied for phase in looping} | {"texts": copied | when(bool(copied), texts)}
+    copies: dict[Phase, frozenset[str]] = dict.fromkeys(LOOPING, copied)
+    copies["texts"] = when(keeps_texts and not first, copied)
     return Residency(
         {phase: held for phase, held in parts.items() if not absent.get(phase)},
         {phase: held for phase, held in copies.items() if not absent.get(phase)},
         keeps_latents,
         keeps_texts,
+        first,
         vae,
     )

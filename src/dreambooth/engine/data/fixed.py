@@ -80,7 +80,7 @@ def fixed_batch(
         latents = latents + torch.stack(stds) * upload(noise, latents.device)
     c, h, w = latents.shape[1:]
     draw = schedule.draw((c, h, w), rngs)
-    spread = schedule.timestep_quantiles(count, ctx.random("validation-timesteps"))
+    spread = schedule.timestep_quantiles(count, ctx.random("validation-timesteps"), (h, w))
     draw = replace(draw, t=spread)
     instances = Instances(
         range(count),

@@ -7,6 +7,7 @@ and no secret, so that equal runs give equal cards.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dreambooth.component import Component
-    from dreambooth.interfaces import Check, Exporter, ModelInfo
+    from dreambooth.interfaces import Check, Exporter, Item, ModelInfo
     from dreambooth.job import Job
     from dreambooth.runs.folder import RunFolder
 
 MAKER = "dreambooth-trainer"
+CAPTIONS = 3
+"""How many of the captions a card shows."""
 CARD, PICTURE = "README.md", "samples.png"
 CARD_FILES = (CARD, PICTURE)
 """Files of a card: a person may change them, and the export stays whole."""
@@ -47,6 +50,8 @@ class Facts:
 
     steps: int
     images: int
+    captions: Mapping[str, int] = field(default_factory=dict)
+    """The prompts that pictures were trained with -> how many pictures."""
     precision: str = ""
     """What forward passes were computed in."""
     scalars: Mapping[str, float] = field(default_factory=dict)
@@ -57,6 +62,12 @@ class Facts:
     """Why the run ended before its last step."""
     findings: Sequence[str] = ()
     """How the run went, in sentences."""
+
+
+def captions_of(job: Job, items: Sequence[Item]) -> dict[str, int]:
+    """Return the prompts that pictures are trained with, and how many pictures each has."""
+    counts = Counter(job.data.item_prompt(item, job.subject) for item in items)
+    return dict(sorted(counts.items()))
 
 
 def write_card(job: Job, info: ModelInfo, folder: RunFolder, export: Export, facts: Facts) -> None:
@@ -166,7 +177,7 @@ def _settings(job: Job, facts: Facts) -> Iterator[tuple[str, str]]:
     yield "identifier", code_span(job.subject.identifier)
     yield "class noun", code_span(job.subject.class_noun)
     yield "pictures", f"{facts.images}, trained at {width} x {height}"
-    yield "prompt", code_span(_instance_prompt(job))
+    yield from _prompts(job, facts.captions)
     if prior := _class_prompts(job):
         yield "class prompt", ", ".join(code_span(p) for p in prior)
     yield (
@@ -184,6 +195,19 @@ def _settings(job: Job, facts: Facts) -> Iterator[tuple[str, str]]:
         yield "learning rate", f"{rate:g}"
     for name in ("freezing", "prior", "loss", "scheduler", "optimizer", "lr_schedule", "sampler"):
         yield name.replace("_", " "), _component(getattr(job, name))
+
+
+def _prompts(job: Job, captions: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Tell the one prompt of all pictures, or some of their captions and how many there are."""
+    if len(captions) < 2:
+        yield "prompt", code_span(next(iter(captions), _instance_prompt(job)))
+        return
+    shown = sorted(captions, key=lambda text: (-captions[text], text))[:CAPTIONS]
+    more = f" and {len(captions) - len(shown)} more" if len(captions) > len(shown) else ""
+    counted = (
+        f"{code_span(t)}" + (f" ({captions[t]} pictures)" * (captions[t] > 1)) for t in shown
+    )
+    yield "captions", f"{len(captions)} different ones: {', '.join(counted)}{more}"
 
 
 def _class_prompts(job: Job) -> list[str]:

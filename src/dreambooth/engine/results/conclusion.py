@@ -10,6 +10,7 @@ from dreambooth.errors import UserError
 from dreambooth.files import write_json
 from dreambooth.interfaces import RunRecord
 from dreambooth.plugins import registry
+from dreambooth.runs.evaluations import findings_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def conclude(ctx: EngineContext, folder: RunFolder, scan: Scan, info: ModelInfo)
         )
         return
     try:
-        evaluations = measure_sets(ctx, folder, scan, metrics, complete_sets(folder))
+        evaluations = measure_sets(ctx, folder, scan, metrics, complete_sets(folder), own=True)
         write_findings(ctx, folder, scan, evaluations)
     except (UserError, OSError) as error:
         ctx.warn(f"the run is not judged: {error}")
@@ -76,7 +77,7 @@ def conclude(ctx: EngineContext, folder: RunFolder, scan: Scan, info: ModelInfo)
 def write_findings(
     ctx: EngineContext, folder: RunFolder, scan: Scan, evaluations: Sequence[Evaluation]
 ) -> list[dict[str, str]]:
-    """Ask the rules, and write what they say: problems first."""
+    """Ask the rules, and write what they say beside what they saw: problems first."""
     job = ctx.job
     named = zip([item.id for item in scan.items], photographs(ctx, scan), strict=False)
     record = RunRecord(job, evaluations, list(named))
@@ -92,5 +93,6 @@ def write_findings(
         for finding in rule.judge(record)
     ]
     found.sort(key=lambda finding: ("problem", "look", "good").index(finding["mark"]))
-    write_json(folder.findings, {"version": 1, "findings": found})
+    seen = evaluations[-1].file.name if evaluations else ""
+    write_json(findings_file(folder, seen), {"version": 1, "findings": found})
     return found

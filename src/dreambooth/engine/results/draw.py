@@ -10,7 +10,7 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.samples import draw_pictures, write_pictures
-from dreambooth.engine.results.weights import open_trained, require_steps
+from dreambooth.engine.results.weights import open_trained, require_steps, step_in
 from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError
 from dreambooth.helpers.pictures import grid, save_picture
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dreambooth.engine.reporting import Reporter
     from dreambooth.engine.results.samples import Picture
-    from dreambooth.interfaces import Sampler
+    from dreambooth.interfaces import SafetyChecker, Sampler
     from dreambooth.runs.folder import RunFolder
 
 
@@ -40,8 +40,10 @@ class DrawRequest:
     sampler: Sampler | None = None
     out: Path | None = None
     batch_size: int | None = None
+    safety: SafetyChecker | None = None
+    """What looks at the pictures before they are written; one whose action is `off` looks away."""
     training_steps: Sequence[int] = ()
-    """Steps whose checkpoints are drawn from; none takes the run's result."""
+    """Steps whose checkpoints or exports are drawn from; none takes the run's result."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Drawn:
     count: int
     grid: Path
     source: str
-    """Which weights: `final`, or the name of a checkpoint."""
+    """Which weights: `final`, a checkpoint's name, or the export of a step."""
     step: int
     """How many steps they had been trained."""
     files: tuple[Path, ...] = ()
@@ -68,7 +70,7 @@ def draw_from_run(path: Path, request: DrawRequest, reporter: Reporter) -> Drawn
     out = request.out or next_folder(folder.samples)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise JobError(f"{out} holds something already", "name a new or an empty folder in --out")
-    require_steps(folder, request.training_steps)
+    require_steps(folder, job, request.training_steps)
     with ExitStack() as stack:
         stack.enter_context(explained(job, folder))
         devices = stack.enter_context(open_devices(job.train))
@@ -119,6 +121,7 @@ def _draw(
         solver_config=schedule.solver_config(size, sampler.sampling_steps()),
         batch_size=request.batch_size or job.samples.batch_size,
         negative=request.negative,
+        safety=request.safety or job.safety,
         label="Drawing" if step is None else f"Drawing, step {step}",
     )
     facts = {
@@ -135,8 +138,8 @@ def _draw(
 
 def step_of(folder: RunFolder, source: str) -> int:
     """Return the step of a run's weights by where they came from (see `open_trained`)."""
-    if source.startswith("step-"):
-        return int(source.removeprefix("step-"))
+    if (step := step_in(source)) is not None:
+        return step
     result = folder.read_manifest().get("result") or {}
     kept = result.get("kept") or {}
     return int(kept["step"] if kept.get("exported") else result.get("steps", 0))

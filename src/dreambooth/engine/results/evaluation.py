@@ -1,12 +1,13 @@
 """A trained run measured: pictures of fixed prompts and seeds, before and after, through metrics.
 
-Pictures lie in `evaluations/pictures/` of the run and are drawn once; numbers in
-`evaluations/step-000400.json`.
+Pictures lie in `evaluations/pictures/` of the run, a folder for each set of prompts and seeds, and
+are drawn once; where numbers lie is in `runs.evaluations`.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.component.previews import SamplePrompt
@@ -15,6 +16,7 @@ from dreambooth.engine.devices.automatic import precision_of
 from dreambooth.engine.devices.processes import open_devices
 from dreambooth.engine.results.conclusion import write_findings
 from dreambooth.engine.results.draw import step_of
+from dreambooth.engine.results.safety import active
 from dreambooth.engine.results.samples import (
     Picture,
     draw_entries,
@@ -23,11 +25,17 @@ from dreambooth.engine.results.samples import (
     seed_of,
     write_pictures,
 )
-from dreambooth.engine.results.sets import complete_sets, measure_sets, measure_step
+from dreambooth.engine.results.sets import (
+    complete_sets,
+    measure_sets,
+    measure_step,
+    write_evaluations,
+)
 from dreambooth.engine.results.weights import open_step, open_trained
 from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.runs.checkpoints import list_checkpoints
+from dreambooth.runs.evaluations import digest
 from dreambooth.runs.finding import open_run
 
 if TYPE_CHECKING:
@@ -73,7 +81,7 @@ def evaluate_run(
         if all_steps:
             found = measure_sets(ctx, folder, scan, metrics, sets)
         else:
-            found = [_one_step(ctx, folder, scan, metrics, prompts, per_prompt, step)]
+            found = _one_step(ctx, folder, scan, metrics, prompts, per_prompt, step)
         write_findings(ctx, folder, scan, found)
         return found
 
@@ -86,11 +94,43 @@ def _one_step(
     prompts: Sequence[SamplePrompt] | None,
     per_prompt: int,
     step: int | None,
-) -> Evaluation:
-    entries = evaluation_prompts(ctx.job, prompts)
-    pictures, before, at = _drawn(ctx, folder, entries, per_prompt, step)
-    settings = {"prompts": len(entries), "images_per_prompt": per_prompt}
-    return measure_step(ctx, folder, scan, metrics, at, pictures, before, settings)
+) -> list[Evaluation]:
+    drawing = Drawing(ctx.job, tuple(evaluation_prompts(ctx.job, prompts)), per_prompt)
+    pictures, before, at = _drawn(ctx, folder, drawing, step)
+    settings = {"prompts": len(drawing.entries), "images_per_prompt": per_prompt}
+    made = measure_step(ctx, scan, metrics, at, pictures, before, settings)
+    return write_evaluations(folder, [made], drawing.id)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of every step."""
+
+    job: Job
+    entries: Sequence[SamplePrompt]
+    per_prompt: int
+
+    @property
+    def wanted(self) -> list[tuple[str, int]]:
+        """The prompt and seed of each picture."""
+        return [
+            (self.job.subject.fill(entry.prompt), seed_of(self.job, entry, i, k))
+            for i, entry in enumerate(self.entries)
+            for k in range(self.per_prompt)
+        ]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What else decides how they look, the step apart."""
+        facts = {"sampler": self.job.sampler.key(), "size": list(self.job.data.size)}
+        checker = active(self.job.safety, self.job)
+        return {**facts, "checker": checker.key()} if checker else facts
+
+    @property
+    def id(self) -> str:
+        """Tells these pictures from others: each set keeps a folder of its own."""
+        own = [entry.model_dump(mode="json", exclude={"prompt", "seed"}) for entry in self.entries]
+        return digest([self.wanted, own, self.facts])
 
 
 def evaluation_prompts(job: Job, prompts: Sequence[SamplePrompt] | None) -> list[SamplePrompt]:
@@ -125,47 +165,40 @@ def _require_weights(folder: RunFolder, step: int | None) -> None:
 def _drawn(
     ctx: EngineContext,
     folder: RunFolder,
-    entries: Sequence[SamplePrompt],
-    per_prompt: int,
+    drawing: Drawing,
     step: int | None,
 ) -> tuple[list[Picture], list[Picture], int]:
     """Return the pictures of the trained and of the untrained model, and the step they are of."""
     newest = max((at for at, _ in list_checkpoints(folder.checkpoints)), default=0)
     ended = step_of(folder, "final") if folder.result_is_whole() else 0
     at = step or ended or newest
-    before = _kept(ctx, folder, entries, per_prompt, 0, lambda: ctx.job.model.open(ctx))
+    before = _kept(ctx, folder, drawing, 0, lambda: ctx.job.model.open(ctx))
 
     def trained() -> LoadedModel:
         return open_trained(ctx, folder)[0] if step is None else open_step(ctx, folder, at).model
 
-    return _kept(ctx, folder, entries, per_prompt, at, trained), before, at
+    return _kept(ctx, folder, drawing, at, trained), before, at
 
 
 def _kept(
     ctx: EngineContext,
     folder: RunFolder,
-    entries: Sequence[SamplePrompt],
-    per_prompt: int,
+    drawing: Drawing,
     step: int,
     open_model: Callable[[], LoadedModel],
 ) -> list[Picture]:
     """Return the pictures of a step: those that lie there from before where all of them do."""
     job = ctx.job
-    wanted = [
-        (job.subject.fill(entry.prompt), seed_of(job, entry, i, k))
-        for i, entry in enumerate(entries)
-        for k in range(per_prompt)
-    ]
-    facts = {"step": step, "sampler": job.sampler.key(), "size": list(job.data.size)}
-    where = folder.path / "evaluations" / "pictures" / f"step-{step:06d}"
+    facts = {"step": step, **drawing.facts}
+    where = folder.evaluations / "pictures" / drawing.id / f"step-{step:06d}"
     found = read_pictures(where)
-    if [(p.prompt, p.seed) for p in found] == wanted and were_drawn(where, facts):
+    if [(p.prompt, p.seed) for p in found] == drawing.wanted and were_drawn(where, facts):
         return found
     model = open_model()
     schedule = job.scheduler.open(model.info)
     label = f"Drawing {'the untrained base' if step == 0 else f'step {step}'}"
-    pictures = draw_entries(ctx, model, schedule, entries, per_prompt, label=label)
-    write_pictures(where, pictures, per_prompt, facts)
+    pictures = draw_entries(ctx, model, schedule, drawing.entries, drawing.per_prompt, label=label)
+    write_pictures(where, pictures, drawing.per_prompt, facts)
     return pictures
 
 

@@ -15,15 +15,15 @@ from dreambooth.engine.context import EngineContext
 from dreambooth.engine.devices.machine import float32_products
 from dreambooth.engine.devices.precision import Precision
 from dreambooth.engine.devices.processes import open_devices
-from dreambooth.engine.results.card import CARD_FILES, Export, Facts, write_card
-from dreambooth.engine.results.weights import open_weights, require_steps
+from dreambooth.engine.results.card import CARD_FILES, Export, Facts, captions_of, write_card
+from dreambooth.engine.results.weights import named_for, open_weights, require_steps, step_in
 from dreambooth.engine.watching.failures import explained
 from dreambooth.errors import JobError, RunError
 from dreambooth.files import disk_is_full, new_folder
 from dreambooth.interfaces import Check
 from dreambooth.jobs.identifiers import chosen_exporters
 from dreambooth.plugins.faults import is_ours, plugin_fault, refused
-from dreambooth.runs.checkpoints import name_of, reason
+from dreambooth.runs.checkpoints import reason
 from dreambooth.runs.findings import read_findings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
 
     None where the job says that it wants none (`exports: []`).
     """
-    if not session.job.exports:
+    if not session.job.exporting.formats:
         return ()
     fitting = [
         e
@@ -58,8 +58,33 @@ def exporters_for(session: Session, artifact_kind: str) -> Sequence[Exporter]:
 
 
 def with_facts(artifact: Artifact, facts: Mapping[str, Any]) -> Artifact:
-    """Return an artifact that also knows of the run: `steps` and `images`."""
+    """Return an artifact that also knows of the run (see `told_of`)."""
     return replace(artifact, metadata={**artifact.metadata, **facts})
+
+
+def so_far(session: Session) -> tuple[Artifact, Mapping[str, Any]]:
+    """Return what a run has made by now, and the configuration of the solver that goes with it."""
+    job = session.job
+    made = job.freezing.artifact(session.model, session.state.result())
+    sampling = job.sampler.sampling_steps()
+    solver = session.schedule.solver_config(job.data.size, sampling)
+    return with_facts(made, told_of(facts_now(session))), solver
+
+
+def facts_now(session: Session) -> Facts:
+    """Return what can be told of a run while it goes on."""
+    items = session.scan.items
+    return Facts(
+        steps=session.state.step,
+        images=len(items),
+        captions=captions_of(session.job, items),
+        precision=session.ctx.precision.name,
+    )
+
+
+def told_of(facts: Facts) -> dict[str, Any]:
+    """Return what formats may say of a run: `steps`, `images` and `captions`."""
+    return {"steps": facts.steps, "images": facts.images, "captions": dict(facts.captions)}
 
 
 def export_all(session: Session, folder: RunFolder) -> list[Export]:
@@ -69,13 +94,10 @@ def export_all(session: Session, folder: RunFolder) -> list[Export]:
     back as it was written is a failure: `RunError`.
     """
     ctx, model, job = session.ctx, session.model, session.job
-    if not job.exports:
+    if not job.exporting.formats:
         ctx.reporter.info("exports is empty: the last checkpoint is the result")
         return []
-    facts = {"steps": session.state.step, "images": len(session.scan.items)}
-    artifact = with_facts(job.freezing.artifact(model, session.state.result()), facts)
-    sampling = job.sampler.sampling_steps()
-    solver = session.schedule.solver_config(job.data.size, sampling)
+    artifact, solver = so_far(session)
     done: list[Export] = []
     chosen = exporters_for(session, artifact.kind)
     with (
@@ -163,16 +185,15 @@ def export_run(
 
     With `step` it is what a checkpoint keeps of that step (`exports/<kind>-step-000100/`).
     Returns the export, and where its weights came from: the newest checkpoint (the best one where
-    the job exports that; its average where there is one), or `final`. Everything is computed in
-    float32, whatever the run trained in, so that what is compared is the file. Raises `JobError`
-    for a destination that holds something else, `RunError` where there is nothing to export yet
-    and, with `check`, where the file read back differs from the live model.
+    the job exports that; its average where there is one), an export of the step, or `final`.
+    Everything is computed in float32, whatever the run trained in, so that what is compared is the
+    file. Raises `JobError` for a destination that holds something else, `RunError` where there is
+    nothing to export yet and, with `check`, where the file read back differs from the live model.
     """
     inside = dest is None
-    named = exporter.kind if step is None else f"{exporter.kind}-{name_of(step)}"
-    dest = dest if dest is not None else folder.export(named)
+    dest = dest if dest is not None else folder.export(exporter.kind, step)
     if step is not None:
-        require_steps(folder, [step])
+        require_steps(folder, job, [step])
     if not inside and dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise JobError(f"{dest} holds something already", "name a new or an empty folder in --dest")
     with ExitStack() as stack:
@@ -183,6 +204,8 @@ def export_run(
         precision = Precision("fp32", devices.device)
         ctx = EngineContext(job, devices.device, precision, folder.path, reporter, devices)
         opened = open_weights(ctx, folder, step)
+        if step is not None:
+            ctx = replace(ctx, job=named_for(job, step))
         model, source = opened.model, opened.source
         manifest = folder.read_manifest()
         facts = facts_of(manifest, source)
@@ -193,13 +216,13 @@ def export_run(
         artifact = job.freezing.artifact(
             model, {n: p.detach() for n, p in opened.parameters.items()}
         )
-        artifact = with_facts(artifact, {"steps": facts.steps, "images": facts.images})
+        artifact = with_facts(artifact, told_of(facts))
         solver = job.scheduler.open(model.info).solver_config(
             job.data.size, job.sampler.sampling_steps()
         )
         with ctx.progress(f"Exporting {exporter.kind}", 2 if check else 1) as progress:
             made = export_one(exporter, artifact, model, dest, ctx, solver, progress, check=check)
-        write_card(job, model.info, folder, made, facts)
+        write_card(ctx.job, model.info, folder, made, facts)
         if inside and manifest.get("result"):
             record(folder, made.folder, manifest["result"])
     return made, source
@@ -208,11 +231,12 @@ def export_run(
 def facts_of(manifest: Mapping[str, Any], source: str) -> Facts:
     """Return what the card tells of a run: its result, or as far as it came."""
     result = manifest.get("result") or {}
-    steps = int(source.removeprefix("step-")) if source.startswith("step-") else 0
+    steps = step_in(source) or 0
     ended = bool(result) and steps in (0, result["steps"])
     return Facts(
         steps=steps or result.get("steps", 0),
         images=len(manifest.get("images", ())),
+        captions=manifest.get("captions", {}),
         precision=manifest.get("machine", {}).get("precision", ""),
         scalars=result.get("scalars", {}) if ended else {},
         kept=(result.get("kept") or {}).get("why", ""),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dreambooth.engine.results.safety import active, highest, judge
 from dreambooth.files import MAX_JSON, read_limited, write_json
 from dreambooth.helpers.pictures import decode, grid, save_picture, to_images, to_pixels
 from dreambooth.helpers.random import derive
 from dreambooth.interfaces import Drawing, Evidence
-from dreambooth.jobs.samplers import with_sampler_options
+from dreambooth.jobs.samplers import drawn_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dreambooth.component.previews import SamplePrompt
+    from dreambooth.engine.results.safety import Verdict
     from dreambooth.engine.session import Session
     from dreambooth.interfaces import (
         Context,
         LoadedModel,
         NoiseSchedule,
         Progress,
+        SafetyChecker,
         Sampler,
         Scan,
     )
@@ -43,6 +46,8 @@ class Picture:
     image: Image
     prompt: str
     seed: int
+    verdict: Verdict | None = None
+    """What a safety checker said of it."""
 
 
 @contextmanager
@@ -70,10 +75,11 @@ def draw_pictures(
     solver_config: Mapping[str, Any],
     batch_size: int,
     negative: str | None = None,
+    safety: SafetyChecker | None = None,
     label: str = "Drawing samples",
     look: Callable[[], None] = lambda: None,
 ) -> list[Picture]:
-    """Draw one picture a prompt and seed, in batches, with progress.
+    """Draw one picture a prompt and seed, in batches, with progress, as `safety` lets it be shown.
 
     `look` is called after each sampling step and each batch; what it raises ends the drawing.
     """
@@ -101,7 +107,15 @@ def draw_pictures(
             images = to_images(decode(model, latents))
             made = zip(images, prompts[some], seeds[some], strict=True)
             pictures += [Picture(*each) for each in made]
-    return pictures
+    checker = active(safety, ctx.job)
+    if checker is None:
+        return pictures
+    look()
+    shown = judge(ctx, checker, [picture.image for picture in pictures])
+    return [
+        replace(picture, image=image, verdict=verdict)
+        for picture, (image, verdict) in zip(pictures, shown, strict=True)
+    ]
 
 
 class _Looking:
@@ -122,6 +136,8 @@ def write_pictures(
     for i, picture in enumerate(pictures):
         name = f"{i:03d}.png"
         facts = {"prompt": picture.prompt, "seed": picture.seed, **settings}
+        if picture.verdict is not None:
+            facts["safety"] = picture.verdict.as_dict()
         save_picture(folder / name, picture.image, facts)
         record.append({"file": name, **facts})
     write_json(folder / "prompts.json", record)
@@ -153,34 +169,25 @@ def draw_entries(
     label: str = "Drawing samples",
     look: Callable[[], None] = lambda: None,
 ) -> list[Picture]:
-    """Draw prompts with the settings of their own, pictures of one prompt side by side.
-
-    What shares size, negative prompt and sampler is drawn together: a picture does not depend on
-    the batch it is drawn in.
-    """
+    """Draw prompts with the settings of their own, pictures of one prompt side by side."""
     job = ctx.job
-    together: dict[tuple[Any, ...], list[int]] = {}
-    for i, entry in enumerate(entries):
-        alike = (entry.pixels, entry.negative, entry.guidance, entry.steps)
-        together.setdefault(alike, []).append(i)
     drawn: dict[int, list[Picture]] = {}
-    for (pixels, negative, *_), numbers in together.items():
-        sampler = with_sampler_options(job.sampler, **entries[numbers[0]].options())
-        size = pixels or job.data.size
+    for some in drawn_together(job, entries):
         pictures = draw_pictures(
             ctx,
             model,
-            sampler,
-            [job.subject.fill(entries[i].prompt) for i in numbers for _ in range(per_prompt)],
-            [seed_of(job, entries[i], i, k) for i in numbers for k in range(per_prompt)],
-            size=size,
-            solver_config=schedule.solver_config(size, sampler.sampling_steps()),
+            some.sampler,
+            [job.subject.fill(entries[i].prompt) for i in some.numbers for _ in range(per_prompt)],
+            [seed_of(job, entries[i], i, k) for i in some.numbers for k in range(per_prompt)],
+            size=some.size,
+            solver_config=schedule.solver_config(some.size, some.sampler.sampling_steps()),
             batch_size=job.samples.batch_size,
-            negative=negative,
+            negative=some.negative,
+            safety=job.safety,
             label=label,
             look=look,
         )
-        for at, i in enumerate(numbers):
+        for at, i in enumerate(some.numbers):
             drawn[i] = pictures[at * per_prompt : (at + 1) * per_prompt]
     return [picture for i in range(len(entries)) for picture in drawn[i]]
 
@@ -222,11 +229,12 @@ def measured(
     untrained: Sequence[Picture],
     look: Callable[[], None],
 ) -> dict[str, float]:
-    """Return what the job's metrics say of samples, beside the first instance images."""
+    """Return what metrics say of samples, beside the first instance images, and the highest score
+    of the safety checker."""
+    values = highest([picture.verdict for picture in pictures])
     if not s.job.metrics:
-        return {}
+        return values
     shown = evidence(s.ctx, s.scan, pictures, untrained)
-    values: dict[str, float] = {}
     for metric in s.job.metrics:
         look()
         scores = metric.measure(shown, s.ctx)

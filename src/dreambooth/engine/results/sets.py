@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dreambooth.engine.results.contact import sample_sets
@@ -9,6 +10,7 @@ from dreambooth.engine.results.samples import Picture, evidence, read_pictures
 from dreambooth.errors import RunError
 from dreambooth.files import write_json
 from dreambooth.interfaces import Evaluation
+from dreambooth.runs.evaluations import OWN, SAMPLES, evaluation_file, id_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,20 +56,38 @@ def measure_sets(
     scan: Scan,
     metrics: Sequence[Metric],
     sets: Sequence[tuple[int, list[Picture]]],
+    *,
+    own: bool = False,
 ) -> list[Evaluation]:
-    """Measure the samples of every step against those of step 0."""
+    """Measure the samples of every step against those of step 0, and write the numbers.
+
+    `own`: as the run itself does at its end, whatever lies there from before.
+    """
     untrained = next((found for at, found in sets if at == 0), [])
-    settings = {"prompts": "samples"}
-    return [
-        measure_step(ctx, folder, scan, metrics, at, found, untrained, settings)
-        for at, found in sets
-        if at
+    settings = {"prompts": SAMPLES}
+    made = [
+        measure_step(ctx, scan, metrics, at, found, untrained, settings) for at, found in sets if at
     ]
+    return write_evaluations(folder, made, SAMPLES, own=own)
+
+
+def write_evaluations(
+    folder: RunFolder, evaluations: Sequence[Evaluation], pictures: str, *, own: bool = False
+) -> list[Evaluation]:
+    """Write the numbers of one set of prompts; see `runs.evaluations` for what `pictures` is."""
+    if not evaluations:
+        return []
+    last = evaluations[-1]
+    measures = {(score.name, score.encoder) for e in evaluations for score in e.scores}
+    id = OWN if own else id_of(folder, pictures, last.step, measures)
+    written = [replace(e, file=evaluation_file(folder, e.step, id)) for e in evaluations]
+    for evaluation in written:
+        write_json(evaluation.file, evaluation.as_dict())
+    return written
 
 
 def measure_step(
     ctx: EngineContext,
-    folder: RunFolder,
     scan: Scan,
     metrics: Sequence[Metric],
     step: int,
@@ -75,15 +95,12 @@ def measure_step(
     untrained: Sequence[Picture],
     settings: dict[str, Any],
 ) -> Evaluation:
-    """Measure the pictures of one step, and write `evaluations/step-N.json`."""
+    """Measure the pictures of one step; nothing is written yet."""
     shown = evidence(ctx, scan, pictures, untrained)
     scores: list[Score] = []
     with ctx.progress(f"Measuring step {step}", len(metrics)) as progress:
         for metric in metrics:
             scores += metric.measure(shown, ctx)
             progress.advance()
-    path = folder.path / "evaluations" / f"step-{step:06d}.json"
     settings = {**settings, "photographs": len(shown.instances)}
-    made = Evaluation(step, scores, shown.drawings, path, settings)
-    write_json(path, made.as_dict())
-    return made
+    return Evaluation(step, scores, shown.drawings, ctx.folder, settings)

@@ -58,7 +58,9 @@ def bad_rows(batch: Batch, rows: Tensor) -> list[str]:
     """Name the rows whose loss [B] is not finite: image and timestep."""
     finite = torch.isfinite(rows).tolist()
     return [
-        f"{batch.ids[i]} (timestep {int(batch.draw.t[i])})" for i, ok in enumerate(finite) if not ok
+        f"{batch.ids[i]} (timestep {float(batch.draw.t[i]):g})"
+        for i, ok in enumerate(finite)
+        if not ok
     ]
 
 

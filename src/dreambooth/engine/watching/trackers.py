@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from dreambooth.engine.watching.spreads import spread_by_part
 from dreambooth.files import disk_is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from PIL.Image import Image
+    from torch import Tensor
 
     from dreambooth.engine.context import EngineContext
     from dreambooth.interfaces import TrackerWriter
@@ -34,10 +38,28 @@ class Trackers:
         self._each(lambda writer: writer.scalars(step, values))
 
     def images(
-        self, step: int, name: str, images: Sequence[Image], captions: Sequence[str]
+        self, step: int, name: str, images: Sequence[Image.Image], captions: Sequence[str]
     ) -> None:
         """Write pictures everywhere."""
         self._each(lambda writer: writer.images(step, name, images, captions))
+
+    def sheet(self, step: int, name: str, path: Path, caption: str) -> None:
+        """Write a picture that lies in a file everywhere."""
+        with Image.open(path) as image:
+            self.images(step, name, [image.convert("RGB")], [caption])
+
+    def weights(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Write how trained weights are spread, by part, where somebody wants to know."""
+        asking: list[TrackerWriter] = []
+        self._each(lambda writer: asking.append(writer) if writer.wants_histograms() else None)
+        spread = spread_by_part(parameters) if asking else {}
+
+        def write(writer: TrackerWriter) -> None:
+            for name, found in spread.items():
+                if writer in asking:
+                    writer.histogram(step, name, found)
+
+        self._each(write)
 
     def text(self, name: str, text: str) -> None:
         """Write a text everywhere."""
