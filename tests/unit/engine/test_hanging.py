@@ -185,6 +185,15 @@ def test_null_watches_nothing(stuck_run, left):
     assert left.said == []
 
 
-def test_from_python_a_hang_is_a_warning_and_ends_nothing(stuck_run, left, monkeypatch):
-    monkeypatch.setattr(left.event, "wait", lambda seconds: time.sleep(1.6) or True)
-    assert "warning nothing has moved for" in stuck_run(600)
+def test_from_python_a_hang_is_a_warning_and_ends_nothing(stuck_run, left, small_job, monkeypatch):
+    log = small_job().folder / "run.log"
+
+    def until_told(seconds):
+        end = time.monotonic() + seconds
+        while "warning nothing has moved for" not in log.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return True
+
+    monkeypatch.setattr(left.event, "wait", until_told)
+    assert "trained to step 3" in stuck_run(600)
