@@ -202,23 +202,6 @@ def test_two_processes_equal_one_whatever_trains(job_file, small_job, trained):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_through_stages_and_in_bf16(job_file, small_job):
-    """Each stage trains something else, so that each has buckets of its own."""
-    freezing = {"kind": "components", "until": {"text_encoder": 12}, "start": {"unet": 6}}
-    options = {"freezing": freezing, "samples": {"every": 0}}
-    for precision, close in (("fp32", 1e-5), ("bf16", 1e-2)):
-        train = with_train(batch_size=1, precision=precision)
-        path = job_file(name=f"two-{precision}", **{**train, **options})
-        finish(start(path, "--processes", "2"))
-        sections = {**with_train(batch_size=2, precision=precision), **options}
-        one = run(small_job(name=f"one-{precision}", optimizer={"lr": 1e-4}, **sections))
-        two = metrics(small_job(name=f"two-{precision}").folder)
-        for a, b in zip(two, metrics(one.folder), strict=True):
-            if "train/loss" in a:
-                assert a["train/loss"] == pytest.approx(b["train/loss"], rel=close), a["step"]
-
-
-@pytest.mark.slow
 def test_torchrun_starts_one_run_on_two_machines(job_file, small_job):
     """Two agents that meet over the loopback, each with a process, one output folder."""
     port = free_port()

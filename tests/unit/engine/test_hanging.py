@@ -80,21 +80,27 @@ def test_before_the_first_step_more_time_is_allowed(watch, left, monkeypatch):
         assert left.event.wait(10)
 
 
-def test_units_of_progress_and_parts_of_steps_count_as_moving(watch, left):
+@pytest.mark.parametrize("what", ["a unit of progress", "a part of a step", "a line"])
+def test_whatever_shows_progress_counts_as_moving(watch, left, what):
     reporter = Fed(Quiet(), watch)
     with watch, reporter.progress("Drawing class images", 9) as bar:
-        for act in (bar.advance, watch.moved, lambda: reporter.info("a line")) * 4:
+        acts = {
+            "a unit of progress": bar.advance,
+            "a part of a step": watch.moved,
+            "a line": lambda: reporter.info("a line"),
+        }
+        for _ in range(4):
             assert not left.event.wait(LIMIT / 2)
-            act()
+            acts[what]()
     assert left.said == []
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count(watch, left, monkeypatch):
     hours = iter(range(0, 10**9, 3600))
     monkeypatch.setattr(hanging.time, "monotonic", lambda: next(hours))
-    watch.limit = 1000.0
+    watch.limit = 2.0  # a look each tenth of a second
     with watch:
-        time.sleep(0.2)
+        time.sleep(0.35)
     assert left.said == []
 
 
