@@ -79,6 +79,7 @@ findings: $(STAMP)
 schema: $(STAMP)
 	$(BIN)/dbt schema --output schemas/job.schema.json
 	$(BIN)/dbt schema --prompts --output schemas/prompts.schema.json
+	$(BIN)/dbt schema --of sweep --output schemas/sweep.schema.json
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,6 @@ import pytest
 from safetensors.torch import load_file
 
 import yaml_text
-from dreambooth.engine.devices.processes import buckets
 from dreambooth.engine.loop import run
 from dreambooth.errors import JobError
 from dreambooth.plugins import registry_with
@@ -79,6 +78,8 @@ def with_train(**values):
 
 
 ONE_SIDED = """
+import os
+import time
 from typing import Literal
 
 from dreambooth import Callback, hookimpl
@@ -90,6 +91,8 @@ class Watching(Observer):
         self.rank = rank
 
     def on(self, event, view):
+        if event == "step" and self.rank == 1 and str(view.step) == os.environ.get("HANG_AT"):
+            time.sleep(600)
         if event != "step" or view.step not in {2, 3}:
             return None
         if self.rank == 0:
@@ -176,6 +179,54 @@ def test_accelerates_launcher_starts_the_same_run(job_file, small_job):
     assert one.read_bytes() == two.read_bytes()
 
 
+TRAINED = {
+    "text encoder": {"kind": "components", "train": ["unet", "text_encoder"]},
+    "LoRA": {
+        "kind": "adapter",
+        "train": ["unet", "text_encoder"],
+        "method": {"kind": "lora", "rank": 4, "alpha": 4},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", TRAINED)
+def test_two_processes_equal_one_whatever_trains(job_file, small_job, trained):
+    """Caption dropout draws other prompts in each; each step is two forwards a process."""
+    options = {"freezing": TRAINED[trained], "samples": {"every": 0}}
+    path = job_file(name="two", **{**with_train(batch_size=1), **options})
+    finish(start(path, "--processes", "2"))
+    sections = {**with_train(batch_size=2), **options, "optimizer": {"lr": 1e-4}}
+    one = run(small_job(name="one", **sections))
+    assert_equal_to_rounding(metrics(small_job(name="two").folder), metrics(one.folder))
+
+
+@pytest.mark.slow
+def test_torchrun_starts_one_run_on_two_machines(job_file, small_job):
+    """Two agents that meet over the loopback, each with a process, one output folder."""
+    port = free_port()
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    launch += ["--rdzv-id", "two-machines", "-m", "dreambooth", "run"]
+    path = job_file(name="theirs", **with_train())
+    env = {**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    machines = [
+        subprocess.Popen(
+            [sys.executable, *launch, str(path)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [finish(machine) for machine in machines]
+    assert "".join(said).count("done: 20 steps") == 1
+    folder = small_job(name="theirs").folder
+    assert json.loads((folder / "manifest.json").read_text())["processes"] == 2
+    finish(start(job_file(name="ours", **with_train()), "--processes", "2"))
+    assert (folder / "metrics.jsonl").read_bytes() == (
+        small_job(name="ours").folder / "metrics.jsonl"
+    ).read_bytes()
+
+
 @pytest.mark.slow
 def test_hosts_without_a_shared_output_are_told_instead_of_training_on(job_file, tmp_path):
     path = job_file(name="apart", **with_train(steps=4))
@@ -190,6 +241,34 @@ def test_hosts_without_a_shared_output_are_told_instead_of_training_on(job_file,
     assert "not all processes have the checkpoint step-000002" in said[0]
     assert "process 1 on" in said[0]
     assert said[1].strip() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["computes", "is stopped"])
+def test_a_run_of_two_that_hangs_is_ended_in_words(job_file, small_job, one_sided, how):
+    """The second process hangs in step 4, or does not answer: the run is over within 20 seconds."""
+    options = with_train(steps=4000, hang_timeout=8.0)
+    path = job_file(name="hangs", **{**options, "samples": {"every": 0}}, **one_sided)
+    env = {"HANG_AT": "4"} if how == "computes" else {}
+    process = start(path, "--processes", "2", env=env)
+    folder = small_job(name="hangs").folder
+    wait_for(folder / "checkpoints", process)
+    if how == "is stopped":
+        [*_, second] = children_of(process.pid)
+        os.kill(second, signal.SIGSTOP)
+    began = time.monotonic()
+    said = " ".join(finish(process, code=1).split())
+    assert time.monotonic() - began < 20
+    assert "nothing has moved for" in said
+    if how == "computes":
+        assert "process 1 on" in said
+        assert "one_sided.py:" in said
+    else:
+        assert "process 1 does not answer" in said
+        assert "process 0 on" in said
+    assert "is intact: run the same command again" in said
+    assert "nothing has moved for" in (folder / "run.log").read_text()
+    assert children_of(process.pid) == []
 
 
 @pytest.mark.slow
@@ -249,13 +328,6 @@ def test_five_pictures_and_accumulation_four_weigh_every_row_alike(small_job, pi
     one = run(small_job(name="four", train={**rows, "batch_size": 4}))
     two = run(small_job(name="accumulated", train={**rows, "accumulation": 4}))
     assert_equal_to_rounding(metrics(one.folder), metrics(two.folder), ("train/loss",))
-
-
-def test_gradients_are_cut_into_buckets_in_their_order():
-    import torch
-
-    tensors = [torch.zeros(n) for n in (3, 4, 10, 1)] + [torch.zeros(2, dtype=torch.float64)]
-    assert [[len(t) for t in bucket] for bucket in buckets(tensors, 8)] == [[3, 4], [10], [1], [2]]
 
 
 def test_cores_are_shared_out(monkeypatch):

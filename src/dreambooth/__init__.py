@@ -20,7 +20,7 @@ _WHERE = {
     **dict.fromkeys(("validate", "plan", "run", "sample", "export", "evaluate"), "dreambooth.api"),
     "Notebook": "dreambooth.engine.watching.notebook",
     "RunResult": "dreambooth.runs.result",
-    "hookimpl": "dreambooth.hookspecs",
+    **dict.fromkeys(("hookimpl", "FileKind"), "dreambooth.hookspecs"),
     "Component": "dreambooth.component",
     "Problem": "dreambooth.component",
     **dict.fromkeys(("JobError", "RunError", "UserError"), "dreambooth.errors"),
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dreambooth.errors import JobError as JobError
     from dreambooth.errors import RunError as RunError
     from dreambooth.errors import UserError as UserError
+    from dreambooth.hookspecs import FileKind as FileKind
     from dreambooth.hookspecs import hookimpl as hookimpl
     from dreambooth.interfaces import Callback as Callback
     from dreambooth.interfaces import Captioner as Captioner

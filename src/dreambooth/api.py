@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dreambooth.jobs.loading import check_job, load_job
+from dreambooth.component import Problem, Section
+from dreambooth.jobs.diagnostics import JobErrors
+from dreambooth.jobs.loading import check_job, dump_job, load_job
 from dreambooth.jobs.python import Job
+from dreambooth.jobs.typed import Written, read_typed
 from dreambooth.runs.finding import open_run, run_of
 from dreambooth.runs.result import RunResult
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from dreambooth.engine.results.draw import Drawn
     from dreambooth.interfaces import Evaluation, Metric, SafetyChecker
 
+Typed = TypeVar("Typed", bound=Section)
 AnyRun = RunResult | Path | str
 """A run: what `run` returned, or its folder (or job file)."""
 
@@ -46,9 +50,35 @@ def validate(job: Job | Path | str, overrides: Sequence[str] = ()) -> Job:
     return job
 
 
-def load(job: Path | str) -> Job:
-    """Read a job file: types, ranges and names are checked, the data is not looked at."""
-    return load_job(job)
+def load(job: Path | str, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file: types, ranges and names are checked, the data is not looked at.
+
+    `overrides` are texts such as `train.steps=200`.
+    """
+    return load_job(job, overrides)
+
+
+def job_text(job: Job) -> str:
+    """Return a job as YAML, defaults written out and paths absolute; `load` gives an equal one."""
+    return dump_job(job)
+
+
+def problems(job: Path | str, overrides: Sequence[str] = ()) -> list[Problem]:
+    """Return what `validate` finds wrong with a job file, with places in the job."""
+    try:
+        check_job(job, overrides)
+    except JobErrors as errors:
+        return [Problem(d.at, d.message, d.hint) for d in errors.diagnostics]
+    return []
+
+
+def read_file(path: Path | str, model: type[Typed]) -> Written[Typed]:
+    """Read a YAML file of a plugin's own, typed by `model`, as strictly as jobs are read.
+
+    Returns its `value`, and in `wrong(problems)` what makes an error with places of `Problem`s.
+    Raises `JobError` with everything the types find, each with line and column.
+    """
+    return read_typed(path, model)
 
 
 def plan(job: Job | Path | str, *, reporter: Reporter | None = None) -> Plan:

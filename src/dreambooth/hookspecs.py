@@ -1,4 +1,4 @@
-"""The hooks: one a slot, which collects classes, and one for commands of `dbt`.
+"""The hooks: one a slot, which collects classes, and those for commands of `dbt` and their files.
 
 What classes do is up to the job that names them.
 
@@ -14,15 +14,18 @@ merely installed changes no run.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import typer
 
+    from dreambooth.component import Section
     from dreambooth.interfaces import (
         Callback,
         Captioner,
@@ -46,6 +49,21 @@ if TYPE_CHECKING:
 PROJECT = "dreambooth"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of YAML file that a command reads; its functions import what they need when called."""
+
+    name: str
+    """What `dbt schema --of` calls it: `sweep`."""
+    marker: str
+    """A key of its top level that no job has: a file with it is one of this kind."""
+    model: Callable[[], type[Section]]
+    """Returns the model that such a file is typed by, for the JSON Schema."""
+    check: Callable[[Path], str]
+    """Checks a file and returns it in one line. Raises `JobError` with everything that is wrong
+    (`dreambooth.api.read_file` gives the places)."""
 
 
 @hookspec
@@ -185,5 +203,15 @@ def register_commands() -> list[Callable[..., None] | typer.Typer]:
     loads that group, so neither torch nor anything else that is heavy may be imported there but
     inside the function. A command is named as its function is (`_` becomes `-`), an app by its
     `name`; the first line of the docstring is its line in `dbt --help`.
+    """
+    raise NotImplementedError  # abstract
+
+
+@hookspec
+def register_files() -> list[FileKind]:
+    """Return the kinds of files that commands of the same module read, e.g. a sweep's.
+
+    `dbt validate FILE` checks a file whose top level has a kind's `marker`, and `dbt schema --of
+    NAME` prints its JSON Schema. Called with `register_commands`, so nothing heavy is imported.
     """
     raise NotImplementedError  # abstract

@@ -101,6 +101,10 @@ class Train(Section):
     faster, and numbers agree to about 1e-3 alone. Half precision has no use for it."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; null leaves torch's own choice. Part of what makes runs equal to the bit."""
+    hang_timeout: Annotated[float, Field(gt=0.0)] | None = 1800.0
+    """Seconds after which a run in which nothing moves any more ends and says where each process
+    is; five minutes at least before the first step. Steps, parts of steps and whatever shows
+    progress count; of several processes none may have moved. null waits for ever."""
 
 
 class Validation(Section):

@@ -155,6 +155,19 @@ def many_pictures(bench: Bench) -> None:
     bench.rows.append(ratio(what, growth, 1.05, at_least=False, note=note))
 
 
+def two_processes(bench: Bench) -> None:
+    """Two processes of one thread: rows a second of each against one process alone."""
+    found = bench.measured("ranks.py", bench.job("ranks"), 4 * bench.pairs)
+    for what, other, goal in (
+        ("two processes, efficiency", "alone", 0.85),
+        ("two processes, against the same without a sum", "both", None),
+    ):
+        pairs = [a / b for a, b in zip(found[other], found["shared"], strict=True)]
+        row = ratio(what, pairs, goal or 0.0, at_least=True)
+        row.goal = goal
+        bench.rows.append(row)
+
+
 def show(bench: Bench, console: Console) -> None:
     """Print the table and what is missed."""
     table = Table(title=f"{bench.size.name}, {machine()}, {date.today()}")
@@ -199,7 +212,7 @@ def main(
     model = made[size](folder)
     bench = Bench(models.SIZES[size], model, folder.absolute(), pairs, peer_script)
     parts = [overhead, drawing, around, many_pictures, memory, precision_rule]
-    parts += [first_step, long_run] if size == "small" else []
+    parts += [first_step, long_run, two_processes] if size == "small" else []
     if peer_script is not None:
         parts += [against_peer, lora, precision]
         parts += [whole_run, lora_sdxl] if size == "small" else []

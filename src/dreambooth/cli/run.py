@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -167,6 +168,14 @@ def _of_this_process(error: UserError) -> UserError:
     return error
 
 
+def _leave_at_once(error: UserError) -> None:
+    """Tell an error and end the process: the thread that runs the job will never come back."""
+    from dreambooth.console import print_error
+
+    print_error(error)
+    os._exit(error.exit_code)
+
+
 def _train(
     job: Job,
     dry_run: bool,
@@ -205,7 +214,9 @@ def _train(
         console.print()
     began = time.monotonic()
     reporter = reporter_for(console, pauses) if speaks else Quiet()
-    result = run_job(job, fresh=fresh, resume_from=resume_from, reporter=reporter)
+    result = run_job(
+        job, fresh=fresh, resume_from=resume_from, reporter=reporter, leave=_leave_at_once
+    )
     if speaks:
         show_result(console, job, result, time.monotonic() - began)
 

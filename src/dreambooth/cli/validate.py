@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dreambooth.job import Job
 
 
@@ -31,7 +33,7 @@ def validate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check job files, all faults at once.
+    """Check job files (and those of other commands, such as a sweep's), all faults at once.
 
     Keys, types, names, the model, the data, and what the parts need of each other.
     """
@@ -39,9 +41,7 @@ def validate(
     from dreambooth.errors import EXIT_BAD_JOB
     from dreambooth.helpers.text import json_text, printable, redacted_in
     from dreambooth.helpers.units import read_bytes
-    from dreambooth.jobs import identifiers
     from dreambooth.jobs.diagnostics import JobErrors
-    from dreambooth.jobs.loading import check_job
     from dreambooth.plugins import registry
     from dreambooth.process.launcher import require_environment
 
@@ -54,8 +54,7 @@ def validate(
         result: dict[str, Any] = {"file": str(file), "ok": True, "errors": []}
         results.append(result)
         try:
-            job = check_job(file, override or ())
-            result |= {"summary": summary(job), "warnings": identifiers.warnings(job)}
+            job = _checked(file, override or (), limit is not None, result)
         except JobErrors as errors:
             result |= {"ok": False, "errors": [d.as_dict() for d in errors.diagnostics]}
             if not as_json:
@@ -65,12 +64,32 @@ def validate(
                 typer.echo(printable(f"{file}: ok: {result['summary']}"))
                 for message in result["warnings"]:
                     print_warning(f"{file}: {message}", f"dbt identifier {file} proposes others")
-            if limit is not None:
+            if limit is not None and job is not None:
                 _hold_against(job, limit, result, quiet=as_json)
     if as_json:
         typer.echo(json_text(redacted_in(results)))
     if not all(result["ok"] for result in results):
         raise typer.Exit(EXIT_BAD_JOB)
+
+
+def _checked(
+    file: Path, overrides: Sequence[str], memory: bool, result: dict[str, Any]
+) -> Job | None:
+    """Check a job and return it, or a file that a plugin's command reads; add line and warnings."""
+    from dreambooth.cli.joining import kind_of
+    from dreambooth.errors import JobError
+    from dreambooth.jobs import identifiers
+    from dreambooth.jobs.loading import check_job
+
+    kind = kind_of(file)
+    if kind is None:
+        job = check_job(file, overrides)
+        result |= {"summary": summary(job), "warnings": identifiers.warnings(job)}
+        return job
+    if overrides or memory:
+        raise JobError(f"{file} is a {kind.name}: -o and --memory are for jobs", "leave them out")
+    result |= {"summary": kind.check(file), "warnings": []}
+    return None
 
 
 def _hold_against(job: Job, limit: int, result: dict[str, Any], *, quiet: bool) -> None:

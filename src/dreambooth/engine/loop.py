@@ -31,6 +31,7 @@ from dreambooth.engine.results.exports import export_all, facts_now
 from dreambooth.engine.session import Session, open_session
 from dreambooth.engine.step import Meter, settle_compiling, train_step
 from dreambooth.engine.watching.failures import explained
+from dreambooth.engine.watching.hanging import Fed, watching
 from dreambooth.engine.watching.stopping import Asked, stop_requests
 from dreambooth.errors import Interrupted, RunError
 from dreambooth.helpers.random import kept_generators
@@ -46,7 +47,7 @@ from dreambooth.runs.manifest import checked_pins
 from dreambooth.runs.result import RunResult, newest_checkpoint, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dreambooth.engine.devices.processes import Devices
     from dreambooth.engine.reporting import Reporter
@@ -66,6 +67,7 @@ def run(
     fresh: bool = False,
     resume_from: str | None = None,
     reporter: Reporter | None = None,
+    leave: Callable[[RunError], None] | None = None,
 ) -> RunResult:
     """Run a job to its end and return what it made.
 
@@ -75,13 +77,19 @@ def run(
     `runs.outlook.find_checkpoint`). Raises `UserError` (see `dreambooth.errors`) for whatever the
     person can mend; a signal while training saves a checkpoint and raises `Interrupted` (SIGUSR1
     saves alone; see `dreambooth.process`). Where several processes run one job, each calls this.
+    `leave` has to end the process when the run hangs (`train.hang_timeout`); without it that is
+    a warning, for no code of ours ends a program that calls this.
     """
-    reporter = reporter or Quiet()
     job = settled(with_prompts(job))
     require(job)
     require_environment()
     folder = RunFolder(job.folder)
-    with open_devices(job.train) as devices, explained(job, folder), ExitStack() as stack:
+    with ExitStack() as stack:
+        watch = stack.enter_context(watching(job, folder, leave))
+        reporter = Fed(reporter or Quiet(), watch)
+        devices = stack.enter_context(open_devices(job.train, watch.moved))
+        watch.join(devices)
+        stack.enter_context(explained(job, folder))
         stack.enter_context(remarks_to(reporter.warn))
 
         def beginning() -> Outlook:
@@ -153,6 +161,7 @@ def fit(
         if ctx.is_main:
             show_best(session, events.best, folder.checkpoints)
         session.state.end()
+        session.parallel.end()
         session.enter("export")
         exports = devices.share(export_all(session, folder) if ctx.is_main else [])
         return finish(session, folder, events, exports)

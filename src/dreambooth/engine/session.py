@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from dreambooth.engine.cost.residency import residency_of
 from dreambooth.engine.data import text
 from dreambooth.engine.data.fixed import Split, fixed_batch, split
 from dreambooth.engine.data.moments import open_moments
+from dreambooth.engine.devices.parallel import Parallel, parallel_for
 from dreambooth.engine.stages import Stages, first_steps, notes, stages_of
 from dreambooth.engine.state import TrainState
 from dreambooth.errors import RunError
@@ -56,6 +57,8 @@ class Session:
     """Which of the scan's items train, and which are held out."""
     residency: Residency
     """Which part of the model is in memory in which phase."""
+    parallel: Parallel = field(default_factory=Parallel)
+    """How the processes of the run share a step."""
     fixed: Batch | None = None
     """The batch of validation, where the job has one."""
     compiled: Compiled | None = None
@@ -123,6 +126,7 @@ def open_session(ctx: EngineContext, scan: Scan) -> Session:
         ctx, job.data, parts.training, prior, schedule, moments, offsets, partial(encode, model)
     )
     session = Session(ctx, model, schedule, scan, prior, batches, state, stages, parts, residency)
+    session.parallel = parallel_for(ctx.devices, model, parameters)
     if job.validation.every:
         session.fixed = fixed_batch(ctx, batches, schedule, prior, parts)
     return session

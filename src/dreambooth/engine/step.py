@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -151,13 +152,17 @@ def train_step(s: Session) -> StepResult:
         batch = s.batches.make(state.step, micro)
         # Dropout inside modules draws from the global generator: seed it by position.
         torch.manual_seed(derive(job.train.seed, "dropout", state.step, micro, s.ctx.rank))
-        scaled = shares(s, batch, forward_rows(s, batch))
+        last = micro == job.train.accumulation - 1
+        found = s.parallel.rows(partial(forward_rows, s), batch, last=last)
+        scaled = shares(s, batch, found)
         state.scaler.scale(scaled.sum()).backward()
         rows = scaled.detach()
         # By place: picking rows by a mask of them would wait for the device.
         instance, of_class = rows[: batch.instances], rows[batch.instances :]
         halves += torch.stack([instance.sum(), of_class.sum()])
         seen.append((batch, rows))
+        if s.ctx.devices is not None:
+            s.ctx.devices.moved()
         # On a GPU this look would wait for the device; there the logged loss is looked at.
         if s.ctx.device.type == "cpu" and job.train.nonfinite == "stop":
             nonfinite.require(s, batch, rows)
@@ -197,8 +202,6 @@ def update(s: Session, seen: list[tuple[Batch, Tensor]]) -> tuple[Tensor, bool, 
     """
     state = s.state
     trained = [p for p in state.parameters.values() if p.grad is not None]
-    if s.ctx.devices is not None:
-        s.ctx.devices.sum_gradients(trained)
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     overflowed = ~torch.isfinite(norm) if state.scaler.is_enabled() else None

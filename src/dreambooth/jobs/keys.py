@@ -43,7 +43,7 @@ def homes(root: Model, key: str) -> list[str]:
     for slot in SLOTS.values():
         kinds = registry().kinds(slot.name)
         taken = " or ".join(f'"{field}"' for field in slot.fields)
-        if not slot.fields:
+        if not root.model_fields.keys() & set(slot.fields):  # a file that is no job
             continue
         having = [kind for kind, cls in kinds.items() if key in cls.model_fields and key != "kind"]
         if having and len(having) == len(kinds):

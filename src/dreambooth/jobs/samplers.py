@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from dreambooth.component import Problem
 from dreambooth.component.previews import PromptsFile, entry_of
 from dreambooth.errors import JobError
 from dreambooth.interfaces.data import unknown_placeholders
-from dreambooth.jobs.diagnostics import JobErrors
-from dreambooth.jobs.document import read_document
-from dreambooth.jobs.wording import explain
+from dreambooth.jobs.typed import read_typed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,16 +77,10 @@ def drawn_together(job: Job, entries: Sequence[SamplePrompt]) -> list[Together]:
 
 def read_prompts(path: Path) -> list[SamplePrompt]:
     """Return the prompts of a YAML file; `JobErrors` with line and column of every fault."""
-    document = read_document(path)
-    try:
-        found = PromptsFile.model_validate_json(
-            json.dumps(document.data), strict=True, context={"base": document.folder}
-        )
-    except ValidationError as error:
-        raise JobErrors(explain(error, document, PromptsFile)) from None
-    entries = [entry_of(value) for value in found.prompts]
+    found = read_typed(path, PromptsFile)
+    entries = [entry_of(value) for value in found.value.prompts]
     faults = [
-        document.diagnostic(
+        Problem(
             ("prompts", number),
             f"nothing fills in {{{name}}}",
             "prompts know {identifier} and {class_noun}",
@@ -97,7 +89,7 @@ def read_prompts(path: Path) -> list[SamplePrompt]:
         for name in unknown_placeholders(entry.prompt)
     ]
     if faults:
-        raise JobErrors(faults)
+        raise found.wrong(faults)
     return entries
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from dreambooth.component import Section
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -38,9 +40,14 @@ def job_schema() -> dict[str, Any]:
 
 def prompts_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a file of prompts."""
-    schema = PromptsFile.model_json_schema()
+    return file_schema(PromptsFile, "DreamBooth prompts")
+
+
+def file_schema(model: type[Section], title: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a file that is typed by `model`."""
+    schema = model.model_json_schema()
     _tidy(schema)
-    return {"$schema": DIALECT, **schema, "title": "DreamBooth prompts"}
+    return {"$schema": DIALECT, **schema, "title": title}
 
 
 def schema_text(schema: dict[str, Any] | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreambooth.component.docs import option_docs
 from dreambooth.helpers.text import did_you_mean, dotted, known_words, nearest, quoted
+from dreambooth.job import Job
 from dreambooth.jobs.aliases import reply_to
 from dreambooth.jobs.keys import below, homes, model_at, slot_of
 
@@ -148,7 +149,7 @@ class _Explainer:
         model = model_at(self.root, self.data, at[:-1])
         own = [k for k in model.model_fields if k != "kind"] if model else []
         message = f"unknown key {quoted(key)}"
-        if reply := reply_to(str(key)):
+        if issubclass(self.root, Job) and (reply := reply_to(str(key))):
             return Fault(at, message, reply, on_key=True)
         near = nearest(key, own, cutoff=0.75)
         if near is None and (elsewhere := homes(self.root, str(key))):
@@ -159,7 +160,8 @@ class _Explainer:
     def _missing(self, at: Location) -> Fault:
         if isinstance(at[-1], int):
             return Fault(at[:-1], f"{dotted(at[:-1])} has too few items")
-        where = f"{quoted(dotted(at[:-1]))} needs" if at[:-1] else "the job needs"
+        whole = "the job" if issubclass(self.root, Job) else "the file"
+        where = f"{quoted(dotted(at[:-1]))} needs" if at[:-1] else f"{whole} needs"
         parent = model_at(self.root, self.data, at[:-1])
         field = parent.model_fields.get(at[-1]) if parent else None
         about = first_sentence(option_docs(parent).get(at[-1], "")) if parent else ""

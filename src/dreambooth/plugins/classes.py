@@ -12,15 +12,16 @@ from dreambooth.component import Component, Section
 from dreambooth.component.door import ADDED
 from dreambooth.errors import PluginError
 from dreambooth.plugins.found import COMMANDS
-from dreambooth.plugins.hooks import COMMAND_HOOK, answers, short
+from dreambooth.plugins.hooks import COMMAND_HOOK, FILE_HOOK, answers, short
 from dreambooth.plugins.slots import SLOTS, SlotInfo
 
 KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SLOT_OF_HOOK: Mapping[str, SlotInfo] = {slot.hook: slot for slot in SLOTS.values()}
-ELSEWHERE = {
-    COMMAND_HOOK: "belongs into a module of its own, named under the entry-point group "
-    f'"{COMMANDS}": `dbt --help` loads that group and nothing else'
-}
+ELSEWHERE = dict.fromkeys(
+    (COMMAND_HOOK, FILE_HOOK),
+    f'belongs into a module of its own, named under the entry-point group "{COMMANDS}": '
+    "`dbt --help` loads that group and nothing else",
+)
 """Hooks that this group does not take, and what to do with them."""
 
 Classes = dict[tuple[str, str], type[Component]]

@@ -11,12 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dreambooth.errors import PluginError, UserError
+from dreambooth.hookspecs import FileKind
 from dreambooth.plugins.found import (
     COMMANDS,
     GROUP,
@@ -28,7 +29,7 @@ from dreambooth.plugins.found import (
     spent,
     trace,
 )
-from dreambooth.plugins.hooks import COMMAND_HOOK, answers, describe, short
+from dreambooth.plugins.hooks import COMMAND_HOOK, FILE_HOOK, answers, describe, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ class _Hooks(dict[str, str]):
     """Every other hook, and what to do with it."""
 
     def __contains__(self, name: object) -> bool:
-        return str(name).startswith("register_") and name != COMMAND_HOOK
+        return str(name).startswith("register_") and name not in (COMMAND_HOOK, FILE_HOOK)
 
     def __getitem__(self, name: str) -> str:
         return f'belongs into a module named under the entry-point group "{GROUP}"'
@@ -55,6 +56,8 @@ class Joined:
     infos: tuple[PluginInfo, ...]
     commands: Mapping[str, Any]
     """Click commands by name."""
+    files: Mapping[str, FileKind] = field(default_factory=dict)
+    """Kinds of files by marker; of two with one marker the first one counts."""
 
     def problems(self) -> list[str]:
         """Return a line for each plugin that does not work."""
@@ -68,12 +71,13 @@ def join(taken: Collection[str], sources: Iterable[Source] | None = None) -> Joi
     """
     found = [_load(s, taken) for s in (discover(COMMANDS) if sources is None else sources)]
     bringing: dict[str, list[PluginInfo]] = {}
-    for info, commands in found:
+    for info, commands, _ in found:
         for name in commands:
             bringing.setdefault(name, []).append(info)
     twice = {name: infos for name, infos in bringing.items() if len(infos) > 1}
-    usable = {n: c for _, commands in found for n, c in commands.items() if n not in twice}
-    return Joined(tuple(_marked(info, twice) for info, _ in found), usable)
+    usable = {n: c for _, commands, _ in found for n, c in commands.items() if n not in twice}
+    files = {kind.marker: kind for _, _, kinds in reversed(found) for kind in kinds}
+    return Joined(tuple(_marked(info, twice) for info, _, _ in found), usable, files)
 
 
 def _marked(info: PluginInfo, twice: Mapping[str, list[PluginInfo]]) -> PluginInfo:
@@ -86,10 +90,13 @@ def _marked(info: PluginInfo, twice: Mapping[str, list[PluginInfo]]) -> PluginIn
     return replace(info, status="collision", error="; ".join(texts)) if texts else info
 
 
-def _load(source: Source, taken: Collection[str]) -> tuple[PluginInfo, dict[str, Any]]:
+def _load(
+    source: Source, taken: Collection[str]
+) -> tuple[PluginInfo, dict[str, Any], list[FileKind]]:
     info = PluginInfo(source.name, source.distribution, source.version)
     start = time.perf_counter()
     commands: dict[str, Any] = {}
+    files: list[FileKind] = []
     before = set(sys.modules)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -100,7 +107,10 @@ def _load(source: Source, taken: Collection[str]) -> tuple[PluginInfo, dict[str,
                     f"imports {' and '.join(heavy)} when it is loaded, and `dbt --help` waits for "
                     "that: import it inside the command's function"
                 )
-            for _, answer in answers(plugin, info.name, {COMMAND_HOOK}, _Hooks()):
+            for hook, answer in answers(plugin, info.name, {COMMAND_HOOK, FILE_HOOK}, _Hooks()):
+                if hook == FILE_HOOK:
+                    files += _files(answer)
+                    continue
                 for name, command in _commands(answer, taken):
                     if name in commands:
                         raise PluginError(f'hook {COMMAND_HOOK} brings the command "{name}" twice')
@@ -110,8 +120,14 @@ def _load(source: Source, taken: Collection[str]) -> tuple[PluginInfo, dict[str,
     except BaseException as error:  # SystemExit too: one plugin must not end the program
         trace(f"{info} is broken\n{''.join(traceback.format_exception(error))}")
         error_line = describe(error)
-        return replace(info, status="broken", error=error_line, seconds=spent(start)), {}
-    return replace(info, commands=tuple(commands), seconds=spent(start)), commands
+        return replace(info, status="broken", error=error_line, seconds=spent(start)), {}, []
+    return replace(info, commands=tuple(commands), seconds=spent(start)), commands, files
+
+
+def _files(answer: Any) -> list[FileKind]:
+    if not isinstance(answer, list) or not all(isinstance(kind, FileKind) for kind in answer):
+        raise PluginError(f"hook {FILE_HOOK} must return a list of FileKind, not {short(answer)}")
+    return answer
 
 
 def _commands(answer: Any, taken: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from dreambooth.errors import PluginError
 from dreambooth.helpers.text import did_you_mean, redacted
 from dreambooth.plugins.found import elapsed, trace
 
-COMMAND_HOOK = "register_commands"
+COMMAND_HOOK, FILE_HOOK = "register_commands", "register_files"
 
 
 def answers(

@@ -48,6 +48,7 @@ HARMLESS_OPTIONS = (
     "train.tf32",
     "train.cache",
     "train.gradient_checkpointing",
+    "train.hang_timeout",
     "validation.every",
     "validation.batch_size",
 )

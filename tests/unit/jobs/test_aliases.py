@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 KEYS = tomllib.loads((Path(__file__).parents[2] / "data/foreign_keys.toml").read_text())
 ALL = sorted({key for keys in KEYS.values() for key in keys})
-REPLIES = tomllib.loads((files("dreambooth.jobs") / "foreign_keys.toml").read_text())["reply"]
+ANSWERS = files("dreambooth.jobs.aliases") / "foreign_keys.toml"
+REPLIES = tomllib.loads(ANSWERS.read_text())["reply"]
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:

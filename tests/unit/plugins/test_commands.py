@@ -60,6 +60,10 @@ BAD = {
         'unknown hook "registr_commands"; did you mean "register_commands"?',
     ),
     "twice": (HEAD + COUNT + HOOK.format("count_files, count_files"), "twice"),
+    "files": (
+        f"{HEAD}\n    @hookimpl\n    def register_files():\n        return ['recipe']",
+        "must return a list of FileKind, not ['recipe']",
+    ),
     "leaving": ("raise SystemExit(4)", "SystemExit: 4"),
 }
 
@@ -207,3 +211,47 @@ def test_lists_and_show_name_commands(install: Install, dbt, tmp_path) -> None:
     assert line.split() == ["counting", "counting", "1.2", "ok", "commands:", "count-files"]
     for name in ("counting", "count-files"):
         assert "  command: dbt count-files" in dbt("plugins", "show", name, cwd=tmp_path).stdout
+
+
+FILES = """
+    from dreambooth import FileKind, JobError, hookimpl
+
+    def model():
+        from dreambooth.component import Section
+
+        class Recipe(Section):
+            "A recipe."
+            cook: str
+
+        return Recipe
+
+    def check(path):
+        from dreambooth.api import read_file
+        from dreambooth.component import Problem
+
+        recipe = read_file(path, model())
+        if recipe.value.cook == "nobody":
+            raise recipe.wrong([Problem(("cook",), "somebody has to cook", "name one")])
+        return f"cooked by {recipe.value.cook}"
+
+    @hookimpl
+    def register_files():
+        return [FileKind("recipe", "cook", model, check)]
+"""
+
+
+def test_files_of_a_plugin_are_validated_and_have_a_schema(install, dbt, tmp_path) -> None:
+    install("recipes", FILES)
+    path = tmp_path / "soup.yaml"
+    path.write_text("cook: me\n")
+    done = dbt("validate", path, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{path}: ok: cooked by me\n")
+    path.write_text("\ncook: nobody\n")
+    done = dbt("validate", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{path}:2:7: somebody has to cook; name one" in done.stderr
+    path.write_text("cook: [me]\n")
+    done = dbt("validate", path, cwd=tmp_path)
+    assert f"{path}:1:7: cook must be text" in done.stderr
+    done = dbt("schema", "--of", "recipe", cwd=tmp_path)
+    assert json.loads(done.stdout)["properties"] == {"cook": {"type": "string"}}

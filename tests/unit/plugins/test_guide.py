@@ -78,7 +78,8 @@ def guide(modules: list[ModuleType]) -> dict[str, ModuleType]:
 
 
 def test_every_hook_fills_a_slot_or_brings_commands() -> None:
-    assert sorted(HOOKS) == sorted([*(s.hook for s in SLOTS.values()), "register_commands"])
+    others = ["register_commands", "register_files"]
+    assert sorted(HOOKS) == sorted([*(s.hook for s in SLOTS.values()), *others])
 
 
 @pytest.mark.parametrize("slot", SLOTS.values(), ids=lambda s: s.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,10 +26,9 @@ from dreambooth.errors import JobError
 from dreambooth.process import launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
-    from torch.nn import Parameter
 
     from dreambooth.job import Train
 
@@ -39,8 +38,10 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=24)
 """How long a process waits for the others: one may draw samples or export for long. A process
 that died is noticed by whoever launched them."""
-BUCKET = 8 * 2**20
-"""Numbers of gradients that are summed in one call."""
+
+
+def _unwatched() -> None:
+    """Take no note."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Devices:
     world_size: int
     host: Any = None
     """The processes' group for numbers in host memory: a card's work has no part in it."""
+    moved: Callable[[], None] = _unwatched
+    """Says that this process got on, for whoever watches for a run that hangs."""
 
     @property
     def is_main(self) -> bool:
@@ -104,21 +107,6 @@ class Devices:
         torch.distributed.all_reduce(highest, largest, self.host)
         return [int(number) for number in highest]
 
-    def sum_gradients(self, parameters: Iterable[Parameter]) -> None:
-        """Add the gradients of all processes up, in place, some megabytes a call.
-
-        A sum, not a mean: each row was already divided by the effective batch over processes.
-        """
-        if self.world_size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        for bucket in buckets(gradients, BUCKET):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            torch.distributed.all_reduce(flat)
-            parts = flat.split([gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-
 
 class Agreement:
     """A number on which the processes agree once a step, without waiting for each other.
@@ -152,19 +140,6 @@ class Agreement:
         return before
 
 
-def buckets(tensors: Iterable[Tensor], room: int) -> Iterator[list[Tensor]]:
-    """Cut tensors of one type, in their order, into lists of at most `room` numbers (or one)."""
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        full = bucket and sum(t.numel() for t in bucket) + tensor.numel() > room
-        if full or (bucket and bucket[0].dtype != tensor.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
-
-
 def _reset() -> None:
     # One process may run several jobs; accelerate keeps its state in class attributes, so a
     # second job would inherit the first one's device and precision.
@@ -174,7 +149,7 @@ def _reset() -> None:
 
 
 @contextmanager
-def open_devices(train: Train) -> Iterator[Devices]:
+def open_devices(train: Train, moved: Callable[[], None] = _unwatched) -> Iterator[Devices]:
     """Set threads, device and determinism up for one run, and give everything back afterwards."""
     launcher.require_environment(port=False)
     wanted = pick_device(train.device)
@@ -184,7 +159,7 @@ def open_devices(train: Train) -> Iterator[Devices]:
     _reset()
     try:
         with deterministic(train.deterministic), float32_products(tf32=train.tf32):
-            devices = _found(wanted)
+            devices = replace(_found(wanted), moved=moved)
             with current(devices.device):
                 yield devices
     finally:
