@@ -184,7 +184,7 @@ def test_a_refusal_gives_the_reason_and_what_would_do(trained, dbt):
     code, _, err = dbt("export", folder, "--format", "kohya")
     assert code == 2
     assert "the axis of DoRA's magnitudes" in err
-    assert "other formats: lora, merged, peft, single_file" in err
+    assert "other formats: comfyui, lora, merged, peft, single_file" in err
 
 
 def test_a_folder_with_something_in_it_is_left_alone(trained, dbt, tmp_path):

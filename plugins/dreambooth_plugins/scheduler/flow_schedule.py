@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.component.model_info import Density
-    from dreambooth.interfaces import ModelInfo
+    from dreambooth.interfaces import Density, ModelInfo
 
 SOLVER = "FlowMatchEulerDiscreteScheduler"
 """diffusers' class that samples on such a schedule."""

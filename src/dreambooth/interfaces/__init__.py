@@ -1,6 +1,7 @@
 """The slot bases: what a plugin implements. None of these modules imports torch at run time."""
 
 from dreambooth.component.model_info import (
+    Density,
     FlowSpec,
     LatentSpec,
     ModelInfo,
@@ -67,6 +68,7 @@ __all__ = [
     "Conditioning",
     "Context",
     "DataSource",
+    "Density",
     "Draw",
     "Drawing",
     "Evaluation",
