@@ -30,9 +30,9 @@ QUICK = {("flux", "previews"), ("z_image", "mirror")}
 PRIOR = {"kind": "generated", "count": 2, "batch_size": 2}
 
 
-def of(small_job, name, **sections):
+def of(small_job, family, **sections):
     """A job on a tiny model whose scheduler and sampler are left to the family."""
-    model = {"kind": name, "source": str(tiny.folder(name))}
+    model = {"kind": family, "source": str(tiny.folder(family))}
     options = {"model": model, "sampler": {"kind": "auto", "steps": 2}, "prior": PRIOR}
     return small_job(**{**options, **sections})
 
@@ -58,6 +58,22 @@ def test_a_run_trains_exports_and_is_read_back(small_job, name, case):
     assert list((result.folder / "final").rglob("*.safetensors"))
     if case == "previews":
         assert list((result.folder / "samples").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "flux" else pytest.mark.slow) for n in NAMES]
+)
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(small_job, name):
+    options = {"freezing": LORA, "checkpoints": {"every": 1}}
+    whole = run(of(small_job, name, name="whole", train={"steps": 3}, **options))
+    run(of(small_job, name, name="parts", train={"steps": 1}, **options))
+    parts = run(of(small_job, name, name="parts", train={"steps": 3}, **options))
+    assert losses(parts) == losses(whole)
+    one, other = (
+        load_file(next((r.folder / "final").glob("*.safetensors"))) for r in (whole, parts)
+    )
+    assert one.keys() == other.keys()
+    assert all(tensor.equal(other[key]) for key, tensor in one.items())
 
 
 @pytest.mark.parametrize(

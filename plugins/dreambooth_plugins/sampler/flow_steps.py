@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dreambooth.errors import JobError, RunError
+from dreambooth.errors import RunError
 from dreambooth.helpers.flow import renormalised, set_steps
 from dreambooth.interfaces import RowGeometry
 from dreambooth_plugins.common.libraries import diffusers
-from dreambooth_plugins.sampler.guidance import guide
+from dreambooth_plugins.sampler.guidance import guide, require_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,12 +93,8 @@ def sample(
     progress: Progress | None,
 ) -> Tensor:
     """Return latents [B, C, h, w]; the body of `flow`'s `sample`."""
+    require_size(model.info, size)
     spec = model.info.latent
-    if any(side % spec.multiple for side in size):
-        raise JobError(
-            f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
-            f"height and width must be multiples of {spec.multiple}",
-        )
     cells = (size[0] // spec.factor, size[1] // spec.factor)
     shape = (1, spec.channels, *cells)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dreambooth.interfaces import Conditioning, Context, LoadedModel
+    from dreambooth.interfaces import Conditioning, Context, LoadedModel, ModelInfo
     from dreambooth.interfaces.context import Progress
     from dreambooth_plugins.sampler.steps import Guidance, SolverName
 
@@ -35,6 +35,16 @@ def guide(e_uncond: Tensor, e_cond: Tensor, scale: float, rescale: float = 0.0) 
     spread = guided.std(axes, keepdim=True).clamp_min(torch.finfo(guided.dtype).tiny)
     rescaled = guided * (e_cond.std(axes, keepdim=True) / spread)
     return rescale * rescaled + (1.0 - rescale) * guided
+
+
+def require_size(info: ModelInfo, size: tuple[int, int]) -> None:
+    """Raise `JobError` where a model draws no pictures of `size` (height, width)."""
+    multiple = info.latent.multiple
+    if any(side % multiple for side in size):
+        raise JobError(
+            f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
+            f"height and width must be multiples of {multiple}",
+        )
 
 
 def build_solver(name: SolverName, solver_config: Mapping[str, Any]) -> Any:
@@ -81,12 +91,7 @@ def sample(
     progress: Progress | None,
 ) -> Tensor:
     """Return latents [B, C, h, w]; the body of `cfg`'s `sample`."""
-    multiple = model.info.latent.multiple
-    if any(side % multiple for side in size):
-        raise JobError(
-            f"pictures of {size[0]} x {size[1]} pixels cannot be drawn by this model",
-            f"height and width must be multiples of {multiple}",
-        )
+    require_size(model.info, size)
     built = build_solver(solver, solver_config)
     # On the host, where the solver looks them up in its tables: nothing is read back for it.
     built.set_timesteps(steps)

@@ -41,7 +41,7 @@ class TestFlow(SchedulerConformance):
         return made.open(info({"shift": 3.0}))
 
     def test_a_run_with_it_resumes_exactly(self):
-        """Shown by the families' runs: the tiny model here predicts no flow."""
+        pytest.skip("the model here predicts no flow: held by tests/families/test_flow_runs.py")
 
     def test_a_job_takes_it_and_its_check_answers_problems(self, made, trainer):
         from dreambooth.jobs.checks import preflight

@@ -11,6 +11,7 @@ from dreambooth_plugins.model.flow.base import FlowModel
 from dreambooth_plugins.model.flow.info import (
     AXES,
     HEADS,
+    JOINT_ATTENTION,
     LAYERS,
     T5,
     WIDTH,
@@ -41,18 +42,14 @@ TRANSFORMER = {
 }
 DEFAULTS = {"axes_dims_rope": (16, 56, 56), "num_layers": 19}
 """What published configurations leave to diffusers."""
-ATTENTION = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 PRESETS = {
-    "attention": ATTENTION,
+    "attention": JOINT_ATTENTION,
     "attention+mlp": (
-        *ATTENTION, *FEED_FORWARD,
+        *JOINT_ATTENTION, *FEED_FORWARD,
         "single_transformer_blocks.*.proj_mlp", "single_transformer_blocks.*.proj_out",
     ),
-    "authors": (*ATTENTION, *FEED_FORWARD),
+    "authors": (*JOINT_ATTENTION, *FEED_FORWARD),
 }  # fmt: skip
 USUAL = Usual(
     source="sd-scripts' and ai-toolkit's FLUX.1 settings",

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 WIDTH, LAYERS, HEADS = whole(1, 65536), whole(1, 512), whole(1, 1024)
 AXES = many(whole(2, 1024), 8)
+JOINT_ATTENTION = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+)  # fmt: skip
+"""Projections of an attention that pictures and texts share, each with its own."""
 NOT = Kind("false: these families are not turned round", lambda v: v is None or v is False)
 SCHEDULE: Mapping[str, Kind] = {
     "_class_name": one_of("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),

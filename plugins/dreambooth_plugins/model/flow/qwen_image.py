@@ -11,6 +11,7 @@ from dreambooth_plugins.model.flow.base import FlowModel
 from dreambooth_plugins.model.flow.info import (
     AXES,
     HEADS,
+    JOINT_ATTENTION,
     LANGUAGE_MODEL,
     LAYERS,
     WIDTH,
@@ -48,14 +49,11 @@ AUTOENCODER = {
     "num_res_blocks": whole(1, 64),
     "z_dim": whole(1, 256),
 }
-ATTENTION = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
 PRESETS = {
-    "attention": ATTENTION,
+    "attention": JOINT_ATTENTION,
     "attention+mlp": (
-        *ATTENTION, "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
+        *JOINT_ATTENTION,
+        "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
     ),
     "authors": ("to_q", "to_k", "to_v", "to_out.0"),
 }  # fmt: skip

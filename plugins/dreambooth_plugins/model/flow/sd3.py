@@ -10,6 +10,7 @@ from dreambooth_plugins.model.flow import parts as parts_of
 from dreambooth_plugins.model.flow.base import FlowModel
 from dreambooth_plugins.model.flow.info import (
     HEADS,
+    JOINT_ATTENTION,
     LAYERS,
     T5,
     WIDTH,
@@ -37,19 +38,16 @@ TRANSFORMER = {
     "pos_embed_max_size": whole(1, 4096),
     "sample_size": whole(1, 4096),
 }
-ATTENTION = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
-"""What diffusers' script trains. Medium's second attention (`attn2`) is one of `all_linear`."""
 PRESETS = {
-    "attention": ATTENTION,
+    "attention": JOINT_ATTENTION,
     "attention+mlp": (
-        *ATTENTION, "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
+        *JOINT_ATTENTION, "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     ),
-    "authors": ATTENTION,
+    "authors": JOINT_ATTENTION,
 }  # fmt: skip
+"""diffusers' script trains the first attention alone; Medium's second one (`attn2`) is one of
+`all_linear`."""
 PUBLISHED = {24: ("sd3_m", "3-medium"), 38: ("sd3_l", "3.5-large")}
 USUAL = Usual(
     source="sd-scripts' Stable Diffusion 3 settings",
